@@ -1,0 +1,244 @@
+"""What FHIR R4 and the resources added at run time define: types, search parameters, compartments, profiles, codes.
+
+FHIR R4: structuredefinition, searchparameter, compartmentdefinition, valueset. The R4 part is a snapshot of the
+official package made by tools/build_definitions.py. A Definitions is immutable: `extended` makes a new one.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from importlib import resources as files
+from typing import Any
+
+import msgspec
+
+from fhirserver.fhir import Resource
+from fhirserver.fhir.definitions_codes import CodeList, Inexpandable, Terminology
+from fhirserver.fhir.definitions_model import Binding, Constraint, Property, SearchParameter, TypeDefinition
+from fhirserver.fhir.definitions_structure import types_of
+from fhirserver.fhir.problem import problem
+
+__all__ = ["Binding", "CodeList", "Constraint", "Definitions", "Property", "SearchParameter", "TypeDefinition"]
+
+Compartments = Mapping[str, Mapping[str, tuple[str, ...]]]
+
+# Code lists that name every type: those a server adds belong into them, or none could refer to its own types.
+_TYPE_LISTS = {
+    f"http://hl7.org/fhir/ValueSet/{name}": "http://hl7.org/fhir/resource-types"
+    for name in ("resource-types", "defined-types", "all-types")
+}
+
+
+class _Profiles(Mapping[str, Resource]):
+    """Canonical URL -> StructureDefinition (derivation constraint); the official ones are read when first asked for."""
+
+    def __init__(self, added: Mapping[str, Resource]) -> None:
+        self._added = added
+
+    def __getitem__(self, url: str) -> Resource:
+        return self._added[url] if url in self._added else _official_profiles()[url]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._added
+        yield from (url for url in _official_profiles() if url not in self._added)
+
+    def __len__(self) -> int:
+        return len({*self._added, *_official_profiles()})
+
+    def with_added(self, added: Mapping[str, Resource]) -> _Profiles:
+        return _Profiles({**self._added, **added})
+
+
+@dataclass(frozen=True, eq=False)
+class Definitions:
+    """Everything known about types at one generation.
+
+    types: name -> TypeDefinition, backbone elements under their path. resource_types: the concrete ones, ours included.
+    parameters: base type -> code -> SearchParameter, as declared on that very base (see `search_parameters`).
+    compartments: compartment -> resource type -> codes of the reference parameters that put a resource into it; the
+    focal type's own tuple begins with "{def}": the resource itself is in its compartment.
+    profiles: canonical URL -> StructureDefinition resource that constrains a type, extension definitions included.
+    code_lists: canonical URL of a value set (no version) -> system -> codes; only value sets that can be listed.
+    """
+
+    generation: int
+    types: Mapping[str, TypeDefinition]
+    parameters: Mapping[str, Mapping[str, SearchParameter]]
+    compartments: Compartments
+    profiles: Mapping[str, Resource]
+    code_lists: Mapping[str, CodeList]
+    _found: dict[str, Mapping[str, SearchParameter]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(cls) -> Definitions:
+        """The definitions of FHIR R4, generation 0."""
+        return _official()
+
+    @cached_property
+    def resource_types(self) -> frozenset[str]:
+        """The names of all resource types that can be stored."""
+        return frozenset(n for n, t in self.types.items() if t.kind == "resource" and not t.abstract)
+
+    def search_parameters(self, type: str) -> Mapping[str, SearchParameter]:
+        """Code -> parameter for a resource type, those of its base types (Resource, DomainResource) included."""
+        found = self._found.get(type)
+        if found is None:
+            chain = list(self.bases(type))
+            found = {c: p for base in reversed(chain) for c, p in self.parameters.get(base, {}).items()}
+            self._found[type] = found
+        return found
+
+    def bases(self, name: str) -> Iterator[str]:
+        """The type and what it derives from, nearest first: Patient, DomainResource, Resource."""
+        current: str | None = name
+        for _ in range(20):  # a bound: an added type could name itself as its base
+            if current is None or current not in self.types:
+                return
+            yield current
+            current = self.types[current].base
+
+    def is_subtype(self, name: str, base: str) -> bool:
+        """Whether a type is `base` or derives from it: ("Patient", "Resource"), ("Age", "Quantity")."""
+        return base in self.bases(name)
+
+    def codes(self, value_set: str) -> CodeList | None:
+        """System -> codes of a value set given by canonical URL; None when it cannot be listed."""
+        return self.code_lists.get(value_set.split("|", 1)[0])
+
+    def extended(self, resources: Iterable[Resource], generation: int) -> Definitions:
+        """These definitions with StructureDefinition, SearchParameter, CompartmentDefinition, ValueSet and CodeSystem
+        resources added; others and those with status `retired` are passed over. What is added wins over what is there.
+
+        Raises Problem(invalid) for a StructureDefinition that cannot be read.
+        """
+        kept = [r for r in resources if r.get("status") != "retired"]
+        added = _by_kind(kept)
+        types = _with_types(self.types, added["specialization"])
+        profiles = {s["url"]: s for s in added["constraint"] if "url" in s}
+        assert isinstance(self.profiles, _Profiles)
+        return replace(
+            self,
+            generation=generation,
+            types=types,
+            parameters=_with_parameters(self.parameters, added["SearchParameter"]),
+            compartments=_with_compartments(self.compartments, added["CompartmentDefinition"]),
+            profiles=self.profiles.with_added(profiles),
+            code_lists=_with_codes(self.code_lists, added["terminology"], types),
+            _found={},
+        )
+
+
+def _by_kind(resources: Iterable[Resource]) -> dict[str, list[Resource]]:
+    names = ("specialization", "constraint", "SearchParameter", "CompartmentDefinition", "terminology")
+    kinds: dict[str, list[Resource]] = {name: [] for name in names}
+    for resource in resources:
+        kind = resource.get("resourceType", "")
+        if kind == "StructureDefinition":
+            kind = "constraint" if resource.get("derivation") == "constraint" else "specialization"
+        elif kind in ("ValueSet", "CodeSystem"):
+            kind = "terminology"
+        if kind in kinds:
+            kinds[kind].append(resource)
+    return kinds
+
+
+def _with_types(types: Mapping[str, TypeDefinition], structures: Iterable[Resource]) -> Mapping[str, TypeDefinition]:
+    known = dict(types)
+    waiting = [s for s in structures if s.get("kind") != "logical"]
+    while waiting:  # a type may come before its base
+        ready = [s for s in waiting if "snapshot" in s or _base(s) in known] or waiting
+        for structure in ready:
+            try:
+                known |= {t.name: t for t in types_of(structure, known)}
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+                where = f"StructureDefinition {structure.get('url')}"
+                raise problem("invalid", f"{where} cannot be read: correct its elements.", "snapshot") from None
+        waiting = [s for s in waiting if s not in ready]
+    return known
+
+
+def _base(structure: Resource) -> str:
+    return str(structure.get("baseDefinition", "")).rsplit("/", 1)[-1]
+
+
+def _with_parameters(
+    known: Mapping[str, Mapping[str, SearchParameter]], resources: Iterable[Resource]
+) -> Mapping[str, Mapping[str, SearchParameter]]:
+    merged = {base: dict(parameters) for base, parameters in known.items()}
+    for resource in resources:
+        parameter = _parameter(resource)
+        for base in parameter.base:
+            merged.setdefault(base, {})[parameter.code] = parameter
+    return merged
+
+
+def _parameter(resource: Resource) -> SearchParameter:
+    components = ((c.get("definition", ""), c.get("expression", "")) for c in resource.get("component", ()))
+    return SearchParameter(
+        code=resource["code"],
+        type=resource["type"],
+        expression=resource.get("expression", ""),
+        base=tuple(resource["base"]),
+        url=resource.get("url", ""),
+        target=() if "Resource" in resource.get("target", ()) else tuple(resource.get("target", ())),
+        components=tuple(components),
+        modifiers=tuple(resource.get("modifier", ())),
+        comparators=tuple(resource.get("comparator", ())),
+        multiple_or=resource.get("multipleOr", True),
+        multiple_and=resource.get("multipleAnd", True),
+    )
+
+
+def _with_compartments(known: Compartments, resources: Iterable[Resource]) -> Compartments:
+    merged = dict(known)
+    for resource in resources:
+        code = resource["code"]
+        of_type = {r["code"]: tuple(r["param"]) for r in resource.get("resource", ()) if r.get("param")}
+        own = tuple(p for p in of_type.get(code, ()) if p != "{def}")
+        merged[code] = {**of_type, code: ("{def}", *own)}
+    return merged
+
+
+def _with_codes(
+    known: Mapping[str, CodeList], terminology: Iterable[Resource], types: Mapping[str, TypeDefinition]
+) -> Mapping[str, CodeList]:
+    merged = dict(known)
+    at_hand = Terminology(terminology, known)
+    for url in at_hand.value_sets:
+        try:
+            merged[url] = at_hand.expand(url)
+        except (Inexpandable, KeyError, TypeError, AttributeError):
+            continue
+    resource_types = frozenset(n for n, t in types.items() if t.kind == "resource")
+    for url, system in _TYPE_LISTS.items():
+        merged[url] = {**merged[url], system: merged[url][system] | resource_types}
+    return merged
+
+
+def _read(name: str) -> Any:
+    data = files.files("fhirserver.fhir").joinpath("data", name).read_bytes()
+    return msgspec.json.decode(gzip.decompress(data))
+
+
+@cache
+def _official() -> Definitions:
+    snapshot = _read("r4.json.gz")
+    codes = {
+        url: {system: frozenset(codes) for system, codes in lists.items()} for url, lists in snapshot["codes"].items()
+    }
+    return Definitions(
+        generation=0,
+        types=_with_types({}, snapshot["StructureDefinition"]),
+        parameters=_with_parameters({}, snapshot["SearchParameter"]),
+        compartments=_with_compartments({}, snapshot["CompartmentDefinition"]),
+        profiles=_Profiles({}),
+        code_lists=codes,
+    )
+
+
+@cache
+def _official_profiles() -> Mapping[str, Resource]:
+    return {s["url"]: s for s in _read("r4-profiles.json.gz")["StructureDefinition"]}
