@@ -1,0 +1,48 @@
+"""Fixtures for everybody: a real MongoDB, a real Redis, a real `fhirserver up`."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from fhirserver import embedded
+from fhirserver.store import bootstrap
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> embedded.Embedded:
+    """Ports and password of this test session's own database servers."""
+    return embedded.remembered(tmp_path_factory.mktemp("servers"))
+
+
+@pytest.fixture(scope="session")
+def mongo_url(servers: embedded.Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real mongod, PRIMARY of a one-node replica set, for the whole session. Use a database name of your own."""
+    with _running(embedded.mongod(tmp_path_factory.mktemp("mongo"), servers, cache_gb=0.25)):
+        bootstrap.initiate(servers.mongo_port, servers.password, timeout=30)
+        yield servers.mongo_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: embedded.Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis for the whole session."""
+    with _running(embedded.redis(tmp_path_factory.mktemp("redis"), servers)):
+        embedded.wait_for_redis(servers)
+        yield servers.redis_url
+
+
+class _running:
+    """A child process for the length of a `with`; killed, since its data is thrown away."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._argv = argv
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL)
+        return self._process
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
