@@ -1,0 +1,268 @@
+"""Everything that can be configured: one frozen object, read once from the environment, each variable described once.
+
+docs/operate/settings.md is generated from this module. Only the entry points read it; every room below takes plain
+values.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PREFIX = "FHIRSERVER_"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingsError(Exception):
+    """The environment says something that cannot be; the text lists every fault, one a line."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(["these settings cannot be used:", *(f"  - {fault}" for fault in faults)]))
+
+
+class Secret:
+    """A text that is never printed: ask for it with `reveal()`. An empty one is false."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(********)" if self._text else "Secret()"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError("a Secret is not pickled")
+
+
+def _setting(default: Any, cast: Callable[[str], Any], says: str) -> Any:
+    return field(default=default, metadata={"cast": cast, "help": says})
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def cast(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not low <= int(text[:18]) <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
+        return int(text)
+
+    return cast
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def cast(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise ValueError(f"is not a number from {low:g} to {high:g}")
+        return value
+
+    return cast
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def cast(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"is not one of {', '.join(words)}")
+        return text
+
+    return cast
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def cast(text: str) -> str:
+        if text and (urlsplit(text).scheme not in schemes or not urlsplit(text).netloc):
+            raise ValueError(f"is not a URL with scheme {' or '.join(schemes)}")
+        return text.rstrip("/")
+
+    return cast
+
+
+def _secret_url(*schemes: str) -> Callable[[str], Secret]:
+    check = _url(*schemes)
+
+    def cast(text: str) -> Secret:
+        check(text)
+        return Secret(text)
+
+    return cast
+
+
+def _master_key(text: str) -> Secret:
+    if text and len(text) < 32:
+        raise ValueError("is shorter than 32 characters")
+    return Secret(text)
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _words(text))
+    except ValueError as error:
+        raise ValueError(f"is not a list of networks such as 10.0.0.0/8,127.0.0.1/32 ({error})") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one installation. Field `x_y` is the environment variable FHIRSERVER_X_Y."""
+
+    data: Path = _setting(
+        Path("var"),
+        Path,
+        "Folder of this installation: keys, logs and the data of the embedded servers. Made if it is missing.",
+    )
+    host: str = _setting("127.0.0.1", _text, "Address on which the web server listens.")
+    port: int = _setting(8080, _whole(1, 65535), "Port on which the web server listens.")
+    public_url: str = _setting(
+        "",
+        _url("http", "https"),
+        "The URL under which callers reach the web server; every absolute URL in an answer, a token or a notification "
+        "begins with it. Empty: `http://host:port`.",
+    )
+    mllp_host: str = _setting("127.0.0.1", _text, "Address on which the HL7v2 (MLLP) listener listens.")
+    mllp_port: int = _setting(2575, _whole(1, 65535), "Port on which the HL7v2 (MLLP) listener listens.")
+    workers: int = _setting(2, _whole(1, 256), "Web worker processes.")
+    threads: int = _setting(8, _whole(1, 256), "Threads in each web worker: requests it works on at once.")
+    queue_workers: int = _setting(
+        2, _whole(1, 256), "Worker processes that map messages and deliver notifications from the queue."
+    )
+    mongo_url: Secret = _setting(
+        Secret(),
+        _secret_url("mongodb", "mongodb+srv"),
+        "The MongoDB replica set or sharded cluster to use. Empty: `fhirserver up` starts an embedded mongod.",
+    )
+    mongo_database: str = _setting("fhirserver", _text, "Name of the database in MongoDB.")
+    mongo_cache_gb: float = _setting(
+        0.5,
+        _number(0.25, 1024),
+        "Memory for the cache of the embedded mongod, in GB. A cluster of your own ignores it.",
+    )
+    redis_url: Secret = _setting(
+        Secret(),
+        _secret_url("redis", "rediss"),
+        "The Redis or Valkey server to use. Empty: `fhirserver up` starts an embedded one.",
+    )
+    master_key: Secret = _setting(
+        Secret(),
+        _master_key,
+        "Encrypts signing keys and webhook secrets in the database; at least 32 characters. Keep a copy: without it "
+        "they are lost. Empty: `fhirserver up` makes one and keeps it in the file `master.key` of the data folder.",
+    )
+    webhook_allow: tuple[Network, ...] = _setting(
+        (),
+        _networks,
+        "Networks that are not public and yet may receive notifications, separated by commas, such as `10.1.0.0/16`.",
+    )
+    max_body: int = _setting(
+        16 * 1024 * 1024,
+        _whole(1024, 1 << 30),
+        "Largest HTTP request body, in bytes; a larger one is refused with 413.",
+    )
+    mllp_max_message: int = _setting(
+        4 * 1024 * 1024, _whole(1024, 1 << 28), "Largest HL7v2 message over MLLP, in bytes; a larger one is refused."
+    )
+    page_size: int = _setting(50, _whole(1, 1000), "Resources on a page of search results where `_count` is not given.")
+    page_size_max: int = _setting(1000, _whole(1, 10_000), "Most resources on a page, whatever `_count` says.")
+    query_time_limit: int = _setting(
+        10_000, _whole(10, 600_000), "Milliseconds a database query may take before it is given up."
+    )
+    token_lifetime: int = _setting(3600, _whole(10, 86_400), "Seconds for which an access token is good.")
+    cors_origins: tuple[str, ...] = _setting(
+        ("*",), _words, "Origins whose browser applications may call, separated by commas. `*`: every origin."
+    )
+    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "The least level that is logged.")
+    log_format: str = _setting(
+        "json", _one_of("json", "text"), "How log lines on standard error look: a JSON object each, or text for people."
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings that these environment variables say (the process's own by default). Raises SettingsError."""
+        given = {name: text for name, text in (os.environ if environ is None else environ).items() if _is_ours(name)}
+        known = {variable(each): each for each in fields(cls)}
+        faults = [f"{name} is not a setting; `fhirserver settings` lists them" for name in sorted(given.keys() - known)]
+        values: dict[str, Any] = {}
+        for name in sorted(given.keys() & known.keys()):
+            if not given[name].strip() and not isinstance(known[name].default, tuple):
+                continue  # an empty variable is one that is not given; an empty list is a list
+            try:
+                values[known[name].name] = known[name].metadata["cast"](given[name].strip())
+            except ValueError as error:
+                shown = "its value" if isinstance(known[name].default, Secret) else repr(given[name])
+                faults.append(f"{name}: {shown} {error}")
+        settings = cls(**values)
+        if settings.page_size > settings.page_size_max:
+            faults.append(f"{PREFIX}PAGE_SIZE is greater than {PREFIX}PAGE_SIZE_MAX")
+        if faults:
+            raise SettingsError(faults)
+        return settings if settings.public_url else replace(settings, public_url=_own_url(settings))
+
+    def environ(self) -> dict[str, str]:
+        """The environment variables that say these settings, secrets included: for a child process."""
+        return {variable(each): _plain(getattr(self, each.name)) for each in fields(self)}
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Variable, value in force (secrets masked) and meaning of each setting."""
+        return [(variable(each), _shown(getattr(self, each.name)), each.metadata["help"]) for each in fields(self)]
+
+
+def variable(setting: Field[Any]) -> str:
+    """The environment variable of a field of Settings."""
+    return PREFIX + setting.name.upper()
+
+
+def folder(name: str) -> Path:
+    """The folder `profiles`, `capability` or `mappings`: at the top of a checkout, or inside the installed package."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_data" / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(PREFIX)
+
+
+def _own_url(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - read, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Secret):
+        return "********" if value else ""
+    return _plain(value)
