@@ -45,8 +45,8 @@ def types_of(structure: Mapping[str, Any], bases: Mapping[str, TypeDefinition]) 
 
 
 def target_names(profiles: list[str]) -> tuple[str, ...]:
-    """The resource types of targetProfile URLs; () when any resource will do. A profile's URL stays as it is."""
-    names = [url.removeprefix(STRUCTURE_DEFINITION) for url in profiles]
+    """The type names of targetProfile URLs, which are their last segments; () when any resource will do."""
+    names = [url.rsplit("/", 1)[-1] for url in profiles]
     return () if "Resource" in names else tuple(names)
 
 

@@ -1,0 +1,47 @@
+"""Whether a resource is what FHIR R4 says it must be, with every fault and where it is.
+
+FHIR R4: validation. Structure faults (issue types structure, required, value, code-invalid) come first: HTTP 400; what
+breaks an invariant or a profile (invariant, extension, ...) follows: HTTP 422.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.problem import Issue
+from fhirserver.fhir.validation.place import MAX_FAULTS, Fault
+from fhirserver.fhir.validation.structure import Structure
+
+__all__ = ["validate"]
+
+_compiled: WeakKeyDictionary[Definitions, Structure] = WeakKeyDictionary()
+_STRUCTURAL = frozenset({"structure", "required", "value", "code-invalid"})
+
+
+def validate(definitions: Definitions, resource: Any, *, profiles: bool = True) -> list[Issue]:
+    """Every fault of a resource (at most about 100), errors of structure first; [] when there is none."""
+    try:
+        faults = _structure(definitions).resource(resource)
+    except RecursionError:
+        faults = [Fault("structure", "", "is nested too deeply")]
+    if not faults:
+        return []
+    kind = resource.get("resourceType") if isinstance(resource, dict) else None
+    root = kind if isinstance(kind, str) and kind in definitions.resource_types else ""
+    ordered = sorted(faults[:MAX_FAULTS], key=lambda fault: fault.code not in _STRUCTURAL)
+    return [_issue(fault, root) for fault in ordered]
+
+
+def _structure(definitions: Definitions) -> Structure:
+    compiled = _compiled.get(definitions)
+    if compiled is None:
+        compiled = _compiled.setdefault(definitions, Structure(definitions))
+    return compiled
+
+
+def _issue(fault: Fault, root: str) -> Issue:
+    expression = root + fault.path if root else ""
+    text = fault.text if fault.text[:1].isupper() else f"{expression or 'The resource'} {fault.text}"
+    return Issue(fault.code, text, (expression,) if expression else (), fault.severity)

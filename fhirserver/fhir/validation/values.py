@@ -1,0 +1,188 @@
+"""Checks of the value of one property: primitives, arrays, codes of required bindings, targets of references.
+
+FHIR R4: json#primitive, terminologies#strength, references, element (ref-1).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fhirserver.fhir.definitions import CodeList
+from fhirserver.fhir.primitives import PRIMITIVES
+from fhirserver.fhir.validation import xhtml
+from fhirserver.fhir.validation.place import MAX_FAULTS, Check, Fault, Faults, Place
+
+NULL = "must not be null: leave it out instead"
+_MAX_SHOWN = 12
+
+_reference = re.compile(
+    r"(?:https?://[^?#]*/)?([A-Z][A-Za-z]{1,63})/[A-Za-z0-9\-.]{1,64}(?:/_history/[^/]+)?"
+).fullmatch
+_conditional = re.compile(r"([A-Z][A-Za-z]{1,63})\?.").match
+
+
+def single(check: Check, step: str) -> Check:
+    """The check of an element that does not repeat."""
+
+    def one(value: Any, place: Place) -> Faults:
+        found = check(value, place)
+        return None if found is None else _stepped(found, step, value)
+
+    return one
+
+
+def single_primitive(name: str, step: str) -> Check:
+    """The same for a primitive without a binding, one call shorter: most properties are such."""
+    test = PRIMITIVES[name]
+
+    def one(value: Any, _place: Place) -> Faults:
+        text = test(value)
+        return None if text is None else _stepped([Fault("value", "", text)], step, value)
+
+    return one
+
+
+def single_code(codes: frozenset[str], value_set: str, step: str) -> Check:
+    """The same for a code of a required binding."""
+    check = both(primitive("code"), code_in(codes, value_set))
+
+    def one(value: Any, place: Place) -> Faults:
+        if type(value) is str and value in codes:
+            return None
+        return _stepped(check(value, place) or [], step, value)
+
+    return one
+
+
+def _stepped(found: list[Fault], step: str, value: Any) -> list[Fault]:
+    if type(value) is list:
+        return [Fault("structure", step, "must be a single value, not a JSON array")]
+    if value is None:
+        return [Fault("value", step, NULL)]
+    return [f._replace(path=step + f.path) for f in found]
+
+
+def array(check: Check, step: str, most: int | None) -> Check:
+    """The check of an element that repeats."""
+
+    def every(value: Any, place: Place) -> Faults:
+        if type(value) is not list:
+            return [Fault("structure", step, "must be a JSON array, also for one value")]
+        faults: Faults = None
+        for index, item in enumerate(value):
+            found = check(item, place)
+            if found is not None:
+                found = [Fault("value", "", NULL)] if item is None else found
+                faults = (faults or []) + [f._replace(path=f"{step}[{index}]{f.path}") for f in found]
+                if len(faults) >= MAX_FAULTS:
+                    break
+        if not value:
+            return [Fault("structure", step, "must not be an empty array: leave the property out instead")]
+        if most is not None and len(value) > most:
+            faults = [*(faults or []), Fault("structure", step, f"must have at most {most} values")]
+        return faults
+
+    return every
+
+
+def both(first: Check, second: Check) -> Check:
+    """The second check runs on what the first finds right."""
+
+    def check(value: Any, place: Place) -> Faults:
+        return first(value, place) or second(value, place)
+
+    return check
+
+
+def primitive(name: str) -> Check:
+    """The check of a primitive type by its name."""
+    test = PRIMITIVES[name]
+
+    def check(value: Any, _place: Place) -> Faults:
+        text = test(value)
+        return None if text is None else [Fault("value", "", text)]
+
+    return check
+
+
+def narrative(value: Any, _place: Place) -> Faults:
+    """The check of an xhtml value."""
+    found = xhtml.check(value)
+    return None if found is None else [Fault(found[0], "", found[1])]
+
+
+def code_in(codes: frozenset[str], value_set: str) -> Check:
+    """A code must be one of these."""
+    shown = ", ".join(sorted(codes)[:_MAX_SHOWN]) + (", ..." if len(codes) > _MAX_SHOWN else "")
+    faults = [Fault("code-invalid", "", f"must be a code of {value_set}: {shown}")]
+
+    def check(value: Any, _place: Place) -> Faults:
+        return None if value in codes else faults
+
+    return check
+
+
+def concept_in(codes: CodeList, value_set: str) -> Check:
+    """A CodeableConcept must have one of these codes."""
+    faults = [Fault("code-invalid", ".coding", f"must have a coding from {value_set}")]
+
+    def check(value: Any, _place: Place) -> Faults:
+        codings = value.get("coding", ())
+        return None if any(c.get("code") in codes.get(c.get("system", ""), ()) for c in codings) else faults
+
+    return check
+
+
+def coding_in(codes: CodeList, value_set: str) -> Check:
+    """A Coding must be one of these codes."""
+    faults = [Fault("code-invalid", "", f"must be a coding from {value_set}")]
+
+    def check(value: Any, _place: Place) -> Faults:
+        return None if value.get("code") in codes.get(value.get("system", ""), ()) else faults
+
+    return check
+
+
+def target(known: frozenset[str], targets: frozenset[str]) -> Check:
+    """A Reference must point at a type it may point at (no targets: any); a `#id` at a contained resource (ref-1)."""
+    allowed = f"must refer to one of: {', '.join(sorted(targets)[:_MAX_SHOWN])}"
+
+    def check(value: Any, place: Place) -> Faults:
+        reference = value.get("reference")
+        name = value.get("type")
+        if reference is not None:
+            found = _reference(reference) or _conditional(reference)
+            if found is not None:
+                name = found[1]
+                if name not in known and not reference.startswith("http"):
+                    return [Fault("value", ".reference", "refers to a type that is not a resource type of this server")]
+            elif reference.startswith("#") and len(reference) > 1:
+                name = place.contained.get(reference[1:])
+                if name is None:
+                    return [
+                        Fault("invariant", ".reference", "refers to a contained resource that is not there (ref-1)")
+                    ]
+        if not targets or name is None or name in targets or name not in known:
+            return None
+        return [Fault("value", ".reference" if reference else ".type", allowed)]
+
+    return check
+
+
+def shorter(most: int) -> Check:
+    """A text has a maximum length."""
+
+    def check(value: Any, _place: Place) -> Faults:
+        return None if len(value) <= most else [Fault("value", "", f"must have at most {most} characters")]
+
+    return check
+
+
+def fixed(fixed: Any) -> Check:
+    """An element has one value only."""
+
+    def check(value: Any, _place: Place) -> Faults:
+        return None if value == fixed else [Fault("value", "", "must have the value that its type fixes")]
+
+    return check

@@ -1,0 +1,122 @@
+"""Validation of structure: the cases in tests/cases/validation, every R4 example, bounds on hostile input."""
+
+from __future__ import annotations
+
+import json as plain_json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhirserver.fhir import json
+from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.problem import Issue, status_of
+from fhirserver.fhir.validation import validate
+
+ROOT = Path(__file__).resolve().parents[3]
+CASES = ROOT / "tests" / "cases" / "validation"
+EXAMPLES = os.environ.get("FHIR_R4_EXAMPLES", "")
+
+
+@pytest.fixture(scope="module")
+def definitions() -> Definitions:
+    return Definitions.load()
+
+
+def cases(name: str) -> list[Any]:
+    loaded = json.decode((CASES / name).read_bytes())
+    return [pytest.param(case, id=case["name"]) for case in loaded]
+
+
+def found(issues: list[Issue]) -> list[list[str]]:
+    errors = [issue for issue in issues if issue.severity == "error"]
+    return sorted([issue.code, "".join(issue.expression)] for issue in errors)
+
+
+@pytest.mark.parametrize("case", cases("structure.json"))
+def test_structure(definitions: Definitions, case: dict[str, Any]) -> None:
+    issues = validate(definitions, case["resource"])
+    assert found(issues) == sorted(case.get("issues", []))
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="FHIR_R4_EXAMPLES names no folder with the official examples (JSON files)")
+@pytest.mark.slow
+def test_the_official_examples_are_valid_but_for_those_listed(definitions: Definitions) -> None:
+    listed = set(plain_json.loads((CASES / "invalid_examples.json").read_text()))
+    refused = set()
+    for path in sorted(Path(EXAMPLES).glob("*.json")):
+        resource = json.decode(path.read_bytes())
+        if "resourceType" in resource and found(validate(definitions, resource)):
+            refused.add(path.name)
+    assert refused == listed
+
+
+def test_faults_of_structure_come_first_and_give_400(definitions: Definitions) -> None:
+    contained = {"resourceType": "Patient", "id": "p"}
+    resource = {"resourceType": "Condition", "contained": [contained], "subject": {"reference": "Patient/p"}, "x": 1}
+    issues = validate(definitions, resource)
+    assert [issue.code for issue in issues][:2] == ["structure", "invariant"]
+    assert status_of(issues) == 400
+    del resource["x"]
+    assert status_of(validate(definitions, resource)) == 422
+
+
+def test_a_message_says_where_and_what_to_do_without_the_value(definitions: Definitions) -> None:
+    (issue,) = validate(definitions, {"resourceType": "Patient", "birthDate": "Miller"})
+    assert issue.diagnostics == "Patient.birthDate must be a date: YYYY, YYYY-MM or YYYY-MM-DD"
+    assert issue.expression == ("Patient.birthDate",)
+
+
+def test_the_number_of_issues_is_bounded(definitions: Definitions) -> None:
+    resource = {"resourceType": "Patient", "name": [{"x": 1, "given": [""] * 50} for _ in range(5_000)]}
+    assert 100 <= len(validate(definitions, resource)) <= 110
+    assert len(validate(definitions, {"resourceType": "Patient"} | {f"x{n}": 1 for n in range(5_000)})) <= 110
+
+
+def test_nesting_without_end_is_refused(definitions: Definitions) -> None:
+    extension: dict[str, Any] = {"url": "http://example.org/e", "valueBoolean": True}
+    for _ in range(100_000):
+        extension = {"url": "http://example.org/e", "extension": [extension]}
+    issues = validate(definitions, {"resourceType": "Patient", "extension": [extension]})
+    assert [issue.code for issue in issues] == ["structure"]
+
+
+def test_many_contained_resources_are_checked_in_one_pass(definitions: Definitions) -> None:
+    contained = [{"resourceType": "Patient", "id": f"p{n}"} for n in range(3_000)]
+    links = [{"other": {"reference": f"#p{n}"}, "type": "seealso"} for n in range(3_000)]
+    assert found(validate(definitions, {"resourceType": "Patient", "contained": contained, "link": links})) == []
+
+
+def test_a_type_added_at_run_time_is_validated_too(definitions: Definitions) -> None:
+    structure = {
+        "resourceType": "StructureDefinition",
+        "url": "http://example.org/fhir/StructureDefinition/Widget",
+        "kind": "resource",
+        "abstract": False,
+        "type": "Widget",
+        "baseDefinition": "http://hl7.org/fhir/StructureDefinition/DomainResource",
+        "derivation": "specialization",
+        "differential": {
+            "element": [
+                {"path": "Widget"},
+                {"path": "Widget.size[x]", "min": 1, "max": "1", "type": [{"code": "integer"}, {"code": "string"}]},
+                {
+                    "path": "Widget.owner",
+                    "min": 0,
+                    "max": "1",
+                    "type": [
+                        {
+                            "code": "Reference",
+                            "targetProfile": ["http://example.org/fhir/StructureDefinition/Widget"],
+                        }
+                    ],
+                },
+            ]
+        },
+    }
+    extended = definitions.extended([structure], 1)
+    assert validate(extended, {"resourceType": "Widget", "sizeInteger": 1, "owner": {"reference": "Widget/a"}}) == []
+    wrong = {"resourceType": "Widget", "owner": {"reference": "Patient/a"}}
+    assert found(validate(extended, wrong)) == [["required", "Widget.size"], ["value", "Widget.owner.reference"]]
+    assert found(validate(definitions, wrong)) == [["structure", ""]]
