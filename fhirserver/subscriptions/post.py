@@ -1,0 +1,244 @@
+"""One POST to an endpoint of a stranger: to a judged address under the endpoint's own name, and over at its deadline.
+
+A name that changes its mind after it was judged (DNS rebinding) is not asked again: the connection goes to the address.
+SNI, the check of the certificate and Host stay the name's. Redirects are answers like any other, proxies of the
+environment are ignored, and no more than a little of an answer is read.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+from fhirserver.fhir.problem import Problem
+from fhirserver.subscriptions.endpoint import Guard, parts_of
+
+if TYPE_CHECKING:
+    from urllib3._base_connection import BaseHTTPConnection
+
+EXCERPT_BYTES = 1024
+DRAIN_BYTES = 64 * 1024  # An answer that ends within this is read out, so that its connection can be used again.
+CONNECT_SECONDS = 5.0
+TICK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one POST came to.
+
+    `status` is the HTTP status, 0 where there was no complete answer; then `error` says why. `excerpt` is text of at
+    most 1 KB, `retry_after` the header of that name.
+    """
+
+    status: int
+    milliseconds: int
+    excerpt: str = ""
+    retry_after: str = ""
+    error: str = ""
+
+
+class Endpoints:
+    """Sends POSTs and keeps connections open between them. Threads may share it; a child process must make its own.
+
+    `authorities` is the path of a PEM file with further certificate authorities to trust.
+    """
+
+    def __init__(self, guard: Guard, authorities: str | None = None) -> None:
+        self.guard = guard
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if authorities:
+            context.load_verify_locations(authorities)
+        self._adapter = _Pinned(guard, context)
+
+    def post(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
+        """One POST, over within about `seconds`. Never raises for what the other side or the network does."""
+        started = time.monotonic()
+        running = _DEADLINES.begin(seconds)
+        try:
+            answer = self._persistently(url, headers, body, seconds, started)
+        except Problem as refusal:
+            answer = Answer(0, _since(started), error=str(refusal))
+        except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
+            self.guard.forget(url)
+            answer = Answer(0, _since(started), error=_said(error))
+        finally:
+            _DEADLINES.end(running)
+        if running.shut:
+            return Answer(0, _since(started), error=f"no complete answer within {seconds:g} s")
+        return answer
+
+    def close(self) -> None:
+        """Ends the kept connections."""
+        self._adapter.close()
+
+    def _persistently(
+        self, url: str, headers: Mapping[str, str], body: bytes, seconds: float, started: float
+    ) -> Answer:
+        """A kept connection may have been closed by the other side a moment before: worth a second try at once."""
+        try:
+            return self._sent(url, headers, body, seconds, started)
+        except requests.ConnectionError as error:
+            if "RemoteDisconnected" not in repr(error):
+                raise
+            return self._sent(url, headers, body, seconds, started)
+
+    def _sent(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float, started: float) -> Answer:
+        own = {"Host": urlsplit(url).netloc, "Accept-Encoding": "identity", "User-Agent": "fhirserver"}
+        request = requests.Request("POST", url, headers={**headers, **own}, data=body).prepare()
+        response = self._adapter.send(request, stream=True, timeout=(min(CONNECT_SECONDS, seconds), seconds))
+        try:
+            excerpt = response.raw.read(EXCERPT_BYTES, decode_content=False) or b""
+            more = response.raw.read(DRAIN_BYTES, decode_content=False) if len(excerpt) == EXCERPT_BYTES else b""
+            if len(more) == DRAIN_BYTES:
+                response.raw.close()
+            retry_after = response.headers.get("Retry-After", "")[:64]
+            return Answer(response.status_code, _since(started), _text(excerpt), retry_after)
+        finally:
+            response.close()
+
+
+class _Pinned(HTTPAdapter):
+    """Connects to the judged address under the endpoint's own name."""
+
+    def __init__(self, guard: Guard, context: ssl.SSLContext) -> None:
+        self._guard = guard
+        self._context = context
+        super().__init__(pool_connections=512, pool_maxsize=32, max_retries=0)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Plain, "https": _Secure}
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> HTTPConnectionPool:
+        parts, port = parts_of(request.url or "")
+        address = self._guard.addresses(request.url or "")[0]
+        tls: dict[str, Any] = {}
+        if parts.scheme == "https":
+            tls = {"ssl_context": self._context, "server_hostname": parts.hostname, "assert_hostname": parts.hostname}
+        pool: HTTPConnectionPool = self.poolmanager.connection_from_host(address, port, parts.scheme, pool_kwargs=tls)
+        return pool
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing to add: the shared context holds the authorities and demands a certificate."""
+        if isinstance(conn, HTTPSConnectionPool):
+            conn.cert_reqs = "CERT_REQUIRED"
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """A request under way: when it must be over, the connection it took, whether that was shut at the deadline."""
+
+    deadline: float
+    connection: BaseHTTPConnection | None = None
+    shut: bool = False
+
+
+class _Deadlines:
+    """Ends requests at their deadline: a server that sends a byte now and then never meets a socket's timeout."""
+
+    def __init__(self) -> None:
+        self._running: set[_Running] = set()
+        self._lock = threading.Lock()
+        self._of_thread = threading.local()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, seconds: float) -> _Running:
+        """The calling thread begins a request that may last so long."""
+        running = _Running(time.monotonic() + seconds)
+        self._of_thread.running = running
+        with self._lock:
+            self._running.add(running)
+            if self._thread is None or not self._thread.is_alive():  # the second after a fork
+                self._thread = threading.Thread(target=self._run, daemon=True, name="webhook-deadlines")
+                self._thread.start()
+        return running
+
+    def took(self, connection: BaseHTTPConnection) -> None:
+        """The calling thread's request goes over this connection."""
+        running: _Running | None = getattr(self._of_thread, "running", None)
+        if running is not None:
+            running.connection = connection
+
+    def end(self, running: _Running) -> None:
+        """The request is over."""
+        with self._lock:
+            self._running.discard(running)
+        self._of_thread.running = None
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(TICK_SECONDS)
+            with self._lock:
+                late = [running for running in self._running if time.monotonic() > running.deadline]
+            for running in late:
+                running.shut = True
+                _shut(running.connection)
+
+
+_DEADLINES = _Deadlines()
+
+
+def _shut(connection: BaseHTTPConnection | None) -> None:
+    held = getattr(connection, "sock", None)
+    if held is not None:
+        try:
+            held.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # Closed already: that is what was wanted.
+
+
+class _Plain(HTTPConnectionPool):
+    """A pool that says which thread took which connection."""
+
+    def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
+        connection = super()._get_conn(timeout)
+        _DEADLINES.took(connection)
+        return connection
+
+
+class _Secure(HTTPSConnectionPool):
+    """The same over TLS."""
+
+    def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
+        connection = super()._get_conn(timeout)
+        _DEADLINES.took(connection)
+        return connection
+
+
+def _since(started: float) -> int:
+    return int((time.monotonic() - started) * 1000)
+
+
+def _text(data: bytes) -> str:
+    text = data.decode("utf-8", "replace")
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+
+
+# What a failure is called in a delivery's record: the first mark found in the error names it.
+_NAMES: tuple[tuple[str, str], ...] = (
+    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not trusted or not for this name"),
+    ("doesn't match", "the server's certificate is not trusted or not for this name"),
+    ("SSL", "the TLS connection failed"),
+    ("ConnectTimeout", "no connection in time"),
+    ("timed out", "no answer in time"),
+    ("refused", "the connection was refused"),
+    ("reset", "the connection was reset"),
+    ("RemoteDisconnected", "the connection was closed without an answer"),
+)
+
+
+def _said(error: Exception) -> str:
+    text = repr(error)
+    return next((name for mark, name in _NAMES if mark in text), "the connection failed")
