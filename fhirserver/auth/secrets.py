@@ -79,14 +79,6 @@ class Vault:
         """A new client secret of 256 random bits, base64url."""
         return _encode(self._random(SECRET_BYTES))
 
-    def new_signing_secret(self) -> str:
-        """A new secret for signing notifications, in the form of Standard Webhooks: `whsec_` and base64 of 32 bytes."""
-        return "whsec_" + b64encode(self._random(SECRET_BYTES)).decode()
-
-    def hash_password(self, password: str) -> str:
-        """The argon2id hash of a password, salt and parameters inside."""
-        return _PASSWORDS.hash(password, salt=self._random(16))
-
     def subkey(self, purpose: str) -> bytes:
         """32 bytes for one purpose (signing page cursors, ...), derived from the current master key."""
         return _derived(self._masters[self._current], purpose)
@@ -96,6 +88,16 @@ class Vault:
 
     def _hash(self, key_id: str, secret: str) -> str:
         return _encode(hmac.digest(_derived(self._masters[key_id], "secrets"), secret.encode(), hashlib.sha256))
+
+
+def signing_secret(secret: str) -> str:
+    """A random secret in the form of Standard Webhooks: `whsec_` and base64 of 32 bytes."""
+    return "whsec_" + b64encode(hashlib.sha256(secret.encode()).digest()).decode()
+
+
+def hash_password(password: str, random: str) -> str:
+    """The argon2id hash of a password, with a salt made of a random text and the parameters inside."""
+    return _PASSWORDS.hash(password, salt=hashlib.sha256(random.encode()).digest()[:16])
 
 
 def check_password(password: str, hashed: str | None) -> bool:

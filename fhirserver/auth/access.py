@@ -1,0 +1,209 @@
+"""The decision: who may do what with which type in one organization, as search clauses for the database filter.
+
+Nothing is permitted but by an approved ClientAuthorization (a client) or a role (a user); scopes cap it; policies
+narrow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fhirserver.auth.layers import (
+    Alternatives,
+    Layer,
+    Row,
+    closed_layer,
+    insufficient,
+    scope_layer,
+    table_layer,
+)
+from fhirserver.auth.principal import SYSTEM, Principal
+from fhirserver.auth.registry import registry_rows
+from fhirserver.auth.tokens import refused
+from fhirserver.fhir import Resource
+from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.problem import problem
+from fhirserver.search.query import Clause, Leaf, both, either
+from fhirserver.search.types import token
+
+REGISTRY = "registry"
+
+CLIENT_SYSTEM = "https://fhirserver.example/fhir/NamingSystem/client-id"
+"""The identifier system of client ids: what a Reference to a ClientApplication from another base carries beside its
+URL.
+"""
+
+OWNED = ("Subscription", "NotificationDelivery")
+"""The types on an organization's base of which a client sees only its own, by the identifier in `client`."""
+
+INTERNAL = ("InboundMessage", "User")
+"""The types that no client sees, however wide its scopes: they belong to the organization's own people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a principal may do in one organization. A required argument of every read of the store."""
+
+    organization: str
+    principal: Principal
+    layers: tuple[Layer, ...] = ()
+
+    def clauses(self, type_: str, letter: str) -> tuple[Clause, ...] | None:
+        """None: nothing of the type for the letter; `()`: everything; else clauses that must all hold for a
+        resource.
+        """
+        found: list[Clause] = []
+        for layer in self.layers:
+            alternatives = layer.permits(type_, letter)
+            if alternatives is None:
+                return None
+            found += _all(alternatives)
+        return tuple(found)
+
+    def require(self, type_: str, letter: str) -> tuple[Clause, ...]:
+        """The clauses, where something is permitted. Else raises Problem: login for nobody, forbidden from the layer
+        at fault.
+        """
+        for layer in self.layers:
+            if layer.permits(type_, letter) is None:
+                raise insufficient(layer, type_, letter, self.principal.kind)
+        return self.clauses(type_, letter) or ()
+
+    def explain(self, type_: str, letter: str) -> list[tuple[str, bool, str]]:
+        """Every layer's answer: its name, whether it permits anything, and the refusal where it does not."""
+        answers = [(layer, layer.permits(type_, letter) is not None) for layer in self.layers]
+        return [(layer.name, said, "" if said else layer.refusal(type_, letter)) for layer, said in answers]
+
+
+def everything(organization: str) -> Access:
+    """The access of the server itself: jobs, the relay, intake of messages."""
+    return Access(organization, SYSTEM)
+
+
+def _all(alternatives: tuple[tuple[Clause, ...], ...]) -> tuple[Clause, ...]:
+    if len(alternatives) < 2:
+        return alternatives[0] if alternatives else ()
+    return (either(*(both(*one) for one in alternatives)),)
+
+
+def decide(
+    principal: Principal,
+    organization: str,
+    *,
+    definitions: Definitions,
+    authorization: Resource | None = None,
+    client: Resource | None = None,
+    policies: Iterable[Layer] = (),
+) -> Access:
+    """The access of a principal in an organization (`registry` or an Organization's id).
+
+    `client` is the ClientApplication the principal is or acts through, `authorization` that client's
+    ClientAuthorization for the organization; both as the database has them now. `policies` are layers that narrow
+    further. Raises Problem: login (401) for nobody, forbidden (403) saying whether the client, its authorization or a
+    role is missing.
+    """
+    if principal.kind == "system":
+        return everything(organization)
+    if principal.kind == "anonymous":
+        raise _login()
+    if principal.client or principal.kind == "client":
+        _require_active(client)
+    capped = _scope_layers(principal, client, definitions)
+    if organization == REGISTRY:
+        who = principal.name or principal.id
+        permitted = [table_layer("role", registry_rows(principal), f"{principal.kind.title()} {who}")]
+    else:
+        permitted = _permitted(principal, organization, authorization, definitions)
+    return Access(organization, principal, (*capped, *permitted, *policies))
+
+
+def _login() -> Exception:
+    return problem(
+        "login",
+        "This needs an access token: send 'Authorization: Bearer <token>', got from the token endpoint.",
+        headers={"WWW-Authenticate": 'Bearer realm="fhir"'},
+    )
+
+
+def _require_active(client: Resource | None) -> None:
+    if client is None:
+        raise refused("The client of this access token does not exist any more.")
+    if client.get("active") is False:
+        raise problem("forbidden", f"The client {client.get('name', '')} is not active: its owner has switched it off.")
+
+
+def _scope_layers(principal: Principal, client: Resource | None, definitions: Definitions) -> list[Layer]:
+    if principal.kind == "user" and not principal.client and not principal.scopes:
+        return []  # a person in a session of our own, through no application: the role alone decides
+    layers = [scope_layer("scope", principal.scopes, principal, definitions, "The scope of the access token")]
+    if client is not None:
+        registered = client.get("scope", "")
+        layers.append(scope_layer("scope", registered, principal, definitions, "The scope that the client registered"))
+    return layers
+
+
+def _permitted(
+    principal: Principal, organization: str, authorization: Resource | None, definitions: Definitions
+) -> list[Layer]:
+    layers = []
+    if principal.kind == "client" or principal.client:
+        layers.append(_authorization(principal, organization, authorization, definitions))
+    if principal.kind == "client":
+        layers.append(_own(principal))
+    if principal.kind == "user":
+        layers.append(_role(principal, organization))
+    if principal.kind == "operator" and principal.organization != organization:
+        raise problem("forbidden", "This operator token was issued for another organization.")
+    return layers
+
+
+def _authorization(
+    principal: Principal, organization: str, authorization: Resource | None, definitions: Definitions
+) -> Layer:
+    client = principal.client or principal.id
+    if authorization is None:
+        raise problem(
+            "forbidden",
+            f"Client {client} is not authorized by organization {organization}: request it with"
+            f" POST ClientApplication/{client}/$request-authorization on the registry.",
+        )
+    status = authorization.get("status", "")
+    if status != "approved":
+        raise problem(
+            "forbidden",
+            f"Client {client} is not authorized by organization {organization}: its ClientAuthorization is {status}.",
+        )
+    return scope_layer(
+        "authorization",
+        authorization.get("scope", ""),
+        principal,
+        definitions,
+        f"The ClientAuthorization of organization {organization}",
+    )
+
+
+def _own(principal: Principal) -> Layer:
+    """Narrows a client to what is its own among the types that clients share an organization's base for."""
+
+    own = Leaf("client", "reference", ((token.stored(CLIENT_SYSTEM, principal.id),),), "identifier")
+
+    def permits(type_: str, letter: str) -> Alternatives:
+        if type_ in INTERNAL:
+            return None
+        if type_ not in OWNED:
+            return ()
+        return ((own,),)
+
+    return Layer("role", permits, lambda type_, letter: f"{type_} is not for clients.")
+
+
+def _role(principal: Principal, organization: str) -> Layer:
+    role = principal.roles.get(organization)
+    who = f"User {principal.name or principal.id}"
+    if role is None:
+        raise problem("forbidden", f"{who} has no role in organization {organization}.")
+    letters = {"admin": "cruds", "member": "rs"}.get(role)
+    if letters is None:
+        return closed_layer("role", f"{who} has the role {role}, which permits nothing here.")
+    return table_layer("role", [Row(("*",), letters)], f"{who}, {role} of organization {organization},")
