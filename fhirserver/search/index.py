@@ -1,0 +1,147 @@
+"""A resource to its index entry: the values each search parameter finds, and the scalar keys that sorting uses.
+
+FHIR R4: searchparameter. The functions are compiled once per type and generation of the definitions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fhirserver.fhir import Resource
+from fhirserver.fhir.definitions import Definitions, SearchParameter
+from fhirserver.fhir.problem import Problem
+from fhirserver.search.expression import Compiled, compile_relative, element_types
+from fhirserver.search.types import TYPES, SearchType
+from fhirserver.search.types.composite import LETTERS
+from fhirserver.search.types.reference import indexer as reference_indexer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The index entry of one resource.
+
+    search: field -> values, stored under `s.`: a parameter's code, or a side field such as `code:text`; a list, or (`date:w`)
+    a number. sort: parameter -> (least, greatest), stored under `k.` as {"lo", "hi"}.
+    """
+
+    search: dict[str, Any] = field(default_factory=dict)
+    sort: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, dict[str, Any]]:
+        """The entry as it lies in the database: {"s": ..., "k": ...}."""
+        return {"s": self.search, "k": {code: {"lo": lo, "hi": hi} for code, (lo, hi) in self.sort.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    code: str
+    extract: Callable[[Any, Resource], list[tuple[str, Any]]]
+    type: SearchType
+
+
+Indexer = Callable[[Resource], Entry]
+
+# Answered from the document itself (`_id`: i, `_lastUpdated`: t), so not indexed a second time.
+_OF_THE_DOCUMENT = frozenset({"_id", "_lastUpdated"})
+
+
+def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
+    """The function from a resource of `type` to its entry. A parameter that cannot be compiled is left out and logged.
+
+    base: the FHIR base URL (no slash at its end); absolute references that begin with it are indexed as relative ones too.
+    """
+    always: list[_Parameter] = []
+    by_property: dict[str, list[_Parameter]] = {}
+    for parameter, first in _parameters(definitions, type, base):
+        if first is None:
+            always.append(parameter)
+        for name in first or ():
+            by_property.setdefault(name, []).append(parameter)
+
+    def index(resource: Resource) -> Entry:
+        wanted = dict.fromkeys(always)
+        for name in resource:
+            of_this = by_property.get(name)
+            if of_this is not None:
+                for parameter in of_this:
+                    wanted[parameter] = None
+        search: dict[str, Any] = {}
+        sort: dict[str, tuple[Any, Any]] = {}
+        for parameter in wanted:
+            values = parameter.extract(resource, resource)
+            if values:
+                code = parameter.code
+                parameter.type.index(code, values, search)
+                key = parameter.type.key(search[code])
+                if key is not None:
+                    sort[code] = key
+        return Entry(search, sort)
+
+    return index
+
+
+def indexable(parameter: SearchParameter) -> bool:
+    """Whether a parameter can be searched here at all: it has an expression and a type that is not `special`."""
+    return bool(parameter.expression) and parameter.type in TYPES and not set(parameter.code) & set(".$\0:")
+
+
+def _parameters(definitions: Definitions, type: str, base: str) -> list[tuple[_Parameter, frozenset[str] | None]]:
+    found = []
+    types = {**TYPES, "reference": replace(TYPES["reference"], index=reference_indexer(base))}
+    for code, parameter in definitions.search_parameters(type).items():
+        if code in _OF_THE_DOCUMENT or not indexable(parameter):
+            continue
+        try:
+            if parameter.type == "composite":
+                compiled = _composite(definitions, type, parameter, types)
+            else:
+                compiled = compile_relative(definitions, (type,), parameter.expression)
+        except Problem as refused:
+            _log.warning("search parameter %s of %s is not indexed: %s", code, type, refused)
+            continue
+        found.append((_Parameter(code, compiled.extract, types[parameter.type]), compiled.first))
+    return found
+
+
+def _composite(
+    definitions: Definitions, type: str, parameter: SearchParameter, types: Mapping[str, SearchType]
+) -> Compiled:
+    """A function to ("", the found values by letter) for each element in which every component has a value."""
+    elements = compile_relative(definitions, (type,), parameter.expression)
+    context = element_types(definitions, type, parameter.expression)
+    components = [
+        (letter, types[kind], compile_relative(definitions, context, expression, type).extract)
+        for letter, (kind, expression) in zip(LETTERS, component_types(definitions, type, parameter), strict=False)
+    ]
+
+    def extract(node: Any, resource: Resource) -> list[tuple[str, Any]]:
+        out: list[tuple[str, Any]] = []
+        for _, element in elements.extract(node, resource):
+            found: dict[str, Any] = {}
+            for letter, kind, values_of in components:
+                values = values_of(element, resource)
+                if not values:
+                    break
+                kind.index(letter, values, found)
+                if not found[letter]:
+                    break
+            else:
+                out.append(("", {letter: found[letter] for letter, _, _ in components}))
+        return out
+
+    return Compiled(extract, elements.first)
+
+
+def component_types(definitions: Definitions, type: str, parameter: SearchParameter) -> list[tuple[str, str]]:
+    """(search parameter type, expression) of each component; [] where a component's definition is not known."""
+    by_url = {known.url: known for known in definitions.search_parameters(type).values()}
+    for parameters in definitions.parameters.values():
+        for known in parameters.values():
+            by_url.setdefault(known.url, known)
+    found = [(by_url[url].type, expression) for url, expression in parameter.components if url in by_url]
+    return found if len(found) == len(parameter.components) <= len(LETTERS) else []

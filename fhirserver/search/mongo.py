@@ -1,0 +1,103 @@
+"""Clauses to MongoDB filters over the stored index values: plain dicts, no driver.
+
+Fields: `s.<parameter>` values, `k.<parameter>.lo|hi` scalar keys, `i` the id, `t` the instant of the version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fhirserver.search.query import And, Clause, Ids, Leaf, Missing, Not, Nothing, Or, References
+from fhirserver.search.text import all_of, any_of, one_of
+from fhirserver.search.types import TYPES
+from fhirserver.search.types.date import WIDTHS as DATE_WIDTHS
+from fhirserver.search.types.number import WIDTHS as NUMBER_WIDTHS
+from fhirserver.search.types.ranges import Range, filter_all
+
+NOTHING: Mapping[str, Any] = {"_id": {"$in": []}}
+_WIDTHS: Mapping[str, Sequence[Any]] = {"date": DATE_WIDTHS, "number": NUMBER_WIDTHS}
+_UPDATED = "_lastUpdated"
+
+
+def filter(clause: Clause) -> dict[str, Any]:
+    """The MongoDB filter of a clause. Raises TypeError for clauses that the store must replace first."""
+    if isinstance(clause, Leaf):
+        return _leaf(clause)
+    if isinstance(clause, And):
+        return _and(clause)
+    if isinstance(clause, Or):
+        return any_of([filter(part) for part in clause.clauses])
+    if isinstance(clause, Not):
+        return {"$nor": [filter(clause.clause)]}
+    if isinstance(clause, Missing):
+        return _missing(clause)
+    if isinstance(clause, Ids):
+        return {"i": {"$in": sorted(clause.ids)}} if len(clause.ids) != 1 else {"i": next(iter(clause.ids))}
+    if isinstance(clause, References):
+        return one_of(f"s.{clause.parameter}", sorted(clause.references))
+    if isinstance(clause, Nothing):
+        return dict(NOTHING)
+    raise TypeError(f"{type(clause).__name__} must be resolved by the store before it can be filtered")
+
+
+def _and(clause: And) -> dict[str, Any]:
+    """Searches on one date or number parameter are joined, so that they bound one index range together."""
+    groups: dict[tuple[str, str], list[tuple[Range, ...]]] = {}
+    rest: list[dict[str, Any]] = []
+    for part in clause.clauses:
+        if isinstance(part, Leaf) and part.type in _WIDTHS and part.parameter != _UPDATED:
+            groups.setdefault((part.parameter, part.type), []).append(part.values)
+        else:
+            rest.append(filter(part))
+    joined = [filter_all(parameter, ranges, _WIDTHS[type]) for (parameter, type), ranges in groups.items()]
+    return all_of(rest + joined)
+
+
+def _leaf(leaf: Leaf) -> dict[str, Any]:
+    if leaf.parameter == _UPDATED:
+        return any_of([_updated(value) for value in leaf.values])
+    if leaf.type in _WIDTHS:
+        return filter_all(leaf.parameter, [leaf.values], _WIDTHS[leaf.type])
+    return TYPES[leaf.type].filter(f"s.{leaf.parameter}", leaf.values, leaf.modifier)
+
+
+def _updated(range: Range) -> dict[str, Any]:
+    """A range asked of the instant of the version, which is a point."""
+    lo, hi = range.lo, range.hi
+    table: Mapping[str, dict[str, Any]] = {
+        "eq": {"t": {"$gte": lo, "$lte": hi}},
+        "ap": {"t": {"$gte": lo, "$lte": hi}},
+        "ne": {"$or": [{"t": {"$lt": lo}}, {"t": {"$gt": hi}}]},
+        "gt": {"t": {"$gt": hi}},
+        "sa": {"t": {"$gt": hi}},
+        "ge": {"t": {"$gte": lo}},
+        "lt": {"t": {"$lt": lo}},
+        "eb": {"t": {"$lt": lo}},
+        "le": {"t": {"$lte": hi}},
+    }
+    return table[range.prefix]
+
+
+def _missing(clause: Missing) -> dict[str, Any]:
+    if clause.parameter in ("_id", _UPDATED):
+        return dict(NOTHING) if clause.missing else {}
+    return {f"s.{clause.parameter}": {"$exists": not clause.missing}}
+
+
+def index_fields(clause: Clause) -> tuple[tuple[str, ...], ...]:
+    """The indexes that would help a clause: for each, its fields in order (to stand after the organization).
+
+    Not and missing=true are asked of what other clauses leave over: no index answers them.
+    """
+    if isinstance(clause, And | Or):
+        return tuple(dict.fromkeys(fields for part in clause.clauses for fields in index_fields(part)))
+    if isinstance(clause, Leaf):
+        if clause.parameter == _UPDATED:
+            return (("t",),)
+        return (TYPES[clause.type].fields(f"s.{clause.parameter}", clause.modifier),)
+    if isinstance(clause, References):
+        return ((f"s.{clause.parameter}",),)
+    if isinstance(clause, Missing) and not clause.missing and clause.parameter not in ("_id", _UPDATED):
+        return ((f"s.{clause.parameter}",),)
+    return ()

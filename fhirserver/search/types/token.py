@@ -1,0 +1,144 @@
+"""Token parameters: codes and identifiers, with or without their system; `:not`, `:text`, `:of-type`, `:in`, ...
+
+FHIR R4: search#token (matches are literal but not case-sensitive). s.<p>: "code", "system|code" and "system|", where "|code"
+says that there is no system; s.<p>:text: normal forms of texts; s.<p>:of-type: "system|code|value" of typed identifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fhirserver.search.text import any_of, normal, one_of, split, starts_with, unescape
+from fhirserver.search.types.model import Context, Found, SearchType, Values
+from fhirserver.search.types.string import key as least_and_greatest
+
+
+def _safe(text: str) -> str:
+    r"""A part of a stored token: a `|` inside it must not look like the one between system and code."""
+    if "|" in text or "\\" in text:
+        return text.replace("\\", "\\\\").replace("|", "\\|")
+    return text
+
+
+def stored(system: str | None, code: str | None) -> str:
+    """The stored form that a query for this system and code asks for. None is not said, system "" is no system."""
+    if system is None:
+        return _safe((code or "").casefold())
+    return f"{_safe(system)}|{_safe((code or '').casefold())}"
+
+
+def forms(system: Any, code: Any) -> Iterable[str]:
+    """Every stored form of a system and code."""
+    if not isinstance(code, str) or not code:
+        return (f"{_safe(system)}|",) if isinstance(system, str) and system else ()
+    bare = _safe(code.casefold())
+    if not isinstance(system, str) or not system:
+        return (bare, f"|{bare}")
+    prefix = _safe(system)
+    return (bare, f"{prefix}|{bare}", f"{prefix}|")
+
+
+def _concept(value: Mapping[str, Any], tokens: list[str], labels: list[str]) -> None:
+    for coding in value.get("coding") or ():
+        tokens.extend(forms(coding.get("system"), coding.get("code")))
+        if "display" in coding:
+            labels.append(coding["display"])
+    if "text" in value:
+        labels.append(value["text"])
+
+
+def _of_type(identifier: Mapping[str, Any]) -> Iterable[str]:
+    value = identifier.get("value")
+    if isinstance(value, str):
+        for coding in (identifier.get("type") or {}).get("coding") or ():
+            if isinstance(coding.get("code"), str):
+                yield f"{stored(coding.get('system') or '', coding['code'])}|{_safe(value.casefold())}"
+
+
+def index(name: str, values: Values, found: Found) -> None:
+    tokens: list[str] = []
+    labels: list[str] = []
+    typed: list[str] = []
+    for type, value in values:
+        if value.__class__ is dict:
+            if type == "CodeableConcept":
+                _concept(value, tokens, labels)
+            elif type == "Identifier":
+                tokens.extend(forms(value.get("system"), value.get("value")))
+                if "type" in value:
+                    typed.extend(_of_type(value))
+                    labels.append(value["type"].get("text"))
+            elif type == "Coding":
+                tokens.extend(forms(value.get("system"), value.get("code")))
+                labels.append(value.get("display"))
+            elif type == "ContactPoint":
+                tokens.extend(forms(value.get("system"), value.get("value")))
+            elif type == "Reference" and isinstance(value.get("identifier"), dict):
+                tokens.extend(forms(value["identifier"].get("system"), value["identifier"].get("value")))
+            else:
+                tokens.extend(forms(value.get("system"), value.get("code") or value.get("value")))
+        elif value is True or value is False:
+            tokens.extend(forms(None, "true" if value else "false"))
+        else:
+            tokens.extend(forms(None, str(value)))
+    found[name] = list(dict.fromkeys(tokens))
+    texts = [normal(label) for label in labels if isinstance(label, str)]
+    if texts:
+        found[f"{name}:text"] = list(dict.fromkeys(texts))
+    if typed:
+        found[f"{name}:of-type"] = list(dict.fromkeys(typed))
+
+
+def key(values: list[Any]) -> tuple[Any, Any] | None:
+    """The least and the greatest code, without systems."""
+    return least_and_greatest([value for value in values if "|" not in value])
+
+
+def parse(text: str, context: Context) -> str:
+    if context.modifier == "text":
+        value = normal(unescape(text, context.parameter))
+        if not value:
+            raise context.invalid("the text to look for is empty.")
+        return value
+    parts = [unescape(part, context.parameter) for part in split(text, "|")]
+    if context.modifier == "of-type":
+        if len(parts) != 3 or not parts[1] or not parts[2]:
+            raise context.invalid("write the type's system, its code and the identifier's value: system|code|value.")
+        return f"{stored(parts[0], parts[1])}|{_safe(parts[2].casefold())}"
+    if len(parts) > 2:
+        raise context.invalid("more than one | in a token; write \\| for one that belongs to the code.")
+    if not any(parts):
+        raise context.invalid("the value is empty; write code, system|code, system| or |code.")
+    return stored(None, parts[0]) if len(parts) == 1 else stored(parts[0], parts[1])
+
+
+def filter(path: str, operands: tuple[str, ...], modifier: str) -> dict[str, Any]:
+    if modifier == "text":
+        return any_of([starts_with(f"{path}:text", operand) for operand in operands])
+    return one_of(f"{path}:of-type" if modifier == "of-type" else path, list(operands))
+
+
+def matches(found: Mapping[str, Any], name: str, operands: tuple[str, ...], modifier: str) -> bool:
+    if modifier == "text":
+        return any(text.startswith(operand) for text in found.get(f"{name}:text", ()) for operand in operands)
+    values = found.get(f"{name}:of-type" if modifier == "of-type" else name, ())
+    return any(operand in values for operand in operands)
+
+
+def fields(path: str, modifier: str) -> tuple[str, ...]:
+    """The values, or the side field that the modifier asks."""
+    return (f"{path}:{modifier}",) if modifier in ("text", "of-type") else (path,)
+
+
+TOKEN = SearchType(
+    "token",
+    (),
+    ("not", "text", "in", "not-in", "above", "below", "of-type"),
+    index,
+    key,
+    parse,
+    filter,
+    matches,
+    fields,
+)
