@@ -48,7 +48,8 @@ class Unknown(Exception):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what one search may ask. length: characters of all names and values together; values: in one comma
-    list; chain: links of a chain or reverse chain; count: entries per page; types: resource types an open chain may try."""
+    list; chain: links of a chain or reverse chain; count: entries per page; types: resource types an open chain may
+    try."""
 
     pairs: int = 100
     length: int = 65_536
@@ -62,7 +63,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads criteria against the definitions. base: the FHIR base URL, so that absolute references to it are relative ones."""
+    """Reads criteria against the definitions. base: the FHIR base URL, so that absolute references to it are relative
+    ones."""
 
     definitions: Definitions
     base: str = ""

@@ -46,7 +46,8 @@ class _Compute:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """One way through a resource, and the FHIR type it ends at; `code_list` maps the codes a `code` may be to systems."""
+    """One way through a resource, and the FHIR type it ends at; `code_list` maps the codes a `code` may be to
+    systems."""
 
     type: str
     steps: tuple[_Get | _Where | _Compute, ...] = ()
@@ -56,8 +57,8 @@ class _Branch:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A compiled expression. `extract(node, resource)`; `first` has the JSON properties without one of which nothing comes
-    out, or None when that is not known."""
+    """A compiled expression. `extract(node, resource)`; `first` has the JSON properties without one of which nothing
+    comes out, or None when that is not known."""
 
     extract: Callable[[Any, Resource], list[Value]]
     first: frozenset[str] | None

@@ -1,7 +1,7 @@
 """The FHIRPath of SearchParameter expressions as a small syntax tree.
 
-FHIR R4: searchparameter#expression; the part of FHIRPath that search parameters use: paths, calls, indexers, `as`, `is`,
-unions, comparison, `and`, `or`.
+FHIR R4: searchparameter#expression; the part of FHIRPath that search parameters use: paths, calls, indexers, `as`,
+`is`, unions, comparison, `and`, `or`.
 """
 
 from __future__ import annotations
@@ -134,10 +134,7 @@ class _Reader:
     def postfix(self) -> Node:
         node = self.term(None)
         while self.peek() in (".", "["):
-            if self.take() == ".":
-                node = self.term(node)
-            else:
-                node = Item(node, self.index())
+            node = self.term(node) if self.take() == "." else Item(node, self.index())
         return node
 
     def index(self) -> int:
@@ -148,20 +145,20 @@ class _Reader:
         return int(number)
 
     def term(self, of: Node | None) -> Node:
-        token = self.take()
-        if token == "(" and of is None:
+        read = self.take()
+        if read == "(" and of is None:
             node = self.operations(0)
             self.take(")")
             return node
-        if token[0] == "'" and of is None:
-            return Literal(re.sub(r"\\(.)", r"\1", token[1:-1]))
-        if token.isdecimal() and of is None:
-            return Literal(int(token))
-        if token in ("true", "false") and of is None:
-            return Literal(token == "true")
-        if not (token[0].isalpha() or token[0] in "_%$`"):
+        if read[0] == "'" and of is None:
+            return Literal(re.sub(r"\\(.)", r"\1", read[1:-1]))
+        if read.isdecimal() and of is None:
+            return Literal(int(read))
+        if read in ("true", "false") and of is None:
+            return Literal(read == "true")
+        if not (read[0].isalpha() or read[0] in "_%$`"):
             raise self.refused()
-        name = token.strip("`")
+        name = read.strip("`")
         if self.peek() != "(":
             return Name(name, of)
         return Call(name, self.arguments(), of)

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class Entry:
     """The index entry of one resource.
 
-    search: field -> values, stored under `s.`: a parameter's code, or a side field such as `code:text`; a list, or (`date:w`)
-    a number. sort: parameter -> (least, greatest), stored under `k.` as {"lo", "hi"}.
+    search: field -> values, stored under `s.`: a parameter's code, or a side field such as `code:text`; a list, or
+    (`date:w`) a number. sort: parameter -> (least, greatest), stored under `k.` as {"lo", "hi"}.
     """
 
     search: dict[str, Any] = field(default_factory=dict)
@@ -53,23 +53,22 @@ _OF_THE_DOCUMENT = frozenset({"_id", "_lastUpdated"})
 def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
     """The function from a resource of `type` to its entry. A parameter that cannot be compiled is left out and logged.
 
-    base: the FHIR base URL (no slash at its end); absolute references that begin with it are indexed as relative ones too.
+    base: the FHIR base URL (no slash at its end); absolute references that begin with it are indexed as relative ones
+    too.
     """
     always: list[_Parameter] = []
-    by_property: dict[str, list[_Parameter]] = {}
+    by_property: dict[str, dict[_Parameter, None]] = {}
     for parameter, first in _parameters(definitions, type, base):
         if first is None:
             always.append(parameter)
         for name in first or ():
-            by_property.setdefault(name, []).append(parameter)
+            by_property.setdefault(name, {})[parameter] = None
 
     def index(resource: Resource) -> Entry:
         wanted = dict.fromkeys(always)
         for name in resource:
-            of_this = by_property.get(name)
-            if of_this is not None:
-                for parameter in of_this:
-                    wanted[parameter] = None
+            if name in by_property:
+                wanted.update(by_property[name])
         search: dict[str, Any] = {}
         sort: dict[str, tuple[Any, Any]] = {}
         for parameter in wanted:

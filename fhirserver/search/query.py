@@ -1,7 +1,8 @@
 """A parsed search: clauses that say which resources match, and what the answer is to look like.
 
-FHIR R4: search. Clauses are values: `mongo.filter` turns them into a MongoDB filter, `match.matches` asks them of index values
-in memory. Those that need the store (Chain, Has, Listed, NeedsCodes, NeedsHierarchy) are first replaced by it: `rewrite`.
+FHIR R4: search. Clauses are values: `mongo.filter` turns them into a MongoDB filter, `match.matches` asks them of
+index values in memory. Those that need the store (Chain, Has, Listed, NeedsCodes, NeedsHierarchy) are first replaced
+by it: `rewrite`.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A reference parameter points at a resource of `type` that the clause matches. The store replaces it by References."""
+    """A reference parameter points at a resource of `type` that the clause matches. The store replaces it by
+    References."""
 
     parameter: str
     type: str
@@ -84,8 +86,8 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Has:
-    """A resource of `type` that the clause matches points at this one with its reference parameter. The store replaces it
-    by Ids."""
+    """A resource of `type` that the clause matches points at this one with its reference parameter. The store
+    replaces it by Ids."""
 
     type: str
     parameter: str
@@ -101,8 +103,8 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class NeedsCodes:
-    """A token parameter related to a value set (modifier in, not-in: `url`) or to a code's ancestors or descendants (above,
-    below: `system`, `code`). The store finds the codes and replaces it by `with_codes`."""
+    """A token parameter related to a value set (modifier in, not-in: `url`) or to a code's ancestors or descendants
+    (above, below: `system`, `code`). The store finds the codes and replaces it by `with_codes`."""
 
     parameter: str
     modifier: str
@@ -128,7 +130,8 @@ Clause = (
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """One key of `_sort`. field: the scalar field in the store (`k.birthdate.lo`, `t`, `i`). Missing values come last."""
+    """One key of `_sort`. field: the scalar field in the store (`k.birthdate.lo`, `t`, `i`). Missing values come
+    last."""
 
     parameter: str
     field: str
@@ -137,8 +140,8 @@ class SortKey:
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """One _include or _revinclude: of resources of type `source`, what its reference parameter points at; `parameter` "*" is
-    every one. target: only resources of that type, "" any. iterate: also of what was included."""
+    """One _include or _revinclude: of resources of type `source`, what its reference parameter points at; `parameter`
+    "*" is every one. target: only resources of that type, "" any. iterate: also of what was included."""
 
     source: str
     parameter: str
@@ -206,8 +209,9 @@ def either(*clauses: Clause) -> Clause:
 
 
 def rewrite(clause: Clause, replacement: Callable[[Clause], Clause | None]) -> Clause:
-    """The clause with every part replaced for which `replacement` answers another; it is asked outermost first, and not about
-    the parts of what it replaced, nor about the clauses inside Chain and Has (which are about other resources)."""
+    """The clause with every part replaced for which `replacement` answers another; it is asked outermost first, and
+    not about the parts of what it replaced, nor about the clauses inside Chain and Has (which are about other
+    resources)."""
     replaced = replacement(clause)
     if replaced is not None:
         return replaced
@@ -241,7 +245,8 @@ def with_codes(needs: NeedsCodes, codes: Iterable[tuple[str | None, str]]) -> Cl
 
 
 def compartment(definitions: Definitions, compartment: str, id: str, type: str) -> Clause | None:
-    """The clause that a resource of `type` is in the compartment of `<compartment>/<id>`; None where that type never is.
+    """The clause that a resource of `type` is in the compartment of `<compartment>/<id>`; None where that type never
+    is.
 
     The focal resource is in its own compartment where the definition says so ({def}).
     """

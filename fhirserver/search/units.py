@@ -1,9 +1,9 @@
 """UCUM units in canonical form, so that 1 g and 1000 mg are found by one another.
 
-FHIR R4: search#quantity; UCUM. Conversion is done by the libraries ucumvert and pint, which take 0.4 s to load and half a
-millisecond a unit: they are loaded when the first unit is met that is not in the table of common ones, and every unit is
-asked once. Not converted: arbitrary units such as [IU] (no two are commensurable), logarithmic ones such as pH, and what the
-library does not know; these are found by their own code only.
+FHIR R4: search#quantity; UCUM. Conversion is done by the libraries ucumvert and pint, which take 0.4 s to load and
+half a millisecond a unit: they are loaded when the first unit is met that is not in the table of common ones, and
+every unit is asked once. Not converted: arbitrary units such as [IU] (no two are commensurable), logarithmic ones
+such as pH, and what the library does not know; these are found by their own code only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 UCUM = "http://unitsofmeasure.org"
@@ -69,7 +70,8 @@ COMMON: dict[str, tuple[float, str]] = {
 
 
 def canonical(value: float, code: str) -> tuple[float, str] | None:
-    """The value in the canonical unit, at 12 significant digits, and that unit; None for a unit that is not converted."""
+    """The value in the canonical unit, at 12 significant digits, and that unit; None for a unit that is not
+    converted."""
     found = COMMON.get(code)
     if found is not None:
         return _round(value * found[0]), found[1]
@@ -90,7 +92,7 @@ def _linear(code: str) -> tuple[float, float, str] | None:
         return None
     try:
         return _ask(code)
-    except Exception:  # whatever a hostile unit provokes in the libraries: it is then found by its own code only
+    except Exception:  # noqa: BLE001 - whatever a hostile unit provokes in the libraries: it is then found by its own code only
         _log.debug("a unit is not converted", exc_info=True)
         return None
 
@@ -127,6 +129,4 @@ def _name(items: Any) -> str:
 
 @cache
 def _registry() -> Any:
-    from ucumvert import PintUcumRegistry
-
-    return PintUcumRegistry()
+    return import_module("ucumvert").PintUcumRegistry()

@@ -1,6 +1,7 @@
 """Composite parameters: several values that must match in one and the same element.
 
-FHIR R4: search#composite. s.<p>: one document per element, {"a": [...], "b": [...]}: the index values of each component.
+FHIR R4: search#composite. s.<p>: one document per element, {"a": [...], "b": [...]}: the index values of each
+component.
 """
 
 from __future__ import annotations

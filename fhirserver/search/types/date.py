@@ -1,21 +1,23 @@
 """Date parameters: every date is the range of instants it covers, at the precision of milliseconds.
 
-FHIR R4: search#date. s.<p>: {"lo", "hi"} as UTC datetimes, closed; an open Period ends at the first or last instant there is.
+FHIR R4: search#date. s.<p>: {"lo", "hi"} as UTC datetimes, closed; an open Period ends at the first or last instant
+there is.
 """
 
 from __future__ import annotations
 
 import re
+from calendar import isleap, monthrange
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
-from fhirserver.search.text import unescape
+from fhirserver.fhir.problem import problem
+from fhirserver.search.text import any_of, unescape
 from fhirserver.search.types.model import Context, Found, SearchType, Values
 from fhirserver.search.types.ranges import (
     PREFIXES,
     Range,
-    any_of,
     element,
     matches_ranges,
     prefixed,
@@ -31,6 +33,7 @@ _DATE = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,12}))?)?(Z|[+-]\d\d:\d\d)?)?)?)?", re.ASCII
 )
 _TICK = timedelta(milliseconds=1)
+_NO_TIME = timedelta(0)
 
 
 def covered(text: str, zone: tzinfo = UTC) -> tuple[datetime, datetime]:
@@ -47,26 +50,31 @@ def covered(text: str, zone: tzinfo = UTC) -> tuple[datetime, datetime]:
         raise ValueError(text)
     micro = int(fraction[:3].ljust(3, "0")) * 1000 if fraction else 0
     start = datetime(int(year), int(month), int(day), int(hour), int(minute), whole, micro, place)
-    if fraction:
-        last = timedelta(0)
-    else:
-        last = (timedelta(seconds=1) if second else timedelta(minutes=1)) - _TICK
-    return _utc(start), _utc(start, last)
+    lasts = timedelta(seconds=1) if second else timedelta(minutes=1)
+    return _utc(start), _utc(start, _NO_TIME if fraction else lasts - _TICK)
+
+
+def bounds(text: str, parameter: str, zone: tzinfo = UTC) -> tuple[datetime, datetime]:
+    """`covered` for a value that a caller sent: raises Problem(invalid) that names the parameter."""
+    try:
+        return covered(text.replace(" ", "+"), zone)  # an unescaped + in a URL arrives as a space
+    except ValueError:
+        raise problem(
+            "invalid",
+            f"{parameter}: the value must be a date: YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.sss]][Z|+hh:mm].",
+            f"http.{parameter}",
+        ) from None
 
 
 def _days(year: int, month: str | None, day: str | None, zone: tzinfo) -> tuple[datetime, datetime]:
     start = datetime(year, int(month or 1), int(day or 1), tzinfo=zone)
     if day:
-        return _utc(start), _utc(start, timedelta(days=1) - _TICK)
-    if month:
-        days = (
-            (datetime(year + start.month // 12, start.month % 12 + 1, 1) - datetime(year, start.month, 1)).days
-            if ((year, start.month) != (9999, 12))
-            else 31
-        )
-        return _utc(start), _utc(start, timedelta(days=days) - _TICK)
-    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-    return _utc(start), _utc(start, timedelta(days=366 if leap else 365) - _TICK)
+        days = 1
+    elif month:
+        days = monthrange(year, start.month)[1]
+    else:
+        days = 366 if isleap(year) else 365
+    return _utc(start), _utc(start, timedelta(days=days) - _TICK)
 
 
 def _zone(offset: str | None, zone: tzinfo) -> tzinfo:
@@ -81,7 +89,7 @@ def _zone(offset: str | None, zone: tzinfo) -> tzinfo:
     return timezone(-distance if offset[0] == "-" else distance)
 
 
-def _utc(moment: datetime, later: timedelta = timedelta(0)) -> datetime:
+def _utc(moment: datetime, later: timedelta = _NO_TIME) -> datetime:
     """The moment in UTC, kept inside the years that a datetime can hold."""
     try:
         return moment.astimezone(UTC) + later
@@ -119,12 +127,7 @@ def index(name: str, values: Values, found: Found) -> None:
 
 def parse(text: str, context: Context) -> Range:
     prefix, rest = prefixed(unescape(text, context.parameter))
-    try:
-        lo, hi = covered(rest.replace(" ", "+"), context.zone)  # an unescaped + in a URL arrives as a space
-    except ValueError:
-        raise context.invalid(
-            "the value must be a date: [prefix]YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.sss]][Z|+hh:mm]."
-        ) from None
+    lo, hi = bounds(rest, context.parameter, context.zone)
     if prefix == "ap":
         middle = lo + (hi - lo) / 2
         slack = abs(context.now - middle) / 10

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from fhirserver.search.text import unescape
 from fhirserver.search.types.date import fields, filter, matches
-
 from fhirserver.search.types.model import Context, Found, SearchType, Values
 from fhirserver.search.types.ranges import PREFIXES, Range, prefixed, span, width_class
 
@@ -53,9 +51,9 @@ def index(name: str, values: Values, found: Found) -> None:
         found[f"{name}:w"] = 0 if key[0] == key[1] else width_class(*key, WIDTHS)
 
 
-def read(prefix: str, text: str, context: Context) -> tuple[Decimal, Decimal, Decimal]:
-    """A number as (value, least, upper limit) of what it stands for: 5.40 is 5.395 up to but not including 5.405, with ap a
-    tenth around it, and with the prefixes that compare it is itself alone."""
+def read(prefix: str, text: str, context: Context) -> tuple[Decimal, Decimal]:
+    """The least value and the upper limit of what a number stands for: 5.40 is 5.395 up to but not including 5.405,
+    with ap a tenth around it; with the prefixes that compare it is itself alone."""
     if not _NUMBER.fullmatch(text):
         raise context.invalid("the value must be a number: [prefix]digits[.digits][e[-]digits].")
     value = Decimal(text)
@@ -65,8 +63,8 @@ def read(prefix: str, text: str, context: Context) -> tuple[Decimal, Decimal, De
         exponent = value.as_tuple().exponent
         slack = Decimal((0, (5,), int(exponent) - 1))
     else:
-        return value, value, value
-    return value, value - slack, value + slack
+        return value, value
+    return value - slack, value + slack
 
 
 def bound(prefix: str, lo: float, hi: float) -> Range:
@@ -78,7 +76,7 @@ def bound(prefix: str, lo: float, hi: float) -> Range:
 
 def parse(text: str, context: Context) -> Range:
     prefix, rest = prefixed(unescape(text, context.parameter))
-    _, lo, hi = read(prefix, rest, context)
+    lo, hi = read(prefix, rest, context)
     return bound(prefix, float(lo), float(hi))
 
 

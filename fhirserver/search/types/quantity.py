@@ -1,8 +1,8 @@
 """Quantity parameters: a number with its unit, as written and in canonical UCUM form.
 
-FHIR R4: search#quantity. s.<p>: {"u", "lo", "hi"}, one for each way the unit may be asked for: "" any unit, "|mg" the code or
-the unit's name, "system|code", "=kg" canonical. A range that is not a point has "~" after its unit, so that both ends of a
-point bound an index.
+FHIR R4: search#quantity. s.<p>: {"u", "lo", "hi"}, one for each way the unit may be asked for: "" any unit, "|mg" the
+code or the unit's name, "system|code", "=kg" canonical. A range that is not a point has "~" after its unit, so that
+both ends of a point bound an index.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _units(lo: float, hi: float, unit: Mapping[str, Any]) -> Iterator[tuple[str,
 
 
 def index(name: str, values: Values, found: Found) -> None:
-    elements = {}
+    elements: dict[tuple[str, float, float], None] = {}
     for type, value in values:
         ends = _read(type, value) if isinstance(value, dict) else None
         if ends is not None and ends[0] <= ends[1]:
@@ -97,7 +97,7 @@ def parse(text: str, context: Context) -> Operand:
     if len(parts) not in (1, 3):
         raise context.invalid("write number|system|code; write \\| for a | inside a unit.")
     prefix, rest = prefixed(parts[0])
-    value, lo, hi = read(prefix, rest, context)
+    lo, hi = read(prefix, rest, context)
     if len(parts) == 1 or not (parts[1] or parts[2]):
         return Operand("", bound(prefix, float(lo), float(hi)))
     system, code = parts[1], parts[2]

@@ -1,8 +1,8 @@
 """Prefixes over ranges, for dates and numbers alike: what eq, ne, gt, lt, ge, le, sa, eb and ap say of two ranges.
 
-FHIR R4: search#prefix. Ranges are closed at both ends; index values are {"lo": .., "hi": ..}. The scalar keys of a parameter
-(k.<p>.lo, the least start; k.<p>.hi, the greatest end) decide lt and gt alone and bound all the others; s.<p>:w, the class
-of hi - lo, lets an index bound a range on both sides (see `bounded`).
+FHIR R4: search#prefix. Ranges are closed at both ends; index values are {"lo": .., "hi": ..}. The scalar keys of a
+parameter (k.<p>.lo, the least start; k.<p>.hi, the greatest end) decide lt and gt alone and bound all the others;
+s.<p>:w, the class of hi - lo, lets an index bound a range on both sides (see `bounded`).
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def bounded(parameter: str, bound: Bounds, widths: Sequence[Any]) -> dict[str, A
     """The MongoDB condition of bounds on the scalar keys.
 
     hi >= a bounds lo only together with how wide lo..hi is: so every width class is asked for lo >= a - width, each a
-    tight range of the index (s.<p>:w, k.<p>.lo, k.<p>.hi). `widths` are the greatest widths of the classes 0, 1, ...; one
-    class more has no limit.
+    tight range of the index (s.<p>:w, k.<p>.lo, k.<p>.hi). `widths` are the greatest widths of the classes 0, 1, ...;
+    one class more has no limit.
     """
     lo, hi, width = f"k.{parameter}.lo", f"k.{parameter}.hi", f"s.{parameter}:w"
     most = {bound.most[0]: bound.most[1]} if bound.most else {}

@@ -1,7 +1,7 @@
 """Reference parameters: by id, type and id, absolute URL, version, canonical URL; `:identifier` and `:[type]`.
 
-FHIR R4: search#reference. s.<p>: "Patient/1" (also "Patient/1/_history/2" where a version is given) or the absolute URL;
-canonicals as "url" and "url|version"; s.<p>:identifier: the tokens of Reference.identifier.
+FHIR R4: search#reference. s.<p>: "Patient/1" (also "Patient/1/_history/2" where a version is given) or the absolute
+URL; canonicals as "url" and "url|version"; s.<p>:identifier: the tokens of Reference.identifier.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
 
 
 def indexer(base: str) -> Callable[[str, Values, Found], None]:
-    """The index function of a server whose absolute references begin with `base`; they are indexed as relative ones too."""
+    """The index function of a server whose absolute references begin with `base`; they are indexed as relative ones
+    too."""
     own = f"{base}/" if base else ""
 
     def index(name: str, values: Values, found: Found) -> None:

@@ -1,7 +1,8 @@
 """Token parameters: codes and identifiers, with or without their system; `:not`, `:text`, `:of-type`, `:in`, ...
 
-FHIR R4: search#token (matches are literal but not case-sensitive). s.<p>: "code", "system|code" and "system|", where "|code"
-says that there is no system; s.<p>:text: normal forms of texts; s.<p>:of-type: "system|code|value" of typed identifiers.
+FHIR R4: search#token (matches are literal but not case-sensitive). s.<p>: "code", "system|code" and "system|", where
+"|code" says that there is no system; s.<p>:text: normal forms of texts; s.<p>:of-type: "system|code|value" of typed
+identifiers.
 """
 
 from __future__ import annotations
@@ -39,51 +40,58 @@ def forms(system: Any, code: Any) -> Iterable[str]:
     return (bare, f"{prefix}|{bare}", f"{prefix}|")
 
 
-def _concept(value: Mapping[str, Any], tokens: list[str], labels: list[str]) -> None:
+def _concept(value: Mapping[str, Any], tokens: list[str], labels: list[Any], typed: list[str]) -> None:
     for coding in value.get("coding") or ():
         tokens.extend(forms(coding.get("system"), coding.get("code")))
-        if "display" in coding:
-            labels.append(coding["display"])
-    if "text" in value:
-        labels.append(value["text"])
+        labels.append(coding.get("display"))
+    labels.append(value.get("text"))
 
 
-def _of_type(identifier: Mapping[str, Any]) -> Iterable[str]:
-    value = identifier.get("value")
-    if isinstance(value, str):
-        for coding in (identifier.get("type") or {}).get("coding") or ():
-            if isinstance(coding.get("code"), str):
-                yield f"{stored(coding.get('system') or '', coding['code'])}|{_safe(value.casefold())}"
+def _coding(value: Mapping[str, Any], tokens: list[str], labels: list[Any], typed: list[str]) -> None:
+    tokens.extend(forms(value.get("system"), value.get("code")))
+    labels.append(value.get("display"))
+
+
+def _identifier(value: Mapping[str, Any], tokens: list[str], labels: list[Any], typed: list[str]) -> None:
+    system, text, type = value.get("system"), value.get("value"), value.get("type")
+    tokens.extend(forms(system, text))
+    if isinstance(type, dict):
+        labels.append(type.get("text"))
+        for coding in type.get("coding") or ():
+            if isinstance(coding.get("code"), str) and isinstance(text, str):
+                typed.append(f"{stored(coding.get('system') or '', coding['code'])}|{_safe(text.casefold())}")
+
+
+def _reference(value: Mapping[str, Any], tokens: list[str], labels: list[Any], typed: list[str]) -> None:
+    if isinstance(value.get("identifier"), dict):
+        _identifier(value["identifier"], tokens, labels, typed)
+
+
+def _other(value: Mapping[str, Any], tokens: list[str], labels: list[Any], typed: list[str]) -> None:
+    tokens.extend(forms(value.get("system"), value.get("code") or value.get("value")))
+
+
+_READ = {
+    "CodeableConcept": _concept,
+    "Coding": _coding,
+    "Identifier": _identifier,
+    "Reference": _reference,
+}
 
 
 def index(name: str, values: Values, found: Found) -> None:
     tokens: list[str] = []
-    labels: list[str] = []
+    labels: list[Any] = []
     typed: list[str] = []
     for type, value in values:
         if value.__class__ is dict:
-            if type == "CodeableConcept":
-                _concept(value, tokens, labels)
-            elif type == "Identifier":
-                tokens.extend(forms(value.get("system"), value.get("value")))
-                if "type" in value:
-                    typed.extend(_of_type(value))
-                    labels.append(value["type"].get("text"))
-            elif type == "Coding":
-                tokens.extend(forms(value.get("system"), value.get("code")))
-                labels.append(value.get("display"))
-            elif type == "ContactPoint":
-                tokens.extend(forms(value.get("system"), value.get("value")))
-            elif type == "Reference" and isinstance(value.get("identifier"), dict):
-                tokens.extend(forms(value["identifier"].get("system"), value["identifier"].get("value")))
-            else:
-                tokens.extend(forms(value.get("system"), value.get("code") or value.get("value")))
+            _READ.get(type, _other)(value, tokens, labels, typed)
         elif value is True or value is False:
             tokens.extend(forms(None, "true" if value else "false"))
         else:
             tokens.extend(forms(None, str(value)))
     found[name] = list(dict.fromkeys(tokens))
-    texts = [normal(label) for label in labels if isinstance(label, str)]
+    texts = [normal(label) for label in labels if label.__class__ is str]
     if texts:
         found[f"{name}:text"] = list(dict.fromkeys(texts))
     if typed:

@@ -46,7 +46,7 @@ def filter(path: str, operands: tuple[str, ...], modifier: str) -> dict[str, Any
         return one_of(path, list(dict.fromkeys(url for operand in operands for url in ancestors(operand))))
     if modifier == "below":
         bare = [operand.rstrip("/") for operand in operands]
-        return any_of([c for url in bare for c in ({path: url}, starts_with(path, f"{url}/"))])
+        return any_of([one_of(path, bare), *(starts_with(path, f"{url}/") for url in bare)])
     return one_of(path, list(operands))
 
 
