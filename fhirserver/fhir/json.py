@@ -1,4 +1,5 @@
-"""FHIR JSON text to Python values and back, losing nothing: decimals keep their digits (`1.00`), properties their order.
+"""FHIR JSON text to Python values and back, losing nothing: decimals keep their digits (`1.00`), properties their
+order.
 
 FHIR R4: json, datatypes#decimal (the precision of a decimal has meaning, so it must survive).
 """
@@ -17,7 +18,9 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def decode(data: bytes | str) -> Any:
-    """The value of a JSON text. Raises Problem(structure) for text that is not JSON, not UTF-8 or nested beyond reason."""
+    """The value of a JSON text. Raises Problem(structure) for text that is not JSON, not UTF-8 or nested beyond
+    reason.
+    """
     try:
         return _decoder.decode(data)
     except RecursionError:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Issue type -> HTTP status. 400: cannot be parsed or is structurally wrong; 422: understood, but breaks a profile or a rule.
+# Issue type -> HTTP status. 400: cannot be parsed or is structurally wrong; 422: understood, but breaks a profile
+# or a rule.
 STATUS: Mapping[str, int] = {
     "invalid": 400,
     "structure": 400,
@@ -57,9 +58,11 @@ class Issue:
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """Something the caller must hear about. Raised anywhere, rendered once: as HTTP, as a Bundle entry, as an HL7v2 ACK.
+    """Something the caller must hear about. Raised anywhere, rendered once: as HTTP, as a Bundle entry, as an HL7v2
+    ACK.
 
-    `status` overrides the table for the rare issue type that serves two codes; `headers` are HTTP headers the answer carries
+    `status` overrides the table for the rare issue type that serves two codes; `headers` are HTTP headers the
+    answer carries
     (`WWW-Authenticate`, `Retry-After`, `Allow`).
     """
 
@@ -76,7 +79,9 @@ class Problem(Exception):
 def problem(
     code: str, diagnostics: str, *expression: str, status: int = 0, headers: Mapping[str, str] | None = None
 ) -> Problem:
-    """A Problem with one issue: `raise problem("required", "Subscription.criteria is missing", "Subscription.criteria")`."""
+    """A Problem with one issue: `raise problem("required", "Subscription.criteria is missing",
+    "Subscription.criteria")`.
+    """
     return Problem((Issue(code, diagnostics, expression),), status=status, headers=headers or {})
 
 

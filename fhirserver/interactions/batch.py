@@ -1,0 +1,282 @@
+"""The batch and transaction interactions. FHIR R4: http#transaction, http#trules, http#brules.
+
+A batch runs its entries one by one, each standing for itself. A transaction runs them in the order DELETE, POST,
+PUT and PATCH, GET inside
+one database transaction: all or nothing, and the refusal names the entry.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir import Resource
+from fhirserver.fhir.json import decode
+from fhirserver.fhir.problem import Issue, Problem, outcome, problem
+from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
+from fhirserver.interactions.search import matching, prepare
+from fhirserver.interactions.write import instant_text
+
+MOST_ENTRIES = 5_000
+ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
+REASONS = {200: "200 OK", 201: "201 Created", 204: "204 No Content", 304: "304 Not Modified"}
+LOCAL = re.compile(r"urn:(uuid|oid):")
+CONDITIONAL = re.compile(r"([A-Z][A-Za-z]{1,60})\?(.{1,2000})\Z", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One entry: its index in the Bundle, its request, and the fullUrl that others refer to it by."""
+
+    index: int
+    request: Request
+    full_url: str
+    assigned: str | None = None
+    response: Response | None = None
+
+
+def bundle(server: Server, request: Request, access: Access) -> Response:
+    """Runs a Bundle of type batch or transaction and answers the Bundle of responses, in the order of the entries."""
+    given = request.body
+    if not isinstance(given, dict) or given.get("resourceType") != "Bundle":
+        raise problem("structure", "POST to the base takes a Bundle of type batch or transaction.", "resourceType")
+    kind = given.get("type")
+    if kind not in ("batch", "transaction"):
+        hint = " Send messages to $process-message." if kind == "message" else ""
+        raise problem(
+            "value", f"The Bundle's type is {kind!r}; batch and transaction are possible here.{hint}", "Bundle.type"
+        )
+    listed = given.get("entry", [])
+    if not isinstance(listed, list):
+        raise problem("structure", "Bundle.entry must be an array.", "Bundle.entry")
+    if len(listed) > MOST_ENTRIES:
+        raise problem("too-long", f"A Bundle may have at most {MOST_ENTRIES} entries.", "Bundle.entry")
+    responses = (
+        _batch(server, request, access, listed) if kind == "batch" else _transaction(server, request, access, listed)
+    )
+    answer: Resource = {"resourceType": "Bundle", "type": f"{kind}-response"}
+    if responses:
+        answer["entry"] = responses
+    return Response(200, resource=answer)
+
+
+def _batch(server: Server, request: Request, access: Access, listed: list[Any]) -> list[Resource]:
+    answers = []
+    for index, element in enumerate(listed):
+        try:
+            entry = _entry(server, request, element, index)
+            response = server.perform(server, entry.request, access)
+            answers.append(_answer(request, entry, response))
+        except Problem as error:
+            server.audit(server, request, error)
+            answers.append({"response": {"status": str(error.status), "outcome": outcome(error.issues)}})
+    return answers
+
+
+def _transaction(server: Server, request: Request, access: Access, listed: list[Any]) -> list[Resource]:
+    entries = [_entry(server, request, element, index) for index, element in enumerate(listed)]
+    _refuse_twice(entries)
+    for type in {entry.request.type for entry in entries if entry.request.type}:
+        if type in server.definitions.resource_types:
+            server.store.database.current(type)
+
+    def work(session: Any) -> list[Entry]:
+        unit = Unit(server.store, session)
+        return _run(server, replace(request, unit=unit), access, entries, unit)
+
+    done: list[Entry] = server.store.transaction(work)
+    return [_answer(request, entry, entry.response or Response(200)) for entry in done]
+
+
+def _run(server: Server, request: Request, access: Access, entries: list[Entry], unit: Unit) -> list[Entry]:
+    """Runs the entries in the specification's order and answers them in the Bundle's."""
+    entries = [replace(entry, request=replace(entry.request, unit=unit)) for entry in entries]
+    names = _assign(server, request, access, entries)
+    for entry in sorted(entries, key=lambda each: (ORDER[each.request.facts["method"]], each.index)):
+        try:
+            asked = replace(entry.request, body=_resolved(server, request, access, entry.request.body, names))
+            if entry.request.facts["method"] == "GET":
+                unit.flush()
+            entry.response = server.perform(server, replace(asked, assigned=entry.assigned), access)
+        except Problem as error:
+            raise _in_entry(error, entry.index) from None
+    unit.flush()
+    return entries
+
+
+def _assign(server: Server, request: Request, access: Access, entries: list[Entry]) -> dict[str, str]:
+    """fullUrl -> Type/id for every entry that creates or names a resource; creates get their ids before anything
+    runs.
+    """
+    names: dict[str, str] = {}
+    for entry in entries:
+        asked = entry.request
+        if not entry.full_url or not asked.type:
+            continue
+        if asked.interaction == "create":
+            entry.assigned = _existing(server, asked, access, asked.preconditions.if_none_exist) or server.new_id()
+            names[entry.full_url] = f"{asked.type}/{entry.assigned}"
+        elif asked.interaction == "conditional-update":
+            criteria = "&".join(f"{name}={value}" for name, value in asked.query)
+            given = asked.body.get("id") if isinstance(asked.body, dict) else None
+            entry.assigned = _existing(server, asked, access, criteria) or given or server.new_id()
+            names[entry.full_url] = f"{asked.type}/{entry.assigned}"
+        elif asked.id:
+            names[entry.full_url] = f"{asked.type}/{asked.id}"
+    return names
+
+
+def _existing(server: Server, request: Request, access: Access, criteria: str | None) -> str | None:
+    if criteria is None:
+        return None
+    pairs = tuple(parse_qsl(criteria.rpartition("?")[2], keep_blank_values=True))
+    query = prepare(server, request, request.type or "", pairs)
+    found = matching(server, access, query, request.session, limit=2)
+    return found[0].id if len(found) == 1 else None
+
+
+def _resolved(server: Server, request: Request, access: Access, value: Any, names: dict[str, str]) -> Any:
+    """The value with references to other entries, and conditional references, replaced by Type/id."""
+    if isinstance(value, dict):
+        return {
+            key: _reference(server, request, access, each, names)
+            if key == "reference" and isinstance(each, str)
+            else _resolved(server, request, access, each, names)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_resolved(server, request, access, each, names) for each in value]
+    if isinstance(value, str) and value in names and LOCAL.match(value):
+        return names[value]
+    return value
+
+
+def _reference(server: Server, request: Request, access: Access, text: str, names: dict[str, str]) -> str:
+    url, hash, fragment = text.partition("#")
+    if url in names:
+        return names[url] + hash + fragment
+    conditional = CONDITIONAL.match(text)
+    if not conditional:
+        return text
+    type, criteria = conditional.groups()
+    access.require(type, "s")
+    pairs = tuple(parse_qsl(criteria, keep_blank_values=True))
+    if request.unit:
+        request.unit.flush()
+    found = matching(server, access, prepare(server, request, type, pairs), request.session, limit=2)
+    if len(found) != 1:
+        how = "nothing matches" if not found else "more than one resource matches"
+        raise problem(
+            "multiple-matches", f"The conditional reference {type}?... cannot be resolved: {how}.", status=412
+        )
+    return f"{type}/{found[0].id}"
+
+
+def _entry(server: Server, outer: Request, element: Any, index: int) -> Entry:
+    where = f"Bundle.entry[{index}]"
+    asked = element.get("request") if isinstance(element, dict) else None
+    if not isinstance(asked, dict):
+        raise problem("required", f"Entry {index} has no request with method and url.", f"{where}.request")
+    method, url = asked.get("method"), asked.get("url")
+    if method not in ORDER or not isinstance(url, str):
+        raise problem(
+            "value",
+            f"Entry {index}: request.method must be one of {', '.join(ORDER)} and request.url a text.",
+            f"{where}.request",
+        )
+    try:
+        request = _request(server, outer, element, asked, "GET" if method == "HEAD" else method, url)
+    except Problem as error:
+        raise _in_entry(error, index) from None
+    full_url = element.get("fullUrl")
+    return Entry(index, request, full_url if isinstance(full_url, str) else "")
+
+
+def _request(server: Server, outer: Request, element: Any, asked: Any, method: str, url: str) -> Request:
+    path, _, search = url.removeprefix(outer.base).partition("?")
+    row, values = server.locate(method, unquote(path))
+    if row.code == "transaction":
+        raise problem("not-supported", "A Bundle inside a Bundle is not run.")
+    query: Pairs = tuple(parse_qsl(search, keep_blank_values=True))
+    conditions = Preconditions(
+        if_match=_tag(asked.get("ifMatch")),
+        if_none_match=_tag(asked.get("ifNoneMatch")),
+        if_none_exist=asked.get("ifNoneExist") if isinstance(asked.get("ifNoneExist"), str) else None,
+    )
+    return replace(
+        outer,
+        interaction=row.code,
+        type=values.get("type"),
+        id=values.get("id"),
+        vid=values.get("vid"),
+        operation=values.get("operation"),
+        member=values.get("member"),
+        query=query,
+        body=_patch_body(element.get("resource")) if method == "PATCH" else element.get("resource"),
+        preconditions=conditions,
+        facts={**outer.facts, "method": method, "path": path},
+    )
+
+
+def _patch_body(resource: Any) -> Any:
+    """A JSON Patch travels in a Bundle as a Binary (http#patch); a FHIRPath Patch as Parameters."""
+    if isinstance(resource, dict) and resource.get("resourceType") == "Binary":
+        return decode(b64decode(str(resource.get("data", ""))))
+    return resource
+
+
+def _refuse_twice(entries: list[Entry]) -> None:
+    """Two entries may not write the same resource (http#trules), nor carry the same fullUrl."""
+    written: set[str] = set()
+    for entry in entries:
+        asked = entry.request
+        names = [f"{asked.type}/{asked.id}"] if asked.id and asked.facts["method"] in ("PUT", "PATCH", "DELETE") else []
+        if entry.full_url and asked.interaction == "create":
+            names.append(entry.full_url)
+        for name in names:
+            if name in written:
+                raise _in_entry(
+                    problem("duplicate", f"{name} is written twice in this transaction.", status=400), entry.index
+                )
+            written.add(name)
+
+
+def _in_entry(error: Problem, index: int) -> Problem:
+    """The Problem with the entry named in each issue: in its text, and before its expression."""
+    where = f"Bundle.entry[{index}]"
+    issues = tuple(
+        Issue(
+            issue.code,
+            f"Entry {index}: {issue.diagnostics}",
+            tuple(f"{where}.resource.{path}" for path in issue.expression) or (where,),
+            issue.severity,
+        )
+        for issue in error.issues
+    )
+    return Problem(issues, status=error.status, headers=error.headers)
+
+
+def _answer(request: Request, entry: Entry, response: Response) -> Resource:
+    said: Resource = {"status": REASONS.get(response.status, str(response.status))}
+    if response.location:
+        said["location"] = response.location
+    if response.version is not None:
+        said["etag"] = f'W/"{response.version}"'
+    if response.instant is not None:
+        said["lastModified"] = instant_text(response.instant)
+    answer: Resource = {"response": said}
+    shown = response.resource or (decode(response.text) if response.text else None)
+    wanted = request.prefer.returned in ("representation", "OperationOutcome") or entry.request.facts["method"] == "GET"
+    if shown and shown.get("resourceType") == "OperationOutcome" and entry.request.facts["method"] != "GET":
+        said["outcome"] = shown
+    elif shown and (wanted or response.once):
+        answer = {"resource": shown, **answer}
+    return answer
+
+
+def _tag(text: Any) -> str | None:
+    return str(text).removeprefix("W/").strip('"') if text else None

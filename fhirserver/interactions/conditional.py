@@ -1,0 +1,134 @@
+"""Conditional create, update, patch and delete. FHIR R4: http#ccreate, http#cond-update, http#cdelete.
+
+Race-free: the transaction first touches a lock document named by (organization, type, criteria), then searches,
+then writes. Of
+two with the same criteria the second is retried by the database and finds what the first has written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from urllib.parse import parse_qsl
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir.problem import Issue, outcome, problem
+from fhirserver.interactions import patch as patching
+from fhirserver.interactions import write
+from fhirserver.interactions.model import Pairs, Request, Response, Server, Unit
+from fhirserver.interactions.read import answer as show
+from fhirserver.interactions.search import matching, prepare
+from fhirserver.store.model import Stored
+
+MOST_DELETED = 1_000
+Work = Callable[[Request, list[Stored]], Response]
+
+
+def create(server: Server, request: Request, access: Access) -> Response:
+    """A create; with If-None-Exist only when nothing matches: one match is answered 200 with it, several are 412."""
+    criteria = request.preconditions.if_none_exist
+    if criteria is None:
+        return write.create(server, request, access)
+    access.require(request.type or "", "s")
+
+    def work(inner: Request, found: list[Stored]) -> Response:
+        if found:
+            return replace(show(server, inner, found[0]), location=_location(inner, found[0]))
+        return write.create(server, inner, access)
+
+    return _settled(server, request, access, criteria_pairs(criteria), work)
+
+
+def update(server: Server, request: Request, access: Access) -> Response:
+    """An update of the one resource that matches; a create when none does; 412 when several do.
+
+    An id in the body must be the match's; with no match, the resource is created under it.
+    """
+    resource = write.body(server, request)
+
+    def work(inner: Request, found: list[Stored]) -> Response:
+        given = resource.get("id")
+        if found:
+            if given not in (None, found[0].id):
+                raise problem(
+                    "value", f"The criteria match {request.type}/{found[0].id}, the body's id is another.", "id"
+                )
+            return write.update(server, replace(inner, id=found[0].id), access)
+        access.require(request.type or "", "c")
+        if given is not None:
+            return write.update(server, replace(inner, id=given), access)
+        return write.create(server, inner, access)
+
+    return _settled(server, request, access, _criteria(request), work)
+
+
+def patch(server: Server, request: Request, access: Access) -> Response:
+    """A patch of the one resource that matches; 404 when none does, 412 when several do."""
+
+    def work(inner: Request, found: list[Stored]) -> Response:
+        if not found:
+            raise problem("not-found", f"No {request.type} matches the criteria; nothing was patched.")
+        return patching.patch(server, replace(inner, id=found[0].id), access)
+
+    return _settled(server, request, access, _criteria(request), work)
+
+
+def delete(server: Server, request: Request, access: Access) -> Response:
+    """A delete of the one resource that matches; 412 when several do. Nothing to delete is success."""
+
+    def work(inner: Request, found: list[Stored]) -> Response:
+        for version in found:
+            write.remove(server, inner, access, version)
+        text = f"{len(found)} {request.type} deleted."
+        return Response(200, resource=outcome([Issue("informational", text, (), "information")]))
+
+    return _settled(server, request, access, _criteria(request), work)
+
+
+def criteria_pairs(text: str) -> Pairs:
+    """The pairs of a search string, as in If-None-Exist; a leading `Type?` or `?` is left out."""
+    query = text.partition("?")[2] if "?" in text else text
+    pairs = tuple(parse_qsl(query, keep_blank_values=True))
+    if not pairs:
+        raise problem(
+            "invalid", "A conditional interaction needs search criteria, as in identifier=http://example.org|1."
+        )
+    return pairs
+
+
+def _criteria(request: Request) -> Pairs:
+    pairs = tuple(pair for pair in request.query if pair[0] not in ("_format", "_pretty"))
+    if not pairs:
+        raise problem(
+            "invalid", f"{request.interaction} on the type needs search criteria in the URL, or an id in the path."
+        )
+    return pairs
+
+
+def _settled(server: Server, request: Request, access: Access, criteria: Pairs, work: Work) -> Response:
+    type = request.type or ""
+    key = "&".join(f"{name}={value}" for name, value in sorted(criteria))
+    query = prepare(server, request, type, criteria)
+
+    def inside(unit: Unit) -> Response:
+        inner = replace(request, unit=unit, query=())
+        unit.flush()
+        server.store.lock(unit.session, request.organization, type, key)
+        found = matching(server, access, query, unit.session, limit=2)
+        if len(found) > 1:
+            raise problem(
+                "multiple-matches", f"More than one {type} matches the criteria; make them more selective.", status=412
+            )
+        response = work(inner, found)
+        unit.flush()
+        return response
+
+    server.store.prepare_lock(request.organization, type, key, server.now())
+    if request.unit is not None:
+        return inside(request.unit)
+    response: Response = server.store.transaction(lambda session: inside(Unit(server.store, session)))
+    return response
+
+
+def _location(request: Request, version: Stored) -> str:
+    return f"{request.base}/{version.type}/{version.id}/_history/{version.version}"

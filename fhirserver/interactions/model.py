@@ -1,0 +1,172 @@
+"""The values of an interaction: what was asked, what is answered, and what the server is made of.
+
+FHIR R4: http. None of them knows HTTP: a web request, a Bundle entry and a message look the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from fhirserver.auth.access import Access
+from fhirserver.auth.principal import Principal
+from fhirserver.fhir import Resource
+from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.problem import Issue
+from fhirserver.rules.model import Context, Rule
+from fhirserver.store.database import Session
+from fhirserver.store.model import Change
+from fhirserver.store.resources import Store
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditions:
+    """If-Match and If-None-Match as version ids (`*` allowed), If-Modified-Since, and If-None-Exist as a search
+    string.
+    """
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+    if_modified_since: datetime | None = None
+    if_none_exist: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """The Prefer header: `return` (minimal | representation | OperationOutcome, "" where unsaid) and `handling`."""
+
+    returned: str = ""
+    strict: bool = False
+
+
+@dataclass(slots=True)
+class Unit:
+    """A transaction under way: its session, and the changes not yet sent (together they need fewer round trips)."""
+
+    store: Store
+    session: Session
+    changes: list[Change] = field(default_factory=list)
+
+    def flush(self) -> None:
+        """Sends the changes, so that reads and searches in this transaction see them."""
+        changes, self.changes = self.changes, []
+        self.store.commit(changes, session=self.session)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One interaction asked for. `organization` is the organization key of the base, `base` its absolute URL."""
+
+    interaction: str
+    organization: str
+    base: str
+    principal: Principal
+    type: str | None = None
+    id: str | None = None
+    vid: str | None = None
+    operation: str | None = None
+    member: str | None = None
+    query: Pairs = ()
+    body: Any = None
+    preconditions: Preconditions = field(default_factory=Preconditions)
+    prefer: Prefer = field(default_factory=Prefer)
+    unit: Unit | None = None
+    assigned: str | None = None
+    """The id a create is to use, where a transaction has given it one already."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the audit record needs beside the rest: request id, method, url, remote address."""
+
+    @property
+    def session(self) -> Session | None:
+        """The database session of the transaction this runs in, if any."""
+        return self.unit.session if self.unit else None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is answered: a resource, or the JSON text of one as it is stored, or nothing."""
+
+    status: int
+    resource: Resource | None = None
+    text: str | None = None
+    version: int | None = None
+    instant: datetime | None = None
+    location: str | None = None
+    warnings: Sequence[Issue] = ()
+    once: bool = False
+    """Whether the resource holds what is shown this once only (a secret), so that no preference may leave it out."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Operation = Callable[["Server", Request, Access], Response]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRow:
+    """One operation: where it may be called and which function of which room answers it."""
+
+    name: str
+    types: tuple[str, ...]
+    levels: tuple[str, ...]
+    letter: str
+    function: Operation
+    affects_state: bool = True
+    bases: tuple[str, ...] = ("registry", "organization")
+    definition: str = ""
+    """The canonical URL of its OperationDefinition."""
+
+
+class Enqueue(Protocol):
+    """Puts a job into the queue: its name and the ids it works on, never a resource."""
+
+    def __call__(self, name: str, *ids: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Server:
+    """What interactions work with. Built once by the composition root; `definitions` is replaced when the
+    generation moves.
+    """
+
+    store: Store
+    definitions: Definitions
+    rebuild: Callable[[int], Definitions]
+    rules: Mapping[str, Rule]
+    operations: Mapping[str, OperationRow]
+    access: Callable[[Server, Principal, str], Access]
+    context: Callable[[Server, Principal, str], Context]
+    enqueue: Enqueue
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
+    audit: Callable[[Server, Request, Response | Exception], None]
+    locate: Callable[[str, str], tuple[Any, dict[str, str]]]
+    """The interactions table's router: method and path below the base -> row and the path's parts."""
+    perform: Callable[[Server, Request, Access], Response]
+    """Runs an interaction with an access already decided: an entry of a Bundle."""
+    capability: Mapping[str, Resource]
+    """The CapabilityStatements under capability/ that say which types a base serves: `registry` and `organization`."""
+    public_url: str
+    software: str
+    cursor_key: bytes
+    page_size: int = 50
+    page_size_limit: int = 1000
+    total_bound: int = 10_000
+    caches: dict[str, Any] = field(default_factory=dict)
+    """What is compiled from the definitions, by name; emptied whenever they are rebuilt."""
+
+    def refresh(self) -> None:
+        """Rebuilds the definitions if another process (or this one) has changed what they are compiled from."""
+        generation = self.store.generation()
+        if generation != self.definitions.generation:
+            self.definitions = self.rebuild(generation)
+            self.caches.clear()
+
+    def base(self, organization: str) -> str:
+        """The absolute base URL of an organization key."""
+        if organization == "registry":
+            return f"{self.public_url}/1/health/fhir/4"
+        return f"{self.public_url}/1/health/organizations/{organization}/fhir/4"

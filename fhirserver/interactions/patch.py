@@ -1,0 +1,67 @@
+"""The patch interaction: JSON Patch (RFC 6902) and FHIRPath Patch. FHIR R4: http#patch, fhirpatch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonpatch import JsonPatch, JsonPatchException
+from jsonpointer import JsonPointerException
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
+from fhirserver.fhir.patch import apply as fhirpath_patch
+from fhirserver.fhir.problem import problem
+from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.interactions.read import current
+from fhirserver.interactions.write import answer, persist, require_match, store
+
+MOST_STEPS = 1_000
+MOST_BYTES = 16 * 1024 * 1024
+
+
+def patch(server: Server, request: Request, access: Access) -> Response:
+    """Applies the patch to the current version and stores the result, validated like any update.
+
+    Raises Problem: not-found, deleted, invalid (a patch that is malformed), processing (one that does not apply).
+    """
+    assert request.type
+    assert request.id
+
+    def attempt() -> Response:
+        previous = current(server, access, request.type or "", request.id or "", request)
+        require_match(request, previous)
+        before = previous.resource()
+        after = _applied(server, before, request.body)
+        if not isinstance(after, dict) or any(after.get(name) != before.get(name) for name in ("resourceType", "id")):
+            raise problem("processing", "A patch may not change resourceType or id.")
+        written = store(server, request, access, after, previous, previous.id, "PATCH")
+        return answer(server, request, written, 200)
+
+    return persist(request, attempt)
+
+
+def _applied(server: Server, resource: Resource, steps: Any) -> Any:
+    if isinstance(steps, dict) and steps.get("resourceType") == "Parameters":
+        return fhirpath_patch(server.definitions, resource, steps)
+    if not isinstance(steps, list):
+        raise problem(
+            "invalid", "A patch is a JSON Patch array, or a Parameters resource of FHIRPath Patch operations."
+        )
+    if len(steps) > MOST_STEPS:
+        raise problem("too-long", f"A patch may have at most {MOST_STEPS} steps.")
+    try:
+        return _json_patched(resource, steps)
+    except (JsonPatchException, JsonPointerException) as error:
+        raise problem("processing", f"The patch does not apply: {str(error)[:300]}") from None
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+        raise problem("invalid", "The patch is malformed: see RFC 6902 for its form.") from None
+
+
+def _json_patched(resource: Any, steps: list[Any]) -> Any:
+    """Applies step by step, because a few dozen `copy` steps can double a resource beyond any memory."""
+    for step in steps:
+        resource = JsonPatch([step]).apply(resource, in_place=True)
+        if step["op"] == "copy" and len(encode(resource)) > MOST_BYTES:
+            raise problem("too-long", "The patch makes the resource too large.")
+    return resource

@@ -1,0 +1,251 @@
+"""The search interactions: on a type, in a compartment, over the system. FHIR R4: search, http#search, http#vsearch.
+
+What the caller asked and we did not do is said: an unknown parameter is refused under `handling=strict` and named
+in an OperationOutcome
+entry otherwise; the self link shows what was really used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Issue, outcome, problem
+from fhirserver.interactions.capabilities import served_types
+from fhirserver.interactions.codes import with_known_codes
+from fhirserver.interactions.cursor import open_cursor, seal_cursor
+from fhirserver.interactions.includes import included
+from fhirserver.interactions.model import Pairs, Request, Response, Server
+from fhirserver.interactions.summary import subset
+from fhirserver.search.parse import Limits, parse, render
+from fhirserver.search.query import Clause, Query, compartment
+from fhirserver.store.database import Session
+from fhirserver.store.model import Page, Stored, Total
+from fhirserver.store.search import Search, compile_search, find, total
+
+COMPARTMENTS = ("Patient", "Encounter", "RelatedPerson", "Practitioner", "Device")
+DIRECTIONS = {"n": "after", "p": "before"}
+LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A search under way: its parsed query, page size, and the key that its cursors belong to."""
+
+    query: Query
+    count: int
+    path: str
+    key: str
+
+
+def prepare(server: Server, request: Request, type: str | None, pairs: Pairs, *, strict: bool = True) -> Query:
+    """The parsed query. Raises Problem for what is malformed, and when strict for what is unknown."""
+    return parse(
+        server.definitions, type, pairs, base=request.base, strict=strict, now=server.now(), limits=LIMITS
+    )  # fmt: skip
+
+
+def matching(
+    server: Server, access: Access, query: Query, session: Session | None, *, limit: int, type: str | None = None
+) -> list[Stored]:
+    """At most `limit` resources that match the criteria of a query: for conditional interactions and references."""
+    kind = query.type or type or ""
+    clauses = [with_known_codes(server, access, clause) for clause in query.clauses]
+    found = compile_search(server.store, access, kind, clauses, session)
+    if found is None:
+        return []
+    return list(find(server.store, found, (), limit, session=session).matches)
+
+
+def search_type(server: Server, request: Request, access: Access) -> Response:
+    """The matches of a search on one type, as a searchset Bundle."""
+    assert request.type
+    return _searched(server, request, access, request.type, (), request.type)
+
+
+def search_compartment(server: Server, request: Request, access: Access) -> Response:
+    """What of one type (or of every type) belongs to a Patient, Encounter, RelatedPerson, Practitioner or Device."""
+    assert request.type
+    assert request.id
+    assert request.member
+    if request.type not in COMPARTMENTS:
+        raise problem("not-found", f"There is no {request.type} compartment; there are {', '.join(COMPARTMENTS)}.")
+    path = f"{request.type}/{request.id}/{request.member}"
+    if request.member == "*":
+        return _over_types(server, request, access, path, _compartment_types(server, request, access))
+    access.require(request.member, "s")
+    clause = compartment(server.definitions, request.type, request.id, request.member)
+    if clause is None:
+        raise problem("not-found", f"{request.member} is never in the {request.type} compartment.")
+    return _searched(server, request, access, request.member, (clause,), path)
+
+
+def search_system(server: Server, request: Request, access: Access) -> Response:
+    """The matches of a search over all types, or those that `_type` names."""
+    types = dict.fromkeys(served_types(server, request.organization), ())
+    return _over_types(server, request, access, "", types)
+
+
+def _searched(
+    server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...], path: str
+) -> Response:
+    query = prepare(server, request, type, request.query, strict=request.prefer.strict)
+    asked = _asked(server, query, path)
+    criteria = [with_known_codes(server, access, clause) for clause in (*clauses, *query.clauses)]
+    search = compile_search(server.store, access, type, criteria, request.session)
+    page = _page(server, asked, search, request.session)
+    counted = _total(server, query, page, search, request.session)
+    return Response(200, resource=_bundle(server, request, access, asked, replace(page, total=counted)))
+
+
+def _page(server: Server, asked: Asked, search: Search | None, session: Session | None) -> Page:
+    if search is None or asked.count == 0 or asked.query.summary == "count":
+        return Page(())
+    start: dict[str, Any] = {}
+    if asked.query.cursor:
+        direction, *values = open_cursor(server, asked.key, asked.query.cursor)
+        start[DIRECTIONS[direction]] = values
+    return find(server.store, search, asked.query.sort, asked.count, session=session, **start)
+
+
+def _over_types(
+    server: Server, request: Request, access: Access, path: str, types: Mapping[str, tuple[Clause, ...]]
+) -> Response:
+    """A page that runs through the types in order; each type's matches are paged like a search of their own."""
+    query = prepare(server, request, None, request.query, strict=request.prefer.strict)
+    asked = _asked(server, query, path)
+    named = [type for type in types if not query.types or type in query.types]
+    permitted = [type for type in named if access.clauses(type, "s") is not None]
+    if named and not permitted:
+        access.require(named[0], "s")
+    begin, start = "", None
+    if query.cursor:
+        _, begin, *start = open_cursor(server, asked.key, query.cursor)
+    matches: list[Stored] = []
+    after: Sequence[Any] | None = None
+    counted = Total(0)
+    for type in sorted(permitted):
+        criteria = [
+            with_known_codes(server, access, clause)
+            for clause in (*types[type], *_of_type(server, request, query, type))
+        ]
+        search = compile_search(server.store, access, type, criteria, request.session)
+        if search is None:
+            continue
+        if query.total or query.summary == "count":
+            part = total(server.store, search, server.total_bound - counted.count, request.session)
+            counted = Total(counted.count + part.count, counted.bounded or part.bounded)
+        if type < begin or len(matches) >= asked.count or query.summary == "count":
+            if (
+                type > begin
+                and len(matches) >= asked.count > 0
+                and after is None
+                and _page_of(server, search, 1).matches
+            ):
+                after = [type]
+            continue
+        page = find(server.store, search, (), asked.count - len(matches), after=start if type == begin else None)
+        matches += page.matches
+        after = [type, *page.after] if page.after else None
+        if after:
+            break
+    page = Page(matches, after=after, total=counted if query.total or query.summary == "count" else None)
+    return Response(200, resource=_bundle(server, request, access, asked, page))
+
+
+def _page_of(server: Server, search: Search, count: int) -> Page:
+    return find(server.store, search, (), count)
+
+
+def _of_type(server: Server, request: Request, query: Query, type: str) -> tuple[Clause, ...]:
+    """The criteria of a system search, as they read for one type."""
+    return query.clauses
+
+
+def _compartment_types(server: Server, request: Request, access: Access) -> Mapping[str, tuple[Clause, ...]]:
+    found: dict[str, tuple[Clause, ...]] = {}
+    for type in served_types(server, request.organization):
+        clause = compartment(server.definitions, request.type or "", request.id or "", type)
+        if clause is not None:
+            found[type] = (clause,)
+    return found
+
+
+def _asked(server: Server, query: Query, path: str) -> Asked:
+    count = server.page_size if query.count is None else min(query.count, server.page_size_limit)
+    pairs = sorted(pair for pair in query.used if pair[0] not in ("_cursor", "_count", "_format", "_pretty"))
+    return Asked(query, count, path, f"{path}?{urlencode(pairs)}")
+
+
+def _total(server: Server, query: Query, page: Page, search: Search | None, session: Session | None) -> Total | None:
+    """The total where it is asked for, or known without counting: the first page was also the last."""
+    if search is None:
+        return Total(0)
+    if query.summary == "count" or query.count == 0 or query.total:
+        return total(server.store, search, server.total_bound, session)
+    if not query.cursor and page.after is None:
+        return Total(len(page.matches))
+    return None
+
+
+def _bundle(server: Server, request: Request, access: Access, asked: Asked, page: Page) -> Resource:
+    query = asked.query
+    bundle: Resource = {"resourceType": "Bundle", "type": "searchset"}
+    notes = [*_notes(query, page.total)]
+    if page.total is not None and not page.total.bounded:
+        bundle["total"] = page.total.count
+    bundle["link"] = _links(server, request, asked, page)
+    entries = [_entry(server, request, query, version, "match") for version in page.matches]
+    extra, truncated = included(server, access, request.organization, query, page.matches)
+    notes += truncated
+    entries += [_entry(server, request, query, version, "include") for version in extra]
+    if notes:
+        entries.append({"resource": outcome(notes), "search": {"mode": "outcome"}})
+    if entries:
+        bundle["entry"] = entries
+    return bundle
+
+
+def _entry(server: Server, request: Request, query: Query, version: Stored, mode: str) -> Resource:
+    resource = version.resource()
+    rule = server.rules.get(version.type)
+    if rule and rule.present:
+        resource = rule.present(resource, request.principal)
+    return {
+        "fullUrl": f"{request.base}/{version.type}/{version.id}",
+        "resource": subset(server.definitions, resource, query.summary, query.elements),
+        "search": {"mode": mode},
+    }
+
+
+def _notes(query: Query, counted: Total | None) -> Iterable[Issue]:
+    for name, reason in query.unsupported:
+        yield Issue("not-supported", f"{name} was ignored: {reason}", (name,), "warning")
+    if counted is not None and counted.bounded:
+        text = f"More than {counted.count} match; counting stopped there, so there is no total."
+        yield Issue("incomplete", text, ("_total",), "information")
+
+
+def _links(server: Server, request: Request, asked: Asked, page: Page) -> list[Resource]:
+    base = f"{request.base}/{asked.path}".rstrip("/")
+    kept = [pair for pair in render(asked.query) if pair[0] not in ("_cursor", "_count")]
+
+    def url(cursor: str = "") -> str:
+        pairs = [*kept, ("_count", str(asked.count))] if asked.query.count is not None or cursor else list(kept)
+        if cursor:
+            pairs.append(("_cursor", cursor))
+        return f"{base}?{urlencode(pairs)}" if pairs else base
+
+    links = [{"relation": "self", "url": url(asked.query.cursor)}]
+    if asked.query.cursor:
+        links.append({"relation": "first", "url": url()})
+    if page.before is not None:
+        cursor = seal_cursor(server, asked.key, ["p", *page.before])
+        links.append({"relation": "previous", "url": url(cursor)})
+    if page.after is not None:
+        links.append({"relation": "next", "url": url(seal_cursor(server, asked.key, ["n", *page.after]))})
+    return links

@@ -1,0 +1,326 @@
+"""The create, update, patch and delete interactions, plain and conditional. FHIR R4: http#create, http#update,
+http#patch, http#delete.
+
+Each write goes the same way: the type's rule prepares the resource, it is validated, indexed, held against what the
+writer may
+write, and committed together with its pending event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
+from fhirserver.fhir.problem import Issue, Problem, outcome, problem
+from fhirserver.fhir.validation import validate
+from fhirserver.interactions.indexing import entry_of
+from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.rules.model import Prepared
+from fhirserver.search.index import Entry
+from fhirserver.search.match import matches
+from fhirserver.store.model import Change, Stored
+
+ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
+ATTEMPTS = 5
+# No pending event: nothing may subscribe to these, and their own writes would feed the relay for ever (design 5.7).
+SILENT = frozenset({"AuditEvent", "InboundMessage", "NotificationDelivery"})
+NO_HISTORY = frozenset({"InboundMessage", "NotificationDelivery"})
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outcome of a write: the new version, what its writer alone is shown, and warnings."""
+
+    version: Stored
+    shown: Resource | None
+    warnings: tuple[Issue, ...]
+
+
+def create(server: Server, request: Request, access: Access) -> Response:
+    """Stores a new resource under an id of ours. Raises Problem: structure, required, value, invariant, forbidden
+    ...
+    """
+    resource = body(server, request)
+    written = store(server, request, access, resource, None, request.assigned or server.new_id(), "POST")
+    return answer(server, request, written, 201)
+
+
+def update(server: Server, request: Request, access: Access) -> Response:
+    """Stores the next version, or the first one under the id of the URL (update as create).
+
+    Raises Problem: conflict (412 when If-Match names another version), value when the id differs from the URL's.
+    """
+    assert request.type
+    assert request.id
+    resource = body(server, request)
+    id = _same_id(request, resource)
+
+    def attempt() -> Response:
+        previous = server.store.read(access, request.type or "", id, session=request.session)
+        require_match(request, previous)
+        if previous is None or previous.deleted:
+            access.require(request.type or "", "c")
+        written = store(server, request, access, resource, previous, id, "PUT")
+        return answer(server, request, written, 200 if previous and not previous.deleted else 201)
+
+    return persist(request, attempt)
+
+
+def delete(server: Server, request: Request, access: Access) -> Response:
+    """Writes the version that is the deletion; deleting again, or what never was, succeeds and changes nothing."""
+    assert request.type
+    assert request.id
+
+    def attempt() -> Response:
+        previous = server.store.read(access, request.type or "", request.id or "", session=request.session)
+        require_match(request, previous)
+        if previous is None or previous.deleted:
+            return _deleted(f"{request.type}/{request.id} was not there; nothing changed.", request, previous)
+        version = remove(server, request, access, previous)
+        return _deleted(f"{request.type}/{request.id} was deleted.", request, version)
+
+    return persist(request, attempt)
+
+
+def persist(request: Request, attempt: Callable[[], Response]) -> Response:
+    """Runs a read-modify-write again when somebody else wrote in between, unless the caller named the version or
+    owns the session.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return attempt()
+        except Problem as error:
+            if error.issues[0].code != "conflict" or request.preconditions.if_match or request.unit:
+                raise
+    return attempt()
+
+
+def store(
+    server: Server, request: Request, access: Access, resource: Resource, previous: Stored | None, id: str, method: str
+) -> Written:
+    """Writes what a caller sent: prepared by the type's rule first."""
+    type = resource["resourceType"]
+    prepared = _prepared(server, request, resource, previous, id)
+    if previous is None:
+        id = prepared.resource.get(
+            "id", id
+        )  # A rule may know a better id than a new one: derived, so that it is unique.
+    return put(server, request, access, prepared, previous, f"{type}/{id}", method)
+
+
+def put(
+    server: Server,
+    request: Request,
+    access: Access,
+    prepared: Prepared,
+    previous: Stored | None,
+    reference: str,
+    method: str,
+    event: Mapping[str, Any] | None = None,
+) -> Written:
+    """The one way a version is written: validation, index, access, commit. `reference` is Type/id."""
+    type, _, id = reference.partition("/")
+    version = previous.version + 1 if previous else 1
+    instant = next_instant(server, previous)
+    resource = stamped(prepared.resource, id, version, instant)
+    issues = validate(server.definitions, resource)
+    refuse_errors(issues)
+    entry = entry_of(server, resource, request.base)
+    _may_write(access, type, "u" if previous else "c", entry, id, instant)
+    action = "update" if previous and not previous.deleted else "create"
+    change = Change(
+        organization=access.organization,
+        type=type,
+        id=id,
+        version=version,
+        instant=instant,
+        method=method,
+        text=encode(resource).decode(),
+        entry=entry,
+        event=event or pending_event(server, request, type, id, version, instant, action),
+        private=_private(prepared, previous),
+        previous=previous,
+        keep_previous=type not in NO_HISTORY,
+    )
+    _commit(server, request, change)
+    shown = stamped(prepared.shown, id, version, instant) if prepared.shown else None
+    warnings = (*prepared.warnings, *(issue for issue in issues if issue.severity == "warning"))
+    return Written(change.stored(), shown, warnings)
+
+
+# Types that the definitions are compiled from: writing one moves the generation (design 5.11).
+DEFINING = frozenset({"StructureDefinition", "SearchParameter", "CompartmentDefinition"})
+
+
+def remove(server: Server, request: Request, access: Access, previous: Stored) -> Stored:
+    """Writes the tombstone of a resource."""
+    rule = server.rules.get(previous.type)
+    if rule:
+        rule.delete(server.context(server, request.principal, request.organization), previous.resource())
+    instant = next_instant(server, previous)
+    version = previous.version + 1
+    change = Change(
+        organization=request.organization,
+        type=previous.type,
+        id=previous.id,
+        version=version,
+        instant=instant,
+        method="DELETE",
+        text=None,
+        event=pending_event(server, request, previous.type, previous.id, version, instant, "delete"),
+        previous=previous,
+    )
+    _commit(server, request, change)
+    return change.stored()
+
+
+def _commit(server: Server, request: Request, change: Change) -> None:
+    if request.unit:
+        request.unit.changes.append(change)
+    else:
+        server.store.commit([change])
+    if change.type in DEFINING:
+        server.store.advance_generation(session=request.session)
+
+
+def body(server: Server, request: Request) -> Resource:
+    """The resource in the body, of the type in the URL. Raises Problem(structure or value)."""
+    resource = request.body
+    if not isinstance(resource, dict):
+        raise problem("structure", f"The body must be a {request.type} resource as a JSON object.")
+    named = resource.get("resourceType")
+    if named != request.type:
+        raise problem(
+            "value", f"The body's resourceType is {named!r}, the URL's is {request.type!r}; they must be the same.",
+            "resourceType",
+        )  # fmt: skip
+    return dict(resource)
+
+
+def stamped(resource: Resource, id: str, version: int, instant: datetime) -> Resource:
+    """The resource with its id and meta in place; resourceType, id and meta come first, the rest keeps its order."""
+    meta = resource.get("meta")
+    kept = meta if isinstance(meta, dict) else {}
+    head = {
+        "resourceType": resource["resourceType"],
+        "id": id,
+        "meta": {**kept, "versionId": str(version), "lastUpdated": instant_text(instant)},
+    }
+    return {**head, **{name: value for name, value in resource.items() if name not in head}}
+
+
+def instant_text(instant: datetime) -> str:
+    """A FHIR instant in UTC with milliseconds."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
+
+
+def refuse_errors(issues: list[Issue]) -> None:
+    """Raises one Problem with all faults, the structural ones first, if there is any error among the issues."""
+    errors = [issue for issue in issues if issue.severity in ("error", "fatal")]
+    if errors:
+        raise Problem(tuple(issues))
+
+
+def require_match(request: Request, previous: Stored | None) -> None:
+    """Raises Problem(conflict, 412) when If-Match or If-None-Match do not hold for what is stored."""
+    exists = previous is not None and not previous.deleted
+    wanted = request.preconditions.if_match
+    if wanted is not None and (previous is None or not exists or wanted not in ("*", str(previous.version))):
+        held = f"version {previous.version}" if previous and exists else "no such resource"
+        raise problem("conflict", f"If-Match asks for version {wanted}, but there is {held}.", status=412)
+    if request.preconditions.if_none_match == "*" and exists:
+        raise problem("conflict", "If-None-Match is *, but the resource exists.", status=412)
+
+
+def pending_event(
+    server: Server, request: Request, type: str, id: str, version: int, instant: datetime, action: str
+) -> dict[str, Any] | None:
+    """The event of one change, for the relay; None for the types that are never a topic."""
+    if type in SILENT:
+        return None
+    change = {"type": type, "id": id, "version": version, "action": action}
+    return {
+        "id": server.new_id(),
+        "t": instant,
+        "changes": [change],
+        "focus": [f"{type}/{id}"],
+        "names": [f"{action}.{type.lower()}"],
+        "trigger": None,
+        "message": None,
+        "request": dict(request.facts),
+    }
+
+
+def answer(server: Server, request: Request, written: Written, status: int) -> Response:
+    """The response to a write, as the Prefer header wants it. A secret made by the write is always shown, this once."""
+    version = written.version
+    location = f"{request.base}/{version.type}/{version.id}/_history/{version.version}" if status == 201 else None
+    response = Response(
+        status, version=version.version, instant=version.instant, location=location, warnings=written.warnings
+    )
+    if written.shown is not None:
+        return replace(response, resource=written.shown, once=True)
+    if request.prefer.returned == "minimal":
+        return response
+    if request.prefer.returned == "OperationOutcome":
+        done = Issue(
+            "informational", f"{version.type}/{version.id} is at version {version.version}.", (), "information"
+        )
+        return replace(response, resource=outcome((done, *written.warnings)))
+    rule = server.rules.get(version.type)
+    if rule and rule.present:
+        return replace(response, resource=rule.present(version.resource(), request.principal))
+    return replace(response, text=version.text)
+
+
+def _prepared(server: Server, request: Request, resource: Resource, previous: Stored | None, id: str) -> Prepared:
+    rule = server.rules.get(resource["resourceType"])
+    if rule is None:
+        return Prepared(resource)
+    context = server.context(server, request.principal, request.organization)
+    resource = {**resource, "id": id}
+    if previous is None or previous.deleted:
+        return rule.create(context, resource)
+    return rule.update(context, previous.resource(), dict(previous.private), resource)
+
+
+def _private(prepared: Prepared, previous: Stored | None) -> Mapping[str, Any]:
+    if prepared.private is not None:
+        return prepared.private
+    return previous.private if previous else {}
+
+
+def _may_write(access: Access, type: str, letter: str, entry: Entry, id: str, instant: datetime) -> None:
+    """A granular scope is a search clause: what does not match it may not be written."""
+    clauses = access.clauses(type, letter)
+    if clauses is None or not all(matches(clause, entry, id, instant) for clause in clauses):
+        raise problem("forbidden", f"Your scopes do not permit to write this {type} with this content.")
+
+
+def next_instant(server: Server, previous: Stored | None) -> datetime:
+    """Now in milliseconds, never before the version it supersedes: lastUpdated must not go backwards."""
+    now = server.now()
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    return max(now, previous.instant) if previous else now
+
+
+def _same_id(request: Request, resource: Resource) -> str:
+    id = request.id or ""
+    if not ID.match(id):
+        raise problem("value", "An id has 1 to 64 characters out of A-Z a-z 0-9 - and .", f"{request.type}.id")
+    if resource.get("id", id) != id:
+        raise problem("value", "The id in the body must be the id in the URL.", f"{request.type}.id")
+    return id
+
+
+def _deleted(text: str, request: Request, version: Stored | None) -> Response:
+    number = version.version if version else None
+    if request.prefer.returned == "minimal":
+        return Response(204, version=number)
+    return Response(200, resource=outcome([Issue("informational", text, (), "information")]), version=number)

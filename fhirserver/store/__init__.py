@@ -1,0 +1,1 @@
+"""Durable, versioned resources in MongoDB. The only room that knows pymongo."""

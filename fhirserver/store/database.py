@@ -1,0 +1,147 @@
+"""The connection, the collections, and the one place where a driver's error becomes a Problem.
+
+One collection per resource type for current versions, `<Type>.history` for superseded ones, both created outside
+transactions. Every write is majority and journaled; every query has a time limit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pymongo
+from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient, WriteConcern, errors
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+
+from fhirserver.fhir.problem import Problem, problem
+
+Document = dict[str, Any]
+Session = ClientSession
+T = TypeVar("T")
+
+# Error class -> (issue type, what the caller is told). Walked in order: subclasses first.
+PROBLEMS: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        errors.DuplicateKeyError,
+        "conflict",
+        "Another request wrote the same resource at the same time. Read it and try again.",
+    ),
+    (
+        errors.ExecutionTimeout,
+        "too-costly",
+        "The search took too long and was stopped. Narrow it with a more selective parameter.",
+    ),
+    (errors.WTimeoutError, "transient", "The write was not confirmed in time. Try again."),
+    (errors.DocumentTooLarge, "too-long", "The resource is too large to be stored."),
+    (errors.NetworkTimeout, "transient", "The database did not answer in time. Try again."),
+    (errors.ConnectionFailure, "transient", "The database cannot be reached at the moment. Try again."),
+    (errors.InvalidOperation, "transient", "The database connection is closed. Try again."),
+)
+_TOO_LARGE_CODES = {10334, 17419, 17420}
+_CONFLICT_CODES = {112, 251}
+RETRY = {"Retry-After": "1"}
+
+
+def translate(error: errors.PyMongoError) -> Problem:
+    """The Problem of a driver error; raises the error itself when it is a fault of ours (a 500)."""
+    code = getattr(error, "code", None)
+    if code in _TOO_LARGE_CODES:
+        return problem("too-long", "The resource is too large to be stored.")
+    if code in _CONFLICT_CODES or error.has_error_label("TransientTransactionError"):
+        return problem("transient", "Too many requests changed the same data at once. Try again.", headers=RETRY)
+    for kind, issue_type, text in PROBLEMS:
+        if isinstance(error, kind):
+            return problem(issue_type, text, headers=RETRY if issue_type == "transient" else {})
+    raise error
+
+
+@contextmanager
+def translated(session: Session | None = None) -> Iterator[None]:
+    """Driver errors inside become Problems; not within a transaction, which must see them to know that it can be
+    retried.
+    """
+    if session is not None:
+        yield
+        return
+    try:
+        yield
+    except errors.PyMongoError as error:
+        raise translate(error) from error
+
+
+BASE_INDEXES = (
+    IndexModel([("o", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)], name="o_t"),
+    IndexModel([("ev.t", ASCENDING)], name="ev", partialFilterExpression={"ev": {"$exists": True}}),
+)
+HISTORY_INDEXES = (
+    IndexModel([("o", ASCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_i_v"),
+    IndexModel([("o", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)], name="o_t"),
+)
+
+
+class Database:
+    """A MongoDB database. Threads may share it; a child process must open its own."""
+
+    def __init__(self, url: str, name: str, *, query_limit_ms: int = 10_000) -> None:
+        self.client: MongoClient[Document] = MongoClient(
+            url,
+            tz_aware=True,
+            appname="fhirserver",
+            connect=False,
+            serverSelectionTimeoutMS=5_000,
+            retryWrites=True,
+        )
+        self.query_limit_ms = query_limit_ms
+        self.raw = self.client.get_database(name, write_concern=WriteConcern("majority", j=True))
+        self._ready: set[str] = set()
+        self._making = threading.Lock()
+
+    def collection(self, name: str) -> Collection[Document]:
+        """The collection of that name as it is; it may not exist yet."""
+        return self.raw.get_collection(name)
+
+    def current(self, type: str) -> Collection[Document]:
+        """The collection of current versions of a type, created with its base indexes on first use."""
+        return self._made(type, BASE_INDEXES)
+
+    def history(self, type: str) -> Collection[Document]:
+        """The collection of superseded versions of a type, created with its indexes on first use."""
+        return self._made(f"{type}.history", HISTORY_INDEXES)
+
+    def existing_types(self) -> list[str]:
+        """The resource types that have a collection of current versions."""
+        with translated():
+            names = self.raw.list_collection_names(filter={"name": {"$regex": "^[A-Z][A-Za-z]*$"}})
+        return sorted(names)
+
+    def transaction(self, work: Callable[[Session], T]) -> T:
+        """Runs `work` in one transaction and answers its result; it is run again when the transaction had to be
+        retried.
+
+        Whatever `work` raises aborts the transaction. Raises Problem(transient) when the database stays busy or away.
+        """
+        with translated(), self.client.start_session() as session:
+            return session.with_transaction(
+                work,
+                read_concern=pymongo.read_concern.ReadConcern("snapshot"),
+                write_concern=WriteConcern("majority", j=True),
+                read_preference=pymongo.ReadPreference.PRIMARY,
+                max_commit_time_ms=self.query_limit_ms,
+            )
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self.client.close()
+
+    def _made(self, name: str, indexes: tuple[IndexModel, ...]) -> Collection[Document]:
+        found = self.raw.get_collection(name)
+        if name in self._ready:
+            return found
+        with self._making, translated():
+            if name not in self._ready:
+                found.create_indexes(list(indexes))
+                self._ready.add(name)
+        return found

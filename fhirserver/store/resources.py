@@ -1,0 +1,303 @@
+"""The store: read, vread, history, and writes that hold three invariants.
+
+1. A current version exists once per (organization, type, id): `_id` holds it.
+2. A version is superseded once: the write names the version it supersedes, and moves it to the history in the same
+   transaction (optimistic concurrency; a loser gets Problem(conflict)).
+3. A change and its pending event cannot part: the event is a field of the document that changed. A create is
+therefore ONE
+   insert and needs no transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection as Several
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, TypeVar
+
+from pymongo import errors
+from pymongo.collection import Collection
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir.problem import problem
+from fhirserver.search.mongo import filter as mongo_filter
+from fhirserver.store import events, leases
+from fhirserver.store.database import Database, Document, Session, translated
+from fhirserver.store.indexes import Indexes
+from fhirserver.store.model import Change, Pending, Stored
+
+T = TypeVar("T")
+PROJECTION = {"s": 0, "k": 0, "ev": 0}
+
+
+def key(organization: str, id: str) -> str:
+    """The `_id` of a current version."""
+    return f"{organization}/{id}"
+
+
+def stored(type: str, document: Mapping[str, Any]) -> Stored:
+    """The version a document holds."""
+    return Stored(
+        document["o"],
+        type,
+        document["i"],
+        document["v"],
+        document["t"],
+        document["m"],
+        None if document.get("x") else document["d"],
+        document.get("p") or {},
+    )
+
+
+class Store:
+    """Durable, versioned resources of all organizations. Threads may share it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.indexes = Indexes(database)
+        self.transaction: Callable[[Callable[[Session], Any]], Any] = database.transaction
+
+    # Reading
+
+    def read(self, access: Access, type: str, id: str, session: Session | None = None) -> Stored | None:
+        """The current version (possibly a tombstone), or None where there is none that this access may read."""
+        clauses = access.clauses(type, "r")
+        if clauses is None:
+            return None
+        filter: Document = {"_id": key(access.organization, id)}
+        if clauses:
+            # A tombstone has no search values, so a narrowed reader cannot tell a deleted resource from an absent one.
+            filter = {"$and": [filter, *(mongo_filter(clause) for clause in clauses)]}
+        with translated(session):
+            document = self.database.collection(type).find_one(
+                filter, PROJECTION, session=session, max_time_ms=self.database.query_limit_ms
+            )
+        return stored(type, document) if document else None
+
+    def vread(self, access: Access, type: str, id: str, version: int) -> Stored | None:
+        """One version. Who may not read the current version may not read an older one."""
+        current = self.read(access, type, id)
+        if current is None or current.version == version:
+            return current
+        with translated():
+            document = self.database.collection(f"{type}.history").find_one(
+                {"_id": f"{key(access.organization, id)}/{version}"}, max_time_ms=self.database.query_limit_ms
+            )
+        return stored(type, document) if document else None
+
+    # Writing
+
+    def commit(self, changes: Sequence[Change], session: Session | None = None) -> None:
+        """Writes all changes or none. Raises Problem(conflict) when a superseded version is no longer current."""
+        for change in changes:
+            self.database.current(change.type)
+            if change.previous and change.keep_previous:
+                self.database.history(change.type)
+        with translated(session):
+            if session is not None or (len(changes) == 1 and not _supersedes(changes[0])):
+                self._write(changes, session)
+            else:
+                self.database.transaction(lambda inner: self._write(changes, inner))
+
+    def _write(self, changes: Sequence[Change], session: Session | None) -> None:
+        for change in changes:
+            if change.previous is not None:
+                self._supersede(change, session)
+        # Many inserts of one type travel in one command: a transaction of 100 creates needs few round trips.
+        for type in {change.type: None for change in changes if change.previous is None}:
+            documents = [_document(each) for each in changes if each.type == type and each.previous is None]
+            self._insert(self.database.collection(type), documents, session)
+
+    def _supersede(self, change: Change, session: Session | None) -> None:
+        previous = change.previous
+        assert previous is not None
+        id = key(change.organization, change.id)
+        result = self.database.collection(change.type).update_one(
+            {"_id": id, "v": previous.version}, _replacement(change), session=session
+        )
+        if not result.matched_count:
+            raise problem(
+                "conflict",
+                f"{change.type}/{change.id} was changed by another request meanwhile. Read it and try again.",
+            )
+        if change.keep_previous:
+            self.database.collection(f"{change.type}.history").insert_one(_version(previous), session=session)
+
+    def _insert(self, collection: Collection[Document], documents: list[Document], session: Session | None) -> None:
+        if len(documents) == 1:
+            collection.insert_one(documents[0], session=session)
+            return
+        try:
+            collection.insert_many(documents, session=session)
+        except errors.BulkWriteError as error:
+            if any(item["code"] == 11000 for item in error.details["writeErrors"]):
+                raise errors.DuplicateKeyError("one of several ids exists", 11000) from None
+            raise
+
+    def insert_messages(self, changes: Sequence[Change]) -> list[str]:
+        """Inserts many new documents of one type under one group commit: "stored" or "duplicate" for each, in order.
+
+        The id is the idempotency key: a document that is there already is left as it is.
+        """
+        collection = self.database.current(changes[0].type)
+        results = ["stored"] * len(changes)
+        with translated():
+            try:
+                collection.insert_many([_document(change) for change in changes], ordered=False)
+            except errors.BulkWriteError as error:
+                failed = error.details["writeErrors"]
+                if any(item["code"] != 11000 for item in failed) or error.details.get("writeConcernErrors"):
+                    raise
+                for item in failed:
+                    results[item["index"]] = "duplicate"
+        return results
+
+    def lock(self, session: Session, organization: str, type: str, criteria: str) -> None:
+        """Serializes conditional writes with the same criteria: whoever touches the lock document second must wait
+        or retry.
+
+        Call `prepare_lock` before the transaction begins.
+        """
+        self.database.collection("locks").update_one(
+            {"_id": _lock_id(organization, type, criteria)}, {"$inc": {"n": 1}}, session=session
+        )
+
+    def prepare_lock(self, organization: str, type: str, criteria: str, now: datetime) -> None:
+        """Makes the lock document exist: made inside the transaction, two first comers would fail instead of
+        retrying.
+        """
+        with translated():
+            self.database.collection("locks").update_one(
+                {"_id": _lock_id(organization, type, criteria)}, {"$set": {"t": now}}, upsert=True
+            )
+
+    # What the other processes live on
+
+    def pending(self, limit: int, types: Several[str] | None = None) -> list[Pending]:
+        """Pending events of all organizations in these types (None: in all), the oldest first, at most `limit`."""
+        return events.pending(self.database, limit, types)
+
+    def watch(self, stop: Callable[[], bool]) -> Iterator[Several[str] | None]:
+        """Yields the types to look for pending events in (None: all), on each change and every second, until
+        `stop()`.
+        """
+        return events.watch(self.database, stop)
+
+    def clear_event(self, pending: Pending, session: Session | None = None) -> None:
+        """Takes a pending event off its document: its deliveries are written."""
+        events.clear(self.database, pending, session)
+
+    def next_number(self, name: str, count: int, session: Session) -> int:
+        """Takes `count` numbers of a counter and answers the first. Gapless, as it is part of the caller's
+        transaction.
+        """
+        return events.next_number(self.database, name, count, session)
+
+    def lease(self, name: str, owner: str, seconds: float) -> int | None:
+        """The fencing token of a lease now held by `owner`, or None while somebody else holds it."""
+        return leases.take(self.database, name, owner, seconds)
+
+    def renew(self, name: str, owner: str, seconds: float) -> bool:
+        """Whether `owner` still held the lease, and holds it on from now."""
+        return leases.renew(self.database, name, owner, seconds)
+
+    def release(self, name: str, owner: str) -> None:
+        """Gives the lease back, if `owner` holds it."""
+        leases.release(self.database, name, owner)
+
+    def generation(self) -> int:
+        """The number that moves whenever something compiled at load (definitions, maps, topics) has changed."""
+        with translated():
+            document = self.database.collection("generation").find_one({"_id": "generation"})
+        return int(document["n"]) if document else 0
+
+    def advance_generation(self, session: Session | None = None) -> None:
+        """Tells every process to rebuild what it compiled."""
+        with translated(session):
+            self.database.collection("generation").update_one(
+                {"_id": "generation"}, {"$inc": {"n": 1}}, upsert=True, session=session
+            )
+
+    def singleton(self, name: str, make: Callable[[], Document]) -> Document:
+        """The installation's one document of that name; made by the first who asks (the loser's is thrown away)."""
+        collection = self.database.collection("installation")
+        with translated():
+            found = collection.find_one({"_id": name})
+            if found is None:
+                with contextlib.suppress(errors.DuplicateKeyError):
+                    collection.insert_one({"_id": name, **make()})
+                found = collection.find_one({"_id": name})
+        if found is None:
+            raise problem("transient", "The database lost a document that was just written. Try again.")
+        return found
+
+    def ping(self) -> None:
+        """Raises Problem(transient) when the primary does not answer."""
+        with translated():
+            self.database.raw.command("ping")
+
+
+def _supersedes(change: Change) -> bool:
+    return change.previous is not None and change.keep_previous
+
+
+def _lock_id(organization: str, type: str, criteria: str) -> str:
+    return f"{organization}/{type}/{sha256(criteria.encode()).hexdigest()}"
+
+
+def _fields(change: Change) -> Document:
+    fields: Document = {"v": change.version, "t": change.instant, "m": change.method}
+    if change.text is not None:
+        fields["d"] = change.text
+    if change.entry:
+        fields["s"] = change.entry.search
+        fields["k"] = {code: {"lo": lo, "hi": hi} for code, (lo, hi) in change.entry.sort.items()}
+    if change.private:
+        fields["p"] = dict(change.private)
+    if change.text is None:
+        fields["x"] = True
+    return fields
+
+
+def _document(change: Change) -> Document:
+    document: Document = {
+        "_id": key(change.organization, change.id),
+        "o": change.organization,
+        "i": change.id,
+        **_fields(change),
+    }
+    if change.event:
+        document["ev"] = [change.event]
+    return document
+
+
+def _replacement(change: Change) -> Document:
+    fields = _fields(change)
+    update: Document = {"$set": fields}
+    gone = {name: "" for name in ("d", "s", "k", "p", "x") if name not in fields}
+    if gone:
+        update["$unset"] = gone
+    if change.event:
+        # Pushed, not set: an earlier event of the same document may still be waiting for the relay.
+        update["$push"] = {"ev": change.event}
+    return update
+
+
+def _version(version: Stored) -> Document:
+    document: Document = {
+        "_id": f"{key(version.organization, version.id)}/{version.version}",
+        "o": version.organization,
+        "i": version.id,
+        "v": version.version,
+        "t": version.instant,
+        "m": version.method,
+    }
+    if version.text is None:
+        document["x"] = True
+    else:
+        document["d"] = version.text
+    if version.private:
+        document["p"] = dict(version.private)
+    return document

@@ -1,0 +1,246 @@
+"""Executing a search: joins first (chains, reverse chains, lists), then one indexed find, page by keyset. FHIR R4:
+search.
+
+Access is part of the filter of every find, the inner ones of a chain and those of includes too, so nothing leaks
+through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir.problem import problem
+from fhirserver.search import mongo
+from fhirserver.search.query import (
+    Chain,
+    Clause,
+    Has,
+    Ids,
+    Listed,
+    Nothing,
+    Query,
+    References,
+    SortKey,
+    both,
+    rewrite,
+    walk,
+)
+from fhirserver.store.database import Document, Session, translated
+from fhirserver.store.keyset import Keyset, ordering
+from fhirserver.store.model import Page, Stored, Total
+from fhirserver.store.resources import PROJECTION, Store, stored
+
+MOST_JOINED = 20_000
+"""Resources that the inner search of a chain or `_has` may find."""
+MOST_CRITERIA = 100
+JOINS = (Chain, Has, Listed)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search of one type, joined and compiled: ready to be paged and counted."""
+
+    type: str
+    filter: Document
+    fields: tuple[tuple[str, ...], ...]
+
+
+def compile_search(
+    store: Store, access: Access, type: str, clauses: Iterable[Clause], session: Session | None
+) -> Search | None:
+    """The search of these clauses within what the access permits; None where it permits nothing of the type."""
+    permitted = access.clauses(type, "s")
+    if permitted is None:
+        return None
+    clause = joined(store, access, type, both(*permitted, *clauses), session)
+    filter: Document = {"$and": [{"o": access.organization, "x": None}, mongo.filter(clause)]}
+    return Search(type, filter, mongo.index_fields(clause))
+
+
+def find(
+    store: Store,
+    search: Search,
+    sort: Sequence[SortKey],
+    count: int,
+    *,
+    after: Sequence[Any] | None = None,
+    before: Sequence[Any] | None = None,
+    session: Session | None = None,
+) -> Page:
+    """One page of at most `count` matches, those after (or before) a keyset that an earlier page answered."""
+    if session is None:
+        fields = [*search.fields, *((key.field,) for key in sort)]
+        store.indexes.ensure(search.type, fields)
+    order = ordering([(key.field, key.descending) for key in sort])
+    backwards = before is not None
+    documents = _fetch(store, search, order, count + 1, before if backwards else after, backwards, session)
+    more = len(documents) > count
+    documents = documents[:count]
+    if backwards:
+        documents.reverse()
+    matches = [stored(search.type, document) for document in documents]
+    if not documents:
+        return Page(matches)
+    first, last = order.of(documents[0]), order.of(documents[-1])
+    return Page(
+        matches,
+        after=last if more or backwards else None,
+        before=first if (more if backwards else after is not None) else None,
+    )
+
+
+def total(store: Store, search: Search, bound: int, session: Session | None = None) -> Total:
+    """How many match, counted up to `bound`."""
+    if session is None:
+        store.indexes.ensure(search.type, search.fields)
+    collection = store.database.collection(search.type)
+    with translated(session):
+        count = collection.count_documents(
+            search.filter, limit=bound + 1, maxTimeMS=store.database.query_limit_ms, session=session
+        )
+    return Total(min(count, bound), bounded=count > bound)
+
+
+def joined(store: Store, access: Access, type: str, clause: Clause, session: Session | None = None) -> Clause:
+    """The clause with every chain, reverse chain and list replaced by the references or ids that the inner search
+    finds.
+    """
+    if not any(isinstance(part, JOINS) for part in walk(clause)):
+        return clause
+
+    def replacement(part: Clause) -> Clause | None:
+        if isinstance(part, Chain):
+            ids = _ids(store, access, part.type, part.clause, session)
+            return References(part.parameter, frozenset(f"{part.type}/{id}" for id in ids)) if ids else Nothing()
+        if isinstance(part, Has):
+            return _pointed_at(store, access, type, part, session)
+        if isinstance(part, Listed):
+            return _listed(store, access, type, part, session)
+        return None
+
+    return rewrite(clause, replacement)
+
+
+def by_references(store: Store, access: Access, references: Iterable[str], letter: str = "r") -> list[Stored]:
+    """The current versions that relative references name, as far as the access permits; deleted ones are left out."""
+    wanted: dict[str, list[str]] = {}
+    for text in dict.fromkeys(references):
+        type, _, id = text.partition("/")
+        if id and type[:1].isupper() and type.isalnum():
+            wanted.setdefault(type, []).append(f"{access.organization}/{id.partition('/')[0]}")
+    found: list[Stored] = []
+    for type, keys in wanted.items():
+        clauses = access.clauses(type, letter)
+        if clauses is None:
+            continue
+        narrowed = mongo.filter(joined(store, access, type, both(*clauses)))
+        filter = {"$and": [{"_id": {"$in": keys}, "x": None}, narrowed]}
+        with translated():
+            cursor = store.database.collection(type).find(filter, PROJECTION, max_time_ms=store.database.query_limit_ms)
+            found += [stored(type, document) for document in cursor]
+    return found
+
+
+def referrers(
+    store: Store, access: Access, type: str, parameter: str, targets: Sequence[str], limit: int
+) -> list[Stored]:
+    """At most `limit` resources of `type` whose reference parameter holds one of the targets."""
+    search = compile_search(store, access, type, [References(parameter, frozenset(targets))], None)
+    if search is None:
+        return []
+    return list(find(store, search, (), limit).matches)
+
+
+def index_values(
+    store: Store, organization: str, type: str, ids: Sequence[str], parameters: Sequence[str]
+) -> list[Document]:
+    """The search values of these resources for the reference parameters named, for includes."""
+    keys = [f"{organization}/{id}" for id in ids]
+    with translated():
+        cursor = store.database.collection(type).find(
+            {"_id": {"$in": keys}}, {f"s.{name}": 1 for name in parameters}, max_time_ms=store.database.query_limit_ms
+        )
+        return [document.get("s") or {} for document in cursor]
+
+
+def _fetch(
+    store: Store,
+    search: Search,
+    order: Keyset,
+    limit: int,
+    start: Sequence[Any] | None,
+    backwards: bool,
+    session: Session | None,
+) -> list[Document]:
+    collection = store.database.collection(search.type)
+    documents: list[Document] = []
+    with translated(session):
+        for stage in order.stages(start, backwards):
+            if len(documents) == limit:
+                break
+            filter = {"$and": [search.filter, *stage.filters]} if stage.filters else search.filter
+            room = limit - len(documents)
+            if stage.pipeline:
+                steps = [{"$match": filter}, *stage.pipeline, {"$limit": room}, {"$project": {"s": 0, "ev": 0}}]
+                cursor: Any = collection.aggregate(
+                    steps, session=session, maxTimeMS=store.database.query_limit_ms, allowDiskUse=True
+                )
+            else:
+                cursor = collection.find(
+                    filter, {"s": 0, "ev": 0}, session=session, max_time_ms=store.database.query_limit_ms
+                )
+                cursor = cursor.sort(stage.sort).limit(room)
+            documents += list(cursor)
+    return documents
+
+
+def _ids(store: Store, access: Access, type: str, clause: Clause, session: Session | None) -> list[str]:
+    search = compile_search(store, access, type, [clause], session)
+    if search is None:
+        return []
+    return [document["i"] for document in _inner(store, search, {"i": 1}, session)]
+
+
+def _pointed_at(store: Store, access: Access, type: str, has: Has, session: Session | None) -> Clause:
+    search = compile_search(store, access, has.type, [has.clause], session)
+    if search is None:
+        return Nothing()
+    prefix = f"{type}/"
+    found = {
+        text.removeprefix(prefix)
+        for document in _inner(store, search, {f"s.{has.parameter}": 1}, session)
+        for text in (document.get("s") or {}).get(has.parameter, ())
+        if isinstance(text, str) and text.startswith(prefix)
+    }
+    return Ids(frozenset(found)) if found else Nothing()
+
+
+def _listed(store: Store, access: Access, type: str, listed: Listed, session: Session | None) -> Clause:
+    version = store.read(access, "List", listed.list, session=session)
+    if version is None or version.deleted:
+        raise problem("not-found", f"List/{listed.list} is not known here.", "_list")
+    items = [entry.get("item", {}).get("reference", "") for entry in version.resource().get("entry", [])]
+    ids = frozenset(text.removeprefix(f"{type}/") for text in items if text.startswith(f"{type}/"))
+    return Ids(ids) if ids else Nothing()
+
+
+def _inner(store: Store, search: Search, fields: Document, session: Session | None) -> list[Document]:
+    if session is None:
+        store.indexes.ensure(search.type, search.fields)
+    with translated(session):
+        cursor = store.database.collection(search.type).find(
+            search.filter, fields, session=session, max_time_ms=store.database.query_limit_ms
+        )
+        documents = list(cursor.limit(MOST_JOINED + 1))
+    if len(documents) > MOST_JOINED:
+        raise problem(
+            "too-costly",
+            f"The chained search finds more than {MOST_JOINED} {search.type}; make its inner criteria more selective.",
+        )
+    return documents
+
+
+__all__ = ["Query", "Search", "by_references", "compile_search", "find", "index_values", "referrers", "total"]

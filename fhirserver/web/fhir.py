@@ -1,0 +1,108 @@
+"""The FHIR endpoints: one view for both kinds of base, routed by the interactions table. FHIR R4: http."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Blueprint
+from flask import Response as HttpResponse
+from flask import request as http
+from werkzeug.exceptions import HTTPException
+
+from fhirserver.auth.principal import Principal
+from fhirserver.fhir.problem import Problem, problem
+from fhirserver.interactions.dispatch import dispatch
+from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.interactions.table import locate
+from fhirserver.web.http import (
+    body,
+    failed,
+    negotiate,
+    preconditions,
+    prefer,
+    query_pairs,
+    refuse,
+    render,
+    request_id,
+)
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+REGISTRY_PATH = "/1/health/fhir/4"
+ORGANIZATION_PATH = "/1/health/organizations/<organization>/fhir/4"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Fhir:
+    """The FHIR endpoints over a server. `authenticate` answers the Principal of an Authorization header, or raises
+    Problem.
+    """
+
+    server: Server
+    authenticate: Callable[[str | None], Principal]
+    max_body: int
+
+    def blueprint(self) -> Blueprint:
+        """The blueprint with both bases."""
+        made = Blueprint("fhir", __name__)
+        for base in (REGISTRY_PATH, ORGANIZATION_PATH):
+            for rule in (base, f"{base}/", f"{base}/<path:path>"):
+                made.add_url_rule(rule, "view", self.view, methods=METHODS, provide_automatic_options=False)
+        return made
+
+    def view(self, organization: str = "registry", path: str = "") -> HttpResponse:
+        """Answers one HTTP request to a FHIR base."""
+        id = request_id(http.headers.get("X-Request-Id"), self.server.new_id())
+        try:
+            answer = self._answer(organization, path, id)
+        except Problem as error:
+            answer = refuse(http, error)
+        except HTTPException as error:
+            answer = refuse(http, from_http(error))
+        except Exception:
+            log.exception("request failed", extra={"request_id": id})
+            answer = failed(http, id)
+        answer.headers["X-Request-Id"] = id
+        return answer
+
+    def _answer(self, organization: str, path: str, id: str) -> HttpResponse:
+        if http.method == "OPTIONS":
+            return HttpResponse(status=204, headers={"Allow": ", ".join(METHODS)})
+        query = query_pairs(http)
+        negotiate(http, query)
+        method = "GET" if http.method == "HEAD" else http.method
+        row, values = locate(method, path)
+        principal = self.authenticate(http.headers.get("Authorization"))
+        if organization == "registry" and not http.path.startswith(REGISTRY_PATH):
+            raise problem("not-found", "There is no organization of that id.")
+        request = Request(
+            interaction=row.code,
+            organization=organization,
+            base=self.server.base(organization),
+            principal=principal,
+            type=values.get("type"),
+            id=values.get("id"),
+            vid=values.get("vid"),
+            operation=values.get("operation"),
+            member=values.get("member"),
+            query=query,
+            body=body(http, self.max_body),
+            preconditions=preconditions(http.headers),
+            prefer=prefer(http.headers),
+            facts={"request": id, "method": method, "path": path, "address": http.remote_addr or ""},
+        )
+        response: Response = dispatch(self.server, request)
+        return render(http, response)
+
+
+# Werkzeug's own refusals -> FHIR issue type; the status stays theirs.
+HTTP_ISSUES = {404: "not-found", 405: "not-supported", 413: "too-long", 415: "not-supported", 400: "invalid"}
+
+
+def from_http(error: HTTPException) -> Problem:
+    """The Problem of a refusal by the framework."""
+    status = error.code or 500
+    allow = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
+    return problem(HTTP_ISSUES.get(status, "invalid"), error.description or error.name, status=status, headers=allow)

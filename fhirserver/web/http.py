@@ -1,0 +1,203 @@
+"""HTTP to a Request, a Response to HTTP. FHIR R4: http#headers, http#mime-type, http#ops (content negotiation).
+
+Everything about headers, media types and encodings is here; nothing below the web layer knows them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import zstandard
+from flask import Response as HttpResponse
+from werkzeug.datastructures import Headers
+from werkzeug.wrappers import Request as HttpRequest
+
+from fhirserver.fhir.json import decode, encode, pretty
+from fhirserver.fhir.problem import Issue, Problem, outcome, problem
+from fhirserver.interactions.model import Pairs, Preconditions, Prefer, Response
+
+FHIR_JSON = "application/fhir+json"
+MEDIA = f"{FHIR_JSON}; charset=utf-8; fhirVersion=4.0"
+ACCEPTED = frozenset(
+    {FHIR_JSON, "application/json", "text/json", "application/*", "*/*", "json", "application/json+fhir"}
+)
+BODIES = frozenset({FHIR_JSON, "application/json", "text/json", "application/json+fhir"})
+PATCHES = BODIES | {"application/json-patch+json"}
+FORM = "application/x-www-form-urlencoded"
+COMPRESS_FROM = 1_400  # Below one network packet compression only costs.
+REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}\Z")
+_VERSION_TAG = re.compile(r'(?:W/)?"([^"]{0,64})"\Z')
+_RETURNS = ("minimal", "representation", "OperationOutcome")
+
+
+def request_id(given: str | None, new_id: str) -> str:
+    """The caller's X-Request-Id where it is well formed, else a new one."""
+    return given if given and REQUEST_ID.match(given) else new_id
+
+
+def negotiate(http: HttpRequest, query: Pairs) -> None:
+    """Raises Problem(not-supported, 406) unless JSON may be answered. `_format` wins over Accept."""
+    wanted = dict(query).get("_format") or http.headers.get("Accept") or "*/*"
+    kinds = {part.split(";")[0].strip().replace(" ", "+") for part in wanted.split(",")}
+    if not kinds & ACCEPTED:
+        raise problem(
+            "not-supported", f"Only JSON is served: ask for {FHIR_JSON}, not for {wanted[:200]}.", "Accept", status=406
+        )
+
+
+def query_pairs(http: HttpRequest) -> Pairs:
+    """The query's pairs in order, repeated names kept, and those of a form body behind them."""
+    text = http.query_string.decode("utf-8", "replace")
+    pairs = parse_qsl(text, keep_blank_values=True)
+    if http.method == "POST" and http.mimetype == FORM:
+        try:
+            pairs += parse_qsl(http.get_data().decode(), keep_blank_values=True)
+        except UnicodeDecodeError:
+            raise problem("invalid", "The form body is not UTF-8.") from None
+    return tuple(pairs)
+
+
+def body(http: HttpRequest, limit: int) -> Any:
+    """The decoded JSON body, None where there is none. Raises Problem: 415 for another media type, 413, structure."""
+    if http.method not in ("POST", "PUT", "PATCH") or http.mimetype == FORM:
+        return None
+    data = _unpacked(http.get_data(), http.headers.get("Content-Encoding", ""), limit)
+    if not data.strip():
+        return None
+    allowed = PATCHES if http.method == "PATCH" else BODIES
+    if http.mimetype not in allowed:
+        sent = http.headers.get("Content-Type", "nothing")[:100]
+        raise problem(
+            "not-supported", f"Send the body as Content-Type {FHIR_JSON}, not as {sent}.", "Content-Type", status=415
+        )
+    return decode(data)
+
+
+def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
+    if encoding in ("", "identity"):
+        return data
+    if encoding != "gzip":
+        raise problem(
+            "not-supported", "A request body may be compressed with gzip only.", "Content-Encoding", status=415
+        )
+    try:
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        plain = unpacker.decompress(data, limit + 1)
+    except zlib.error:
+        raise problem("invalid", "The body is not valid gzip.", "Content-Encoding") from None
+    if len(plain) > limit:
+        raise problem("too-long", f"The body is larger than {limit} bytes.")
+    return plain
+
+
+def preconditions(headers: Headers) -> Preconditions:
+    """If-Match, If-None-Match, If-Modified-Since and If-None-Exist. Raises Problem(invalid) for malformed ones."""
+    since = headers.get("If-Modified-Since")
+    return Preconditions(
+        if_match=_version(headers.get("If-Match"), "If-Match"),
+        if_none_match=_version(headers.get("If-None-Match"), "If-None-Match"),
+        if_modified_since=http_date(since) if since else None,
+        if_none_exist=headers.get("If-None-Exist"),
+    )
+
+
+def prefer(headers: Headers) -> Prefer:
+    """The Prefer header; what it does not say, or says in a way we do not know, is the default."""
+    found = Prefer()
+    for part in re.split("[,;]", headers.get("Prefer") or ""):
+        name, _, value = part.strip().partition("=")
+        if name == "return" and value in _RETURNS:
+            found = replace(found, returned=value)
+        if name == "handling":
+            found = replace(found, strict=value == "strict")
+    return found
+
+
+def http_date(text: str) -> datetime | None:
+    """The instant of an HTTP date, None where it is not one (RFC 9110: then the header is ignored)."""
+    try:
+        instant = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def render(http: HttpRequest, response: Response) -> HttpResponse:
+    """The HTTP answer of an interaction."""
+    data = _text(response)
+    answer = HttpResponse(status=response.status)
+    headers = answer.headers
+    if response.version is not None:
+        headers["ETag"] = f'W/"{response.version}"'
+    if response.instant is not None:
+        headers["Last-Modified"] = format_datetime(response.instant.astimezone(UTC), usegmt=True)
+    if response.location:
+        headers["Location"] = response.location
+    headers.update(response.headers)
+    return finish(http, answer, data)
+
+
+def refuse(http: HttpRequest, error: Problem) -> HttpResponse:
+    """The HTTP answer of a Problem: its OperationOutcome."""
+    answer = HttpResponse(status=error.status)
+    answer.headers.update(error.headers)
+    return finish(http, answer, encode(outcome(error.issues)))
+
+
+def failed(http: HttpRequest, incident: str) -> HttpResponse:
+    """The HTTP answer of a fault of ours: an id that the log has too, and nothing else."""
+    issue = Issue(
+        "exception", f"The server failed to answer this. Tell its operator the incident id {incident}.", (), "fatal"
+    )
+    return finish(http, HttpResponse(status=500), encode(outcome([issue])))
+
+
+def finish(http: HttpRequest, answer: HttpResponse, data: bytes | None) -> HttpResponse:
+    """Puts the JSON text into the answer: indented if asked, compressed if the caller takes it."""
+    answer.headers["Cache-Control"] = "no-cache, private"
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    if data is None or answer.status_code in (204, 304):
+        answer.headers.pop("Content-Type", None)
+        return answer
+    if http.args.get("_pretty") == "true":
+        data = pretty(data)
+    answer.headers["Content-Type"] = MEDIA
+    answer.headers["Vary"] = "Accept, Accept-Encoding, Authorization"
+    if len(data) >= COMPRESS_FROM:
+        data = _packed(http.headers.get("Accept-Encoding", ""), answer, data)
+    answer.set_data(data)
+    return answer
+
+
+def _packed(accepted: str, answer: HttpResponse, data: bytes) -> bytes:
+    if "zstd" in accepted:
+        answer.headers["Content-Encoding"] = "zstd"
+        return zstandard.ZstdCompressor(level=3).compress(data)
+    if "gzip" in accepted:
+        answer.headers["Content-Encoding"] = "gzip"
+        return gzip.compress(data, compresslevel=1, mtime=0)
+    return data
+
+
+def _text(response: Response) -> bytes | None:
+    if response.text is not None:
+        return response.text.encode()
+    if response.resource is not None:
+        return encode(response.resource)
+    return None
+
+
+def _version(header: str | None, name: str) -> str | None:
+    if header is None or header.strip() == "*":
+        return header and "*"
+    found = _VERSION_TAG.match(header.strip())
+    if not found:
+        raise problem("invalid", f'{name} must be a version as in W/"3", or *.', name)
+    return found.group(1)
