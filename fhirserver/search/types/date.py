@@ -61,7 +61,7 @@ def bounds(text: str, parameter: str, zone: tzinfo = UTC) -> tuple[datetime, dat
     except ValueError:
         raise problem(
             "invalid",
-            f"{parameter}: the value must be a date: YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.sss]][Z|+hh:mm].",
+            f"{parameter}: write a date as YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.sss]][Z|+hh:mm].",
             f"http.{parameter}",
         ) from None
 
