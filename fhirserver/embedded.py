@@ -6,6 +6,7 @@ servers ask for are made once and remembered in the data folder.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -67,6 +68,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 def remembered(data: Path) -> Embedded:
     """The servers of this data folder, made on first use. A remembered port that something else took is replaced."""
+    _wait_for_the_last(data)
     memory = data / _MEMORY
     if memory.exists():
         known = Embedded(**json.loads(memory.read_text()))
@@ -78,6 +80,19 @@ def remembered(data: Path) -> Embedded:
         known = replace(known, redis_port=free_port())
     write_private(memory, json.dumps(asdict(known)))
     return known
+
+
+def _wait_for_the_last(data: Path, timeout: float = 30.0) -> None:
+    # A mongod whose supervisor was killed may still be closing its files.
+    held = data / "mongo" / "mongod.lock"
+    deadline = time.monotonic() + timeout
+    while held.exists() and time.monotonic() < deadline:
+        with open(held) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -203,9 +203,13 @@ class Settings:
     )
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings that these environment variables say (the process's own by default). Raises SettingsError."""
+    def from_env(cls, environ: Mapping[str, str] | None = None, **instead: object) -> Settings:
+        """The settings that these environment variables say (the process's own by default). Raises SettingsError.
+
+        `instead` names fields whose value, where it is not None, counts instead of the variable's.
+        """
         given = {name: text for name, text in (os.environ if environ is None else environ).items() if _is_ours(name)}
+        given |= {PREFIX + name.upper(): str(value) for name, value in instead.items() if value is not None}
         known = {variable(each): each for each in fields(cls)}
         faults = [f"{name} is not a setting; `fhirserver settings` lists them" for name in sorted(given.keys() - known)]
         values: dict[str, Any] = {}
@@ -225,7 +229,11 @@ class Settings:
         return settings if settings.public_url else replace(settings, public_url=_own_url(settings))
 
     def environ(self) -> dict[str, str]:
-        """The environment variables that say these settings, secrets included: for a child process."""
+        """The environment for a child process that is to have these settings, secrets included."""
+        return bare_environ() | self.variables()
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables that say these settings, secrets included."""
         return {variable(each): _plain(getattr(self, each.name)) for each in fields(self)}
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -236,6 +244,11 @@ class Settings:
 def variable(setting: Field[Any]) -> str:
     """The environment variable of a field of Settings."""
     return PREFIX + setting.name.upper()
+
+
+def bare_environ() -> dict[str, str]:
+    """The environment of this process without our settings: for a child process that must not have them."""
+    return {name: text for name, text in os.environ.items() if not _is_ours(name)}
 
 
 def folder(name: str) -> Path:

@@ -1,0 +1,6 @@
+"""`python -m fhirserver`: the command line."""
+
+from fhirserver.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The command line, for people, scripts and the supervisor's child processes.
+
+Commands that touch the database work beside it only: they use the installation that runs on the data folder, or the
+database that the settings name, with its credentials.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from fhirserver import embedded, logs, supervisor
+from fhirserver.fhir.problem import Problem
+from fhirserver.settings import PREFIX, Settings, SettingsError
+
+
+def main() -> None:
+    """The console script `fhirserver`."""
+    try:
+        commands(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except (SettingsError, supervisor.CannotRun, embedded.Missing, Problem) as error:
+        click.echo(f"fhirserver: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="fhirserver")
+def commands() -> None:
+    """A FHIR R4 exchange between application providers and provider organizations.
+
+    Settings come from environment variables: see `fhirserver settings`.
+    """
+
+
+def _beside(data: Path | None) -> Settings:
+    """The settings of what runs on the data folder, or those of the environment where they name a database."""
+    mine = Settings.from_env(data=data)
+    settings = supervisor.running(mine.data)
+    if settings is None and not mine.mongo_url:
+        raise supervisor.CannotRun(
+            f"nothing runs on the data folder {mine.data}: start `fhirserver up`, name another folder with --data, "
+            f"or name a database in {PREFIX}MONGO_URL"
+        )
+    settings = supervisor.with_master_key(settings or mine, make=False)
+    logs.configure("warning", mine.log_format, "command")
+    return settings
+
+
+_data = click.option("--data", type=click.Path(path_type=Path), help="Data folder of the installation.")
+
+
+@commands.command()
+@_data
+@click.option("--host", help="Address of the web server.")
+@click.option("--port", type=int, help="Port of the web server.")
+@click.option("--mllp-port", type=int, help="Port of the HL7v2 listener.")
+@click.option("--workers", type=int, help="Web worker processes.")
+def up(data: Path | None, host: str | None, port: int | None, mllp_port: int | None, workers: int | None) -> None:
+    """Run everything in the foreground; ready when GET /healthz answers 200, stopped with Ctrl-C."""
+    settings = Settings.from_env(data=data, host=host, port=port, mllp_port=mllp_port, workers=workers)
+    logs.configure(settings.log_level, settings.log_format, "supervisor")
+    supervisor.up(settings, click.echo)
+
+
+@commands.command()
+@_data
+def settings(data: Path | None) -> None:
+    """Print every setting, its value in force and its meaning; secrets are masked."""
+    for name, value, says in Settings.from_env(data=data).rows():
+        click.echo(f"{name}={value}")
+        click.echo(click.wrap_text(says, width=100, initial_indent="    ", subsequent_indent="    "))
+
+
+@commands.command()
+@_data
+def check(data: Path | None) -> None:
+    """Check settings, database, queue, definitions and mappings; exit 1 if something is wrong."""
+    from fhirserver import app
+
+    wrong = 0
+    for name, fault in app.check(_beside(data)):
+        wrong += bool(fault)
+        click.echo(f"{'FAIL' if fault else 'ok':5}{name}{f': {fault}' if fault else ''}")
+    sys.exit(1 if wrong else 0)
+
+
+@commands.group()
+def organization() -> None:
+    """Application providers and provider organizations."""
+
+
+@organization.command("create")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(["provider", "application"]), default="provider", show_default=True)
+@_data
+def create_organization(name: str, kind: str, data: Path | None) -> None:
+    """Create an Organization and print its id."""
+    from fhirserver import app
+
+    click.echo(app.create_organization(_beside(data), name, kind))
+
+
+@commands.group()
+def user() -> None:
+    """People who act for an organization."""
+
+
+@user.command("create")
+@click.argument("email")
+@click.option("--organization", required=True, help="Id of the Organization.")
+@click.option("--role", type=click.Choice(["admin", "member"]), default="member", show_default=True)
+@_data
+def create_user(email: str, organization: str, role: str, data: Path | None) -> None:
+    """Create a User, or give one another role, and print the id."""
+    from fhirserver import app
+
+    click.echo(app.create_user(_beside(data), email, organization, role))
+
+
+@commands.command()
+@click.option("--organization", help="Id of the Organization whose base a local operator is to use.")
+@click.option("--scope", help="Scopes of the operator's token.  [default: system/*.cruds]")
+@click.option("--user", help="E-mail address of the User to act as.")
+@_data
+def token(organization: str | None, scope: str | None, user: str | None, data: Path | None) -> None:
+    """Print an access token: of a local operator for an organization's base and the registry, or of a user."""
+    from fhirserver import app
+
+    if bool(organization) == bool(user):
+        raise click.UsageError("give either --organization or --user")
+    if user and scope:
+        raise click.UsageError("--scope goes with --organization; a user's token has the scopes of the user's role")
+    beside = _beside(data)
+    if user:
+        click.echo(app.user_token(beside, user))
+    else:
+        click.echo(app.operator_token(beside, str(organization), scope or "system/*.cruds"))
+
+
+@commands.group()
+def endpoint() -> None:
+    """Where HL7v2 messages come from."""
+
+
+@endpoint.command("create")
+@click.option("--organization", required=True, help="Id of the Organization that the messages belong to.")
+@click.option("--sending-application", help="MSH-3 of the sender.")
+@click.option("--sending-facility", help="MSH-4 of the sender.")
+@click.option("--default", "is_default", is_flag=True, help="Take messages that no other Endpoint names the sender of.")
+@_data
+def create_endpoint(
+    organization: str,
+    sending_application: str | None,
+    sending_facility: str | None,
+    is_default: bool,
+    data: Path | None,
+) -> None:
+    """Create an Endpoint that says whose messages a sender's are, and print its id."""
+    from fhirserver import app
+
+    if not (sending_application or sending_facility or is_default):
+        raise click.UsageError("give --sending-application, --sending-facility or --default")
+    made = app.create_endpoint(
+        _beside(data),
+        organization,
+        sending_application=sending_application or "",
+        sending_facility=sending_facility or "",
+        default=is_default,
+    )
+    click.echo(made)
+
+
+@commands.command()
+@click.option("--keep", is_flag=True, help="Leave it running afterwards.")
+def demo(keep: bool) -> None:
+    """Play the whole story on a fresh data folder: register, authorize, subscribe, receive, notify."""
+    from fhirserver import demo as story
+
+    settings = Settings.from_env()
+    logs.configure("warning", "text", "demo")
+    sys.exit(story.play(settings, keep))
+
+
+def _process(name: str, says: str, run: Callable[[Settings], object]) -> None:
+    """A command that the supervisor gives its child processes; not for people, so the help does not list it."""
+
+    @commands.command(name, help=says, hidden=True)
+    def process() -> None:
+        settings = Settings.from_env()
+        logs.configure(settings.log_level, settings.log_format, name)
+        run(settings)
+
+
+def _prepare(settings: Settings) -> None:
+    from fhirserver import app
+
+    click.echo(app.first_credentials(settings))
+
+
+def _web(settings: Settings) -> None:
+    from fhirserver import serve
+
+    serve.web(settings)
+
+
+def _worker(settings: Settings) -> None:
+    from fhirserver import app
+
+    app.run_worker(settings)
+
+
+def _relay(settings: Settings) -> None:
+    from fhirserver import app
+
+    app.run_relay(settings)
+
+
+def _mllp(settings: Settings) -> None:
+    from fhirserver import app
+
+    app.run_mllp(settings)
+
+
+_process("prepare", "Lay the ground in the database and print the first credentials.", _prepare)
+_process("web", "Serve HTTP.", _web)
+_process("worker", "Run jobs from the queue.", _worker)
+_process("relay", "Turn pending events into deliveries.", _relay)
+_process("mllp", "Listen for HL7v2 messages.", _mllp)

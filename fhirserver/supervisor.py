@@ -1,0 +1,339 @@
+"""`fhirserver up`: every process of an installation under one parent, in the foreground.
+
+Starts the embedded databases where no other is named, then the web server, the queue workers, the relay and the MLLP
+listener; starts again whatever dies; stops all of them in order. When the supervisor itself is killed the kernel ends
+its children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from fhirserver import embedded, lifeline
+from fhirserver.settings import Secret, Settings, bare_environ
+from fhirserver.store import bootstrap
+
+_log = logging.getLogger(__name__)
+
+_STEADY = 10.0  # seconds after which a child that dies is no longer thought to be dying at once
+_LONGEST_PAUSE = 5.0  # seconds between two starts of a child that keeps dying
+_TICK = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_START_PATIENCE = 90.0
+
+
+class CannotRun(Exception):
+    """`up` cannot start or go on; the text says why and what to do."""
+
+
+class Stop(BaseException):
+    """SIGINT, SIGTERM or SIGHUP has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process to keep running. Children of a higher stage stand on those of a lower one, and are stopped first."""
+
+    name: str
+    argv: Sequence[str]
+    environ: Mapping[str, str]
+    stage: int
+    last: signal.Signals = signal.SIGKILL  # what it gets when the supervisor is killed
+    patience: float = 10.0  # seconds it may take to stop
+
+
+@dataclass(slots=True)
+class _Kept:
+    child: Child
+    process: subprocess.Popen[bytes]
+    since: float
+    deaths: int = 0
+    again_at: float = 0.0
+
+
+@dataclass
+class Children:
+    """The child processes of this supervisor."""
+
+    changed: Callable[[dict[str, int]], None] = lambda pids: None  # told name -> pid after every start
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+
+    def start(self, child: Child) -> None:
+        self._kept[child.name] = _Kept(child, _spawn(child), time.monotonic())
+        self._tell()
+
+    def ended(self, name: str) -> int | None:
+        """The exit code of a child, None while it runs."""
+        return self._kept[name].process.poll()
+
+    def tend(self) -> None:
+        """Start again every child that has died, after a pause that grows while it keeps dying."""
+        for kept in self._kept.values():
+            code = kept.process.poll()
+            if code is None:
+                continue
+            now = time.monotonic()
+            if not kept.again_at:
+                _mourn(kept, code, now)
+            elif now >= kept.again_at:
+                _end_group(kept.process.pid)
+                kept.process, kept.since, kept.again_at = _spawn(kept.child), now, 0.0
+                self._tell()
+
+    def stop(self) -> None:
+        """Stop all of them, the highest stage first; one that does not listen is killed."""
+        for stage in sorted({kept.child.stage for kept in self._kept.values()}, reverse=True):
+            group = [kept for kept in self._kept.values() if kept.child.stage == stage]
+            for kept in group:
+                if kept.process.poll() is None:
+                    kept.process.terminate()
+            for kept in group:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    kept.process.wait(kept.child.patience)
+                _end_group(kept.process.pid)
+                kept.process.wait()
+        self._kept.clear()
+
+    def _tell(self) -> None:
+        self.changed({name: kept.process.pid for name, kept in self._kept.items()})
+
+
+def _spawn(child: Child) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C in the terminal then reaches the supervisor only, which stops the others in order.
+    return subprocess.Popen(
+        child.argv,
+        env=child.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(),
+        start_new_session=True,
+        preexec_fn=partial(lifeline.tie, child.last, os.getpid()),  # safe: the supervisor has one thread
+    )
+
+
+def _mourn(kept: _Kept, code: int, now: float) -> None:
+    kept.deaths = 0 if now - kept.since > _STEADY else kept.deaths + 1
+    pause = min(_LONGEST_PAUSE, 0.1 * 2**kept.deaths)
+    kept.again_at = now + pause
+    facts = {"child": kept.child.name, "exit": code, "pause": pause}
+    _log.warning("a child process has ended and will be started again", extra={"facts": facts})
+
+
+def _end_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def up(settings: Settings, say: Callable[[str], None]) -> None:
+    """Run the installation until SIGINT or SIGTERM. `say` prints a line for who started it. Raises CannotRun."""
+    settings = replace(settings, data=settings.data.resolve())
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(settings.data), _signals():
+        _refuse_taken_ports(settings)
+        children = Children()
+        try:
+            settings = _databases(settings, children)
+            children.changed = partial(_remember, settings)
+            credentials = _prepared(settings)
+            for child in _children(settings):
+                children.start(child)
+            _until_ready(settings, children)
+            for line in _greeting(settings, credentials):
+                say(line)
+            while True:
+                children.tend()
+                time.sleep(_TICK)
+        except Stop:
+            say("stopping ...")
+        finally:
+            _deaf()
+            children.stop()
+            (settings.data / "run.json").unlink(missing_ok=True)
+    say("stopped")
+
+
+def running(data: Path) -> Settings | None:
+    """The settings of the installation that runs on this data folder now, None if none does."""
+    try:
+        remembered = json.loads((data / "run.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(data / "lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Settings.from_env(remembered["settings"])
+    return None
+
+
+def with_master_key(settings: Settings, make: bool) -> Settings:
+    """The settings with the key of the data folder where none is given; made there if `make`. Raises CannotRun."""
+    file = settings.data / "master.key"
+    if settings.master_key:
+        return settings
+    if not file.exists():
+        if not make:
+            raise CannotRun(f"there is no {file} and FHIRSERVER_MASTER_KEY is not set")
+        embedded.write_private(file, secrets.token_urlsafe(48))
+    return replace(settings, master_key=Secret(file.read_text().strip()))
+
+
+@contextlib.contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    with open(data / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotRun(
+                f"another `fhirserver up` runs on the data folder {data}; stop it or name another"
+            ) from None
+        yield
+
+
+def _refuse_taken_ports(settings: Settings) -> None:
+    for what, host, port, option in (
+        ("web server", settings.host, settings.port, "--port"),
+        ("MLLP listener", settings.mllp_host, settings.mllp_port, "--mllp-port"),
+    ):
+        # Right after a supervisor was killed its children may need a moment to go.
+        if not _within(5.0, partial(embedded.is_free, port, host)):
+            raise CannotRun(f"the {what} cannot listen on {host}:{port}: it is in use; name another with {option}")
+
+
+def _databases(settings: Settings, children: Children) -> Settings:
+    """Start the databases that are not given, and say where they are."""
+    settings = with_master_key(settings, make=True)
+    if settings.mongo_url and settings.redis_url:
+        return settings
+    known = embedded.remembered(settings.data)
+    environ = bare_environ()
+    if not settings.mongo_url:
+        argv = embedded.mongod(settings.data, known, settings.mongo_cache_gb)
+        children.start(Child("mongod", argv, environ, stage=0, last=signal.SIGTERM, patience=30.0))
+    if not settings.redis_url:
+        children.start(Child("redis", embedded.redis(settings.data, known), environ, stage=1, last=signal.SIGTERM))
+    if not settings.mongo_url:
+        _ready(children, "mongod", partial(bootstrap.initiate, known.mongo_port, known.password, timeout=1.0))
+        settings = replace(settings, mongo_url=Secret(known.mongo_url))
+    if not settings.redis_url:
+        _ready(children, "redis", partial(embedded.wait_for_redis, known, timeout=1.0))
+        settings = replace(settings, redis_url=Secret(known.redis_url))
+    return settings
+
+
+def _ready(children: Children, name: str, wait: Callable[[], None]) -> None:
+    deadline = time.monotonic() + _START_PATIENCE
+    while True:
+        try:
+            return wait()
+        except (bootstrap.NotReady, TimeoutError) as error:
+            code = children.ended(name)
+            if code is not None:
+                raise CannotRun(
+                    f"{name} ended with exit code {code} instead of starting: see {name}.log in log/"
+                ) from error
+            if time.monotonic() > deadline:
+                raise CannotRun(str(error)) from error
+
+
+def _prepared(settings: Settings) -> str:
+    """Let a process of its own lay the ground in the database before the others come; the first credentials."""
+    argv = _ourselves("prepare")
+    tied = partial(lifeline.tie, signal.SIGKILL, os.getpid())
+    done = subprocess.run(
+        argv, env=settings.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=tied, check=False
+    )
+    if done.returncode:
+        raise CannotRun("the database could not be prepared; the log above says why")
+    return done.stdout.decode()
+
+
+def _children(settings: Settings) -> Iterable[Child]:
+    environ = settings.environ()
+    for number in range(1, settings.queue_workers + 1):
+        yield Child(f"worker-{number}", _ourselves("worker"), environ, stage=2)
+    yield Child("relay", _ourselves("relay"), environ, stage=3)
+    yield Child("mllp", _ourselves("mllp"), environ, stage=4)
+    yield Child("web", _ourselves("web"), environ, stage=4, patience=15.0)
+
+
+def _ourselves(command: str) -> list[str]:
+    return [sys.executable, "-m", "fhirserver", command]
+
+
+def _until_ready(settings: Settings, children: Children) -> None:
+    def ready() -> bool:
+        children.tend()
+        return _healthy({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host), settings.port)  # noqa: S104
+
+    if not _within(_START_PATIENCE, ready):
+        raise CannotRun("the web server does not answer 200 to GET /healthz; the log above says why")
+
+
+def _healthy(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _remember(settings: Settings, pids: dict[str, int]) -> None:
+    facts = {"pid": os.getpid(), "children": pids, "settings": settings.variables()}
+    embedded.write_private(settings.data / "run.json", json.dumps(facts))
+
+
+def _greeting(settings: Settings, credentials: str) -> Iterator[str]:
+    yield "fhirserver is up"
+    yield f"  FHIR registry    {settings.public_url}/1/health/fhir/4"
+    yield f"  organizations    {settings.public_url}/1/health/organizations/{{id}}/fhir/4"
+    yield f"  HL7v2 over MLLP  {settings.mllp_host}:{settings.mllp_port}"
+    yield f"  data and logs    {settings.data}"
+    yield from credentials.rstrip().splitlines()
+    yield "Ctrl-C stops everything."
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def heard(number: int, frame: FrameType | None) -> None:
+        _deaf()
+        raise Stop
+
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    before = {each: signal.signal(each, heard) for each in _SIGNALS if not (nohup and each == signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _deaf() -> None:
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _within(seconds: float, true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_TICK)
+    return True
