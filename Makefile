@@ -1,0 +1,46 @@
+# Every target sets up what it needs. `make help` lists them.
+SHELL := /bin/bash
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup fmt check test test-slow bench demo up lock settings-page clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: ## Build .venv from the lock; does nothing when nothing changed
+	@bash tools/setup.sh
+
+fmt: setup ## Format the code and repair what the linter can
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix .
+
+check: setup ## Format, lint, types, layers: says what is wrong, changes nothing
+	$(BIN)/ruff format --check --quiet . || { echo "run: make fmt"; exit 1; }
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: check ## check, then every test that is not slow: make test ARGS="-k patient"
+	$(BIN)/pytest $(ARGS)
+
+test-slow: check ## check, then every test
+	$(BIN)/pytest -m "slow or not slow" $(ARGS)
+
+bench: setup ## Run the benchmarks
+	@if [ -f bench/run.py ]; then $(BIN)/python bench/run.py $(ARGS); else echo "there is no bench/run.py yet"; fi
+
+demo: setup ## Play the whole story; KEEP=1 leaves it running
+	@$(BIN)/fhirserver demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+up: setup ## Run everything in the foreground: make up ARGS="--port 9000"
+	@$(BIN)/fhirserver up $(ARGS)
+
+lock: ## Compile requirements.txt from pyproject.toml: newest versions, with hashes, without addresses
+	@bash tools/lock.sh
+
+settings-page: setup ## Write docs/operate/settings.md from the settings
+	@$(BIN)/python tools/settings_page.py
+
+clean: ## Remove what was built; the data in var/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
