@@ -123,7 +123,7 @@ class OperationRow:
 class Enqueue(Protocol):
     """Puts a job into the queue: its name and the ids it works on, never a resource."""
 
-    def __call__(self, name: str, *ids: str) -> None: ...
+    def __call__(self, name: str, *ids: str) -> object: ...
 
 
 @dataclass(slots=True)

@@ -1,0 +1,357 @@
+"""The composition root: settings to a Server, the WSGI application, the other processes, and the local commands.
+
+The only place that knows all rooms: it builds the operations table and the job table and hands them down.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask
+
+from fhirserver import __version__
+from fhirserver.auth import keys
+from fhirserver.auth.access import Access, decide, everything
+from fhirserver.auth.principal import Principal
+from fhirserver.auth.secrets import Vault
+from fhirserver.fhir import Resource
+from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.json import decode
+from fhirserver.fhir.problem import problem
+from fhirserver.interactions.dispatch import dispatch, perform
+from fhirserver.interactions.model import OperationRow, Request, Response, Server
+
+RESOURCE_OPERATIONS = ()
+from fhirserver.interactions.steps import STEPS
+from fhirserver.interactions.table import locate
+from fhirserver.interactions.write import DEFINING
+from fhirserver.jobs.queue import Queue
+from fhirserver.rules import RULES
+from fhirserver.rules.authorization import authorization_id
+from fhirserver.rules.model import Context
+from fhirserver.rules.organization import kind_concept
+from fhirserver.rules.user import user_id
+from fhirserver.settings import Settings, folder
+from fhirserver.store.database import Database
+from fhirserver.store.model import REGISTRY, Stored
+from fhirserver.store.resources import Store
+from fhirserver.web import oauth
+from fhirserver.web.application import application
+from fhirserver.web.fhir import Fhir
+
+OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *STEPS)
+MOST_ACCESSES = 2_000
+OPERATOR = Principal("system", id="local", operator=True, name="the local operator")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A Server and what stands beside it: the vault, the tokens, the queue, the settings it was built from."""
+
+    settings: Settings
+    server: Server
+    vault: Vault
+    tokens: oauth.Tokens
+    queue: Queue | None
+
+
+def build(settings: Settings) -> Installation:
+    """Everything a process needs. Reads the signing key and the generation from the database."""
+    vault = Vault(settings.master_key.reveal().encode(), os.urandom)
+    database = Database(settings.mongo_url.reveal(), settings.mongo_database, query_limit_ms=settings.query_time_limit)
+    store = Store(database)
+    shipped = Definitions.load().extended(resources_in("profiles"), generation=-1)
+    queue = Queue(settings.redis_url.reveal()) if settings.redis_url else None
+
+    def rebuild(generation: int) -> Definitions:
+        return shipped.extended(_defining(store), generation=generation)
+
+    server = Server(
+        store=store,
+        definitions=shipped,
+        rebuild=rebuild,
+        rules=RULES,
+        operations={_operation_key(row): row for row in OPERATIONS},
+        access=_Accesses().access,
+        context=_contexts(vault, settings),
+        enqueue=queue.enqueue if queue else _no_queue,
+        now=lambda: datetime.now(UTC),
+        new_id=new_id,
+        audit=lambda server, request, result: None,
+        locate=locate,
+        perform=perform,
+        capability={
+            name: resource
+            for resource in resources_in("capability")
+            if resource["resourceType"] == "CapabilityStatement"
+            and (name := resource["id"]) in ("registry", "organization")
+        },
+        public_url=settings.public_url,
+        software=__version__,
+        cursor_key=vault.subkey("page cursors"),
+        page_size=settings.page_size,
+        page_size_limit=settings.page_size_max,
+    )
+    return Installation(settings, server, vault, _tokens(settings, server, vault), queue)
+
+
+def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:
+    signing = (_signing_key(server.store, vault),)
+    whole = everything(REGISTRY)
+
+    def client(id: str) -> tuple[Resource, Mapping[str, Any]] | None:
+        found = server.store.read(whole, "ClientApplication", id)
+        return None if found is None or found.deleted else (found.resource(), found.private)
+
+    def user(id: str) -> Resource | None:
+        found = server.store.read(whole, "User", id)
+        return None if found is None or found.deleted else found.resource()
+
+    return oauth.Tokens(
+        issuer=settings.public_url,
+        keys=lambda: signing,
+        client=client,
+        user=user,
+        matches=vault.matches,
+        types=lambda: server.definitions.resource_types,
+        now=server.now,
+        new_id=server.new_id,
+        lifetime=settings.token_lifetime,
+    )
+
+
+def resources_in(name: str) -> list[Resource]:
+    """The resources in a folder of the project's data, in the order of their names."""
+    return [decode(path.read_bytes()) for path in sorted(folder(name).rglob("*.json"))]
+
+
+def new_id() -> str:
+    """A new id: 48 bits of milliseconds, then 80 random ones, so that resources made together lie together in the
+    index.
+    """
+    stamp = int(time.time() * 1000) & ((1 << 48) - 1)
+    return f"{stamp:012x}{secrets.token_hex(10)}"
+
+
+def create_app(installation: Installation) -> Flask:
+    """The WSGI application of an installation."""
+    server, settings = installation.server, installation.settings
+    fhir = Fhir(server, installation.tokens.authenticate, settings.max_body)
+    return application(
+        server,
+        (oauth.blueprint(installation.tokens), fhir.blueprint()),
+        max_body=settings.max_body,
+        cors_origins=settings.cors_origins,
+    )
+
+
+def wsgi() -> Flask:
+    """The WSGI application of the settings in the environment: what each web worker runs."""
+    return create_app(build(Settings.from_env()))
+
+
+# The local commands
+
+
+def create_organization(settings: Settings, name: str, kind: str) -> str:
+    """Creates an Organization (kind provider or application) and answers its id."""
+    resource = {"resourceType": "Organization", "active": True, "type": [kind_concept(kind)], "name": name}
+    return _create(build(settings).server, resource)
+
+
+def create_user(settings: Settings, email: str, organization: str, role: str) -> str:
+    """Creates a User of an organization, or gives an existing one this role, and answers the id."""
+    server = build(settings).server
+    resource = {
+        "resourceType": "User",
+        "email": email,
+        "organization": {"reference": f"Organization/{organization}"},
+        "role": role,
+    }
+    existing = server.store.read(everything(REGISTRY), "User", user_id(email))
+    if existing is None or existing.deleted:
+        return _create(server, resource)
+    changed = {**existing.resource(), **resource}
+    _run(server, "update", "User", changed, id=existing.id)
+    return existing.id
+
+
+def create_endpoint(
+    settings: Settings, organization: str, *, sending_application: str, sending_facility: str, default: bool
+) -> str:
+    """Creates the Endpoint that says which organization a sender's messages belong to, and answers its id."""
+    from fhirserver.hl7v2.senders import endpoint_resource
+
+    return _create(
+        build(settings).server, endpoint_resource(organization, sending_application, sending_facility, default)
+    )
+
+
+def operator_token(settings: Settings, organization: str, scope: str) -> str:
+    """An access token of the local operator for the base of an organization and the registry."""
+    installation = build(settings)
+    principal = Principal(
+        "operator", id="operator", organization=organization, operator=True, scopes=scope, name="local operator"
+    )
+    return installation.tokens.issue(principal)
+
+
+def user_token(settings: Settings, email: str) -> str:
+    """An access token that acts as a user. Raises Problem(not-found) where there is no active user of that address."""
+    installation = build(settings)
+    found = installation.server.store.read(everything(REGISTRY), "User", user_id(email))
+    if found is None or found.deleted or found.resource().get("active") is False:
+        raise problem("not-found", f"There is no active user {email}.")
+    user = found.resource()
+    return installation.tokens.issue(Principal("user", id=found.id, **oauth.person(user)))
+
+
+def check(settings: Settings) -> list[tuple[str, str]]:
+    """What was looked at and what is wrong with it ("" when nothing): settings, database, definitions, mappings,
+    queue.
+    """
+    found: list[tuple[str, str]] = []
+    installation = build(settings)
+    for name, look in (
+        ("database", installation.server.store.ping),
+        ("definitions", installation.server.refresh),
+        ("queue", installation.queue.ping if installation.queue else _no_queue_ping),
+    ):
+        try:
+            look()
+            found.append((name, ""))
+        except Exception as error:  # noqa: BLE001 - the report names whatever is wrong
+            found.append((name, str(error)))
+    return found
+
+
+def _create(server: Server, resource: Resource) -> str:
+    response = _run(server, "create", resource["resourceType"], resource)
+    assert response.location
+    return response.location.split("/_history/")[0].rpartition("/")[2]
+
+
+def _run(server: Server, interaction: str, type: str, resource: Resource, id: str | None = None) -> Response:
+    """One interaction by the local operator, who stands beside the database with its credentials."""
+    request = Request(interaction, REGISTRY, server.base(REGISTRY), OPERATOR, type=type, id=id, body=resource)
+    return dispatch(server, request)
+
+
+def _operation_key(row: OperationRow) -> str:
+    """Operations of one type stand under Type/name, so that two types may have operations of the same name."""
+    return f"{row.types[0]}/{row.name}" if len(row.types) == 1 and row.types != ("Resource",) else row.name
+
+
+def _defining(store: Store) -> list[Resource]:
+    """What was added at run time and the definitions are compiled from, on the registry."""
+    found: list[Resource] = []
+    for type in sorted(DEFINING):
+        documents = store.database.collection(type).find({"o": REGISTRY, "x": None}, {"d": 1})
+        found += [decode(document["d"]) for document in documents]
+    return found
+
+
+def _signing_key(store: Store, vault: Vault) -> keys.SigningKey:
+    def make() -> dict[str, Any]:
+        return {"key": vault.encrypt(keys.new_key().exported(), "signing key")}
+
+    return keys.imported(vault.decrypt(store.singleton("signing-key", make)["key"], "signing key"))
+
+
+def _contexts(vault: Vault, settings: Settings) -> Any:
+    allow_http = bool(settings.webhook_allow)
+
+    def context(server: Server, principal: Principal, organization: str) -> Context:
+        return Context(
+            principal=principal,
+            organization=organization,
+            now=server.now(),
+            new_id=server.new_id,
+            new_secret=vault.new_secret,
+            seal=vault.seal,
+            encrypt=vault.encrypt,
+            definitions=server.definitions,
+            allow_http=allow_http,
+        )
+
+    return context
+
+
+class _Accesses:
+    """Decides with the client and authorization as the database has them now; what is compiled from them is kept by
+    version.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], Access] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def access(self, server: Server, principal: Principal, organization: str) -> Access:
+        """The Access of a principal on a base. Raises Problem: login, forbidden, not-found for a base that is not
+        there.
+        """
+        id = principal.id if principal.kind == "client" else principal.client
+        client = self._registered(server, "ClientApplication", id) if id else None
+        authorization = None
+        if id and organization != REGISTRY:
+            authorization = self._registered(server, "ClientAuthorization", authorization_id(id, organization))
+        if organization != REGISTRY and authorization is None:
+            _require_organization(server, organization)
+        key = (
+            principal.token or id_of(principal),
+            organization,
+            server.definitions.generation,
+            client.version if client else 0,
+            authorization.version if authorization else 0,
+        )
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is not None and kept.principal == principal:
+            return kept
+        access = decide(
+            principal,
+            organization,
+            definitions=server.definitions,
+            client=client.resource() if client else None,
+            authorization=authorization.resource() if authorization else None,
+        )
+        with self._lock:
+            self._kept[key] = access
+            while len(self._kept) > MOST_ACCESSES:
+                self._kept.popitem(last=False)
+        return access
+
+    def _registered(self, server: Server, type: str, id: str) -> Stored | None:
+        found = server.store.read(everything(REGISTRY), type, id)
+        return found if found and not found.deleted else None
+
+
+def id_of(principal: Principal) -> str:
+    """A text that names a principal without a token."""
+    return f"{principal.kind} {principal.id}"
+
+
+def _require_organization(server: Server, organization: str) -> None:
+    known: set[str] = server.caches.setdefault("organizations", set())
+    if organization in known:
+        return
+    found = server.store.read(everything(REGISTRY), "Organization", organization)
+    if found is None or found.deleted:
+        raise problem("not-found", f"There is no organization {organization[:64]} here.")
+    known.add(organization)
+
+
+def _no_queue(name: str, *ids: str) -> None:
+    """Without Redis nothing is enqueued: MongoDB is the truth, and the relay's sweep does it later."""
+
+
+def _no_queue_ping() -> None:
+    raise problem("transient", "no Redis is configured")

@@ -1,0 +1,71 @@
+"""The Flask application: FHIR, OAuth, HL7v2 over HTTP, health. Every blueprint is handed what it needs; none reads
+settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flask import Blueprint, Flask, Response
+from flask import request as http
+from werkzeug.exceptions import HTTPException
+
+from fhirserver.fhir.json import encode
+from fhirserver.interactions.model import Server
+from fhirserver.web.fhir import from_http
+from fhirserver.web.http import refuse
+
+ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Accept, Prefer, If-Match, If-None-Match, If-None-Exist, If-Modified-Since, "
+    "X-Request-Id"
+)
+EXPOSED_HEADERS = "ETag, Location, Last-Modified, Content-Location, X-Request-Id, Retry-After, WWW-Authenticate"
+ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+
+def application(
+    server: Server, blueprints: Sequence[Blueprint], *, max_body: int, cors_origins: Sequence[str]
+) -> Flask:
+    """The WSGI application over a server, made of the blueprints."""
+    made = Flask("fhirserver", static_folder=None)
+    made.config["MAX_CONTENT_LENGTH"] = max_body
+    made.config["MAX_FORM_MEMORY_SIZE"] = max_body
+    made.url_map.merge_slashes = False
+    for blueprint in blueprints:
+        made.register_blueprint(blueprint)
+    made.add_url_rule("/healthz", "healthz", lambda: _health(server))
+    made.register_error_handler(HTTPException, _refuse)
+    made.after_request(_Cors(frozenset(cors_origins)).add)
+    return made
+
+
+def _health(server: Server) -> Response:
+    """200 when the database answers, else the Problem's 503."""
+    server.store.ping()
+    return Response(encode({"status": "ok", "version": server.software}), mimetype="application/json")
+
+
+def _refuse(error: HTTPException) -> Response:
+    return refuse(http, from_http(error))
+
+
+class _Cors:
+    """Cross-origin calls from browsers, for the configured origins. No cookies are involved, so no credentials are
+    allowed.
+    """
+
+    def __init__(self, origins: frozenset[str]) -> None:
+        self._origins = origins
+
+    def add(self, response: Response) -> Response:
+        """Adds the headers that let a permitted origin's script read the answer."""
+        origin = http.headers.get("Origin")
+        if origin and ("*" in self._origins or origin in self._origins):
+            response.headers["Access-Control-Allow-Origin"] = "*" if "*" in self._origins else origin
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            response.headers.add("Vary", "Origin")
+            if http.method == "OPTIONS":
+                response.headers["Access-Control-Allow-Methods"] = ALLOWED_METHODS
+                response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+                response.headers["Access-Control-Max-Age"] = "600"
+        return response
