@@ -5,7 +5,6 @@ The name is resolved here and every address it has is judged; the connection the
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -130,24 +129,3 @@ def parts_of(url: str) -> tuple[SplitResult, int]:
     if parts.username is not None or parts.password is not None:
         raise problem("value", "The endpoint must carry no user and password; send a header in channel.header.", WHERE)
     return parts, port
-
-
-HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}): *([\x20-\x7e\x80-\xff]{0,4096})")
-# Headers that belong to the connection or to the server, so that a subscription cannot send its own.
-OWN_HEADERS = frozenset(
-    {
-        *("accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"),
-        *("keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-        *("user-agent", "webhook-id", "webhook-timestamp", "webhook-signature"),
-    }
-)
-
-
-def header(text: str, where: str = "Subscription.channel.header") -> tuple[str, str]:
-    """Name and value of one `channel.header`. Raises Problem(value) for what is no header or is not theirs to set."""
-    match = HEADER.fullmatch(text)
-    if not match:
-        raise problem("value", "A header is written `Name: value`, in one line.", where)
-    if match[1].lower() in OWN_HEADERS:
-        raise problem("value", f"The header {match[1]} is set by the server and cannot be chosen.", where)
-    return match[1], match[2].strip()

@@ -71,6 +71,8 @@ class Endpoints:
             answer = self._persistently(url, headers, body, seconds, started)
         except Problem as refusal:
             answer = Answer(0, _since(started), error=str(refusal))
+        except UnicodeError:
+            answer = Answer(0, _since(started), error="a header of the channel cannot be sent over HTTP")
         except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
             self.guard.forget(url)
             answer = Answer(0, _since(started), error=_said(error))
@@ -91,7 +93,7 @@ class Endpoints:
         try:
             return self._sent(url, headers, body, seconds, started)
         except requests.ConnectionError as error:
-            if "RemoteDisconnected" not in repr(error):
+            if not any(mark in repr(error) for mark in _CLOSED):
                 raise
             return self._sent(url, headers, body, seconds, started)
 
@@ -226,10 +228,13 @@ def _text(data: bytes) -> str:
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
+# What it looks like when the other side has closed a connection that was kept: before the request, or into it.
+_CLOSED = ("RemoteDisconnected", "SSLEOFError", "SSLZeroReturnError", "BrokenPipeError")
+
 # What a failure is called in a delivery's record: the first mark found in the error names it.
 _NAMES: tuple[tuple[str, str], ...] = (
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not trusted or not for this name"),
-    ("doesn't match", "the server's certificate is not trusted or not for this name"),
+    ("match", "the server's certificate is not trusted or not for this name"),
     ("SSL", "the TLS connection failed"),
     ("ConnectTimeout", "no connection in time"),
     ("timed out", "no answer in time"),
