@@ -110,7 +110,7 @@ def bounded(parameter: str, bound: Bounds, widths: Sequence[Any]) -> dict[str, A
     lo, hi, width = f"k.{parameter}.lo", f"k.{parameter}.hi", f"s.{parameter}:w"
     most = {bound.most[0]: bound.most[1]} if bound.most else {}
     if bound.least is None:
-        return {width: {"$gte": 0}, lo: most} if most else {}
+        return {width: {"$gte": 0}, **({lo: most} if most else {})}
     operator, least = bound.least
     branches: list[dict[str, Any]] = [
         {width: number, lo: {"$gte": _before(least, greatest), **most}, hi: {operator: least}}

@@ -1,8 +1,8 @@
 """Token parameters: codes and identifiers, with or without their system; `:not`, `:text`, `:of-type`, `:in`, ...
 
-FHIR R4: search#token (matches are literal but not case-sensitive). s.<p>: "code", "system|code" and "system|", where
-"|code" says that there is no system; s.<p>:text: normal forms of texts; s.<p>:of-type: "system|code|value" of typed
-identifiers.
+FHIR R4: search#token (matches are literal but not case-sensitive). s.<p>: "code" and "system|code", or "|code" that
+says there is no system; "system|" is asked as the start of the second. s.<p>:text: normal forms of texts;
+s.<p>:of-type: "system|code|value" of typed identifiers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fhirserver.search.types.string import key as least_and_greatest
 
 
 def _safe(text: str) -> str:
-    r"""A part of a stored token: a `|` inside it must not look like the one between system and code."""
+    """A part of a stored token, in which a | is always the one between system and code."""
     if "|" in text or "\\" in text:
-        return text.replace("\\", "\\\\").replace("|", "\\|")
+        return text.replace("\\", "\\\\").replace("|", "\\p")
     return text
 
 
@@ -36,8 +36,7 @@ def forms(system: Any, code: Any) -> Iterable[str]:
     bare = _safe(code.casefold())
     if not isinstance(system, str) or not system:
         return (bare, f"|{bare}")
-    prefix = _safe(system)
-    return (bare, f"{prefix}|{bare}", f"{prefix}|")
+    return (bare, f"{_safe(system)}|{bare}")
 
 
 def _concept(value: Mapping[str, Any], tokens: list[str], labels: list[Any], typed: list[str]) -> None:
@@ -124,14 +123,21 @@ def parse(text: str, context: Context) -> str:
 def filter(path: str, operands: tuple[str, ...], modifier: str) -> dict[str, Any]:
     if modifier == "text":
         return any_of([starts_with(f"{path}:text", operand) for operand in operands])
-    return one_of(f"{path}:of-type" if modifier == "of-type" else path, list(operands))
+    if modifier == "of-type":
+        return one_of(f"{path}:of-type", list(operands))
+    whole = [operand for operand in operands if operand[-1:] != "|"]
+    systems = [starts_with(path, operand) for operand in operands if operand[-1:] == "|"]
+    return any_of([one_of(path, whole), *systems] if whole else systems)
 
 
 def matches(found: Mapping[str, Any], name: str, operands: tuple[str, ...], modifier: str) -> bool:
     if modifier == "text":
         return any(text.startswith(operand) for text in found.get(f"{name}:text", ()) for operand in operands)
     values = found.get(f"{name}:of-type" if modifier == "of-type" else name, ())
-    return any(operand in values for operand in operands)
+    return any(
+        any(value.startswith(operand) for value in values) if operand[-1:] == "|" else operand in values
+        for operand in operands
+    )
 
 
 def fields(path: str, modifier: str) -> tuple[str, ...]:
