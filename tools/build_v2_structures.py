@@ -1,7 +1,8 @@
-"""Builds mappings/structures/v2.json: which fields a segment has, which components a datatype has, over all versions of HL7v2.
+"""Builds mappings/structures/v2.json: which fields a segment has, which components a datatype has, over all versions
+of HL7v2.
 
-Read from hl7apy's reference tables; the newest version that does not withdraw a field decides its datatype and table. Run it
-with no arguments; the same hl7apy gives the same bytes.
+Read from hl7apy's reference tables; the newest version that does not withdraw a field decides its datatype and table.
+Run it with no arguments; the same hl7apy gives the same bytes.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def _segments(definition: Any) -> set[str]:
 
 def _listed(found: Mapping[str, Mapping[int, str]]) -> dict[str, list[str]]:
     return {
-        name: [members.get(n, "") for n in range(1, max(members) + 1)] for name, members in sorted(found.items()) if members
+        name: [members.get(n, "") for n in range(1, max(members) + 1)]
+        for name, members in sorted(found.items())
+        if members
     }
 
 

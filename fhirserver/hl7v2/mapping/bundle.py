@@ -1,0 +1,235 @@
+"""A message to a FHIR message Bundle, and what a store needs to know to write it.
+
+FHIR R4: messaging, bundle#message; HL7 v2-to-FHIR implementation guide. Pure: the same message, context and maps give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import problem
+from fhirserver.hl7v2.mapping.maps import Maps, MessageMap, Trigger
+from fhirserver.hl7v2.mapping.rules import reference_to
+from fhirserver.hl7v2.mapping.run import Context, Entry, Run, Traced, Unmapped, uuid_of
+from fhirserver.hl7v2.message import Message
+
+ENVELOPE = ("MessageHeader", "Provenance")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a message became.
+
+    bundle: the message Bundle; its first entry is the MessageHeader, every reference inside resolves by fullUrl.
+    event: `ADT_A01`. aliases: event names that the trigger itself means (`merge.patient`); whether a patient was
+    created or updated only the store knows.
+    match: fullUrl -> the identifiers (system and value) by which a stored resource is the same one, strongest first;
+    None for a resource that is always new.
+    elements: fullUrl -> the top-level elements that this message speaks for: only these may replace stored ones.
+    deletes: fullUrl -> elements (dotted, or with a selector such as `extension(url)`) that the message says are gone.
+    trace: what wrote what, empty unless asked for; rules: the ids of all rules that wrote, unless not asked for.
+    unmapped: codes that tables lack. skipped: names of segments that no rule reads. warnings: what the sender should
+    mend.
+    """
+
+    bundle: Resource
+    event: str
+    structure: str
+    aliases: tuple[str, ...]
+    match: Mapping[str, Sequence[Mapping[str, str]] | None]
+    elements: Mapping[str, Sequence[str]]
+    deletes: Mapping[str, Sequence[str]]
+    trace: Sequence[Traced]
+    rules: frozenset[str]
+    unmapped: Sequence[Unmapped]
+    skipped: Sequence[str]
+    warnings: Sequence[str]
+
+
+def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = False) -> Result:
+    """The message Bundle of a message.
+
+    Raises Problem(not-supported) for an event that no map takes, Problem(required) where a segment is missing without
+    which there is nothing to say.
+    """
+    trigger, chosen = _map_of(maps, message)
+    run = Run(message, context, _variables(trigger, message, context), trace)
+    placed = maps.structures.place(message, chosen.structure)
+    skipped = chosen.apply(run, placed)
+    _finish(maps, run)
+    entries = _ordered(run.entries)
+    if not any(entry.type not in ENVELOPE and not entry.coalesced for entry in entries):
+        raise problem("required", f"The message has no segment that {message.event} is about.", "PID")
+    _refer(chosen, entries)
+    bundle = _bundle(maps, run, entries)
+    return Result(
+        bundle=bundle,
+        event=message.event,
+        structure=chosen.structure,
+        aliases=trigger.aliases,
+        match={entry.full_url: entry.match or None for entry in entries},
+        elements={entry.full_url: _spoken(entry) for entry in entries},
+        deletes={entry.full_url: gone for entry in entries if (gone := _deleted(maps, entry))},
+        trace=_traced(entries) if trace else (),
+        rules=frozenset(run.hits),
+        unmapped=run.unmapped,
+        skipped=sorted(set(skipped)),
+        warnings=[*message.warnings, *dict.fromkeys(run.warnings)],
+    )
+
+
+def _map_of(maps: Maps, message: Message) -> tuple[Trigger, MessageMap]:
+    trigger = maps.trigger(message)
+    chosen = maps.messages.get(trigger.structure) if trigger else None
+    if trigger is None or chosen is None:
+        known = any(event.startswith(f"{message.code}_") for event in maps.triggers)
+        place = "MSH-9.2" if known else "MSH-9.1"
+        raise problem("not-supported", f"Messages of type {message.event[:20]} are not mapped.", place)
+    return trigger, chosen
+
+
+def _variables(trigger: Trigger, message: Message, context: Context) -> Mapping[str, str]:
+    return {
+        "$trigger": message.trigger,
+        "$code": message.code,
+        "$structure": trigger.structure,
+        "$version": message.version,
+        "$control": message["MSH-10"],
+        "$received": context.received.strftime("%Y%m%d%H%M%S%z"),
+        "$message": context.message,
+        "$software": context.software,
+        **trigger.variables,
+    }
+
+
+def _finish(maps: Maps, run: Run) -> None:
+    """Defaults, derived identifiers, matching and fullUrls of every entry; then the references between them."""
+    seen: dict[str, int] = {}
+    for entry in sorted(run.entries, key=lambda e: e.type != "Patient"):
+        _default(maps, entry)
+        _identify(maps, run, entry, seen)
+    for entry in run.entries:
+        for reference in entry.references:
+            reference["reference"] = entry.full_url
+
+
+def _default(maps: Maps, entry: Entry) -> None:
+    resource = entry.resource
+    for name, value in maps.defaults.get(entry.type, {}).items():
+        if name not in resource and f"_{name}" not in resource:
+            siblings = maps.choices.get(entry.type, {}).get(name, ())
+            if not any(sibling in resource for sibling in siblings):
+                resource[name] = copy.deepcopy(value)
+                entry.defaulted.add(name)
+
+
+def _identify(maps: Maps, run: Run, entry: Entry, seen: dict[str, int]) -> None:
+    context = run.context
+    if entry.key and entry.type not in ENVELOPE:
+        _derive(run, entry, seen)
+    entry.match = entry.match or _matching(maps.matching.get(entry.type, {}), entry.resource)
+    if entry.match:
+        strongest = entry.match[0]
+        seed = f"{context.organization}|{entry.type}|{strongest.get('system', '')}|{strongest['value']}"
+    else:
+        message = context.message or run.variables["$control"]
+        seed = f"{context.organization}|{message}|{entry.type}|{entry.number}"
+    count = seen[seed] = seen.get(seed, 0) + 1
+    if count > 1:
+        _derive(run, entry, seen, f"{seed}|{count}")
+        seed = f"{seed}|{count}"
+    entry.full_url = uuid_of(seed)
+
+
+def _derive(run: Run, entry: Entry, seen: dict[str, int], key: str = "") -> None:
+    """An identifier made from what the segment says, for what senders repeat without numbering it (allergies,
+    coverages).
+    """
+    subject = entry.subject.full_url if entry.subject else run.context.organization
+    text = f"{entry.type}|{subject}|{key or entry.key}"
+    count = seen[text] = seen.get(text, 0) + 1
+    digest = hashlib.sha256(f"{text}|{count}".encode()).hexdigest()[:32]
+    identifier = {"use": "secondary", "system": f"{run.context.namespace}derived", "value": digest}
+    entry.match = [{"system": identifier["system"], "value": digest}]
+    entry.resource.setdefault("identifier", []).append(identifier)
+
+
+def _matching(rule: Mapping[str, Any], resource: Resource) -> list[dict[str, str]]:
+    """The identifiers that may match, strongest first: preferred types in their order, then the rest but for the
+    excluded.
+    """
+    found: list[tuple[int, dict[str, str]]] = []
+    prefer, never = rule.get("prefer", ()), rule.get("never", ())
+    identifiers = resource.get("identifier") or []
+    for identifier in identifiers if isinstance(identifiers, list) else [identifiers]:
+        value, system = identifier.get("value"), identifier.get("system")
+        kind = next((c.get("code", "") for c in identifier.get("type", {}).get("coding", ())), "")
+        if value and system and kind not in never and identifier.get("use") != "old":
+            rank = prefer.index(kind) if kind in prefer else len(prefer)
+            found.append((rank, {"system": system, "value": value}))
+    return [identifier for _, identifier in sorted(found, key=lambda pair: pair[0])]
+
+
+def _ordered(entries: Iterable[Entry]) -> list[Entry]:
+    place = {"MessageHeader": 0, "Provenance": 3}
+    return sorted(entries, key=lambda e: 2 if e.coalesced else place.get(e.type, 1))
+
+
+def _refer(chosen: MessageMap, entries: Sequence[Entry]) -> None:
+    """MessageHeader.focus and Provenance.target: what the message is about, and everything it wrote."""
+    for entry in entries:
+        if entry.type == "MessageHeader":
+            focus = [
+                _resolved(other)
+                for kind in chosen.focus
+                for other in entries
+                if other.type == kind and not other.coalesced
+            ]
+            if focus:
+                entry.resource["focus"] = focus
+        elif entry.type == "Provenance":
+            targets = [other for other in entries if other.type not in ENVELOPE and not other.coalesced]
+            entry.resource["target"] = [_resolved(other) for other in targets]
+
+
+def _resolved(entry: Entry) -> dict[str, Any]:
+    reference = reference_to(entry)
+    reference["reference"] = entry.full_url
+    return reference
+
+
+def _bundle(maps: Maps, run: Run, entries: Sequence[Entry]) -> Resource:
+    bundle: Resource = {"resourceType": "Bundle", "type": "message"}
+    run.entry = Entry("Bundle", bundle, 0)
+    header = run.message.segments[0]
+    for write in maps.bundle.rules if maps.bundle else ():
+        write(run, header, header.text, (), bundle)
+    bundle.setdefault("timestamp", run.context.received.isoformat(timespec="seconds"))
+    bundle["entry"] = [{"fullUrl": entry.full_url, "resource": entry.resource} for entry in entries]
+    return bundle
+
+
+def _spoken(entry: Entry) -> list[str]:
+    return [name for name in entry.resource if name != "resourceType" and name not in entry.defaulted]
+
+
+def _deleted(maps: Maps, entry: Entry) -> list[str]:
+    choices = maps.choices.get(entry.type, {})
+    gone = [element for element in entry.deletes if element not in entry.resource]
+    for name in _spoken(entry):
+        gone += choices.get(name, ())
+    return list(dict.fromkeys(gone))
+
+
+def _traced(entries: Sequence[Entry]) -> list[Traced]:
+    return [
+        Traced(entry.full_url, f"{entry.type}.{element}" if element else entry.type, field, rule)
+        for entry in entries
+        for element, field, rule in entry.traces
+    ]
