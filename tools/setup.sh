@@ -18,9 +18,8 @@ if [ -z "$python" ]; then echo "setup: Python 3.11 or later is needed (Debian: a
 # to run, libcurl. Only Debian and its kin are known here; elsewhere the programs themselves say what they lack.
 missing=()
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-if ! command -v mongod >/dev/null && ! PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -q 'libcurl\.so\.4 '; then
-    missing+=(libcurl4)
-fi
+libraries=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null || true)
+if ! command -v mongod >/dev/null && [[ $libraries != *"libcurl.so.4 "* ]]; then missing+=(libcurl4); fi
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "setup: installing ${missing[*]}"
