@@ -37,6 +37,9 @@ URL.
 OWNED = ("Subscription", "NotificationDelivery")
 """The types on an organization's base of which a client sees only its own, by the identifier in `client`."""
 
+ABOUT_CLIENT = ("ClientApplication", "ClientAuthorization")
+"""The types of the registry whose resources about a client that client may read without a scope for it."""
+
 INTERNAL = ("InboundMessage", "User")
 """The types that no client sees, however wide its scopes: they belong to the organization's own people."""
 
@@ -112,6 +115,7 @@ def decide(
     capped = _scope_layers(principal, client, definitions)
     if organization == REGISTRY:
         who = principal.name or principal.id
+        capped = [_but_own(layer) for layer in capped] if principal.kind == "client" else capped
         permitted = [table_layer("role", registry_rows(principal), f"{principal.kind.title()} {who}")]
     else:
         permitted = _permitted(principal, organization, authorization, definitions)
@@ -141,6 +145,15 @@ def _scope_layers(principal: Principal, client: Resource | None, definitions: De
         registered = client.get("scope", "")
         layers.append(scope_layer("scope", registered, principal, definitions, "The scope that the client registered"))
     return layers
+
+
+def _but_own(layer: Layer) -> Layer:
+    """The scope layer with an exception: a client may see itself and what was decided about it, whatever its scopes."""
+
+    def permits(type_: str, letter: str) -> Alternatives:
+        return () if type_ in ABOUT_CLIENT and letter in "rs" else layer.permits(type_, letter)
+
+    return Layer(layer.name, permits, layer.refusal)
 
 
 def _permitted(

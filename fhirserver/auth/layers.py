@@ -14,10 +14,14 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.search import query
-from fhirserver.search.query import Clause
+from fhirserver.search.parse import parse
+from fhirserver.search.query import Chain, Clause, Has, Listed, NeedsCodes, NeedsHierarchy, walk
 
 Alternatives = tuple[tuple[Clause, ...], ...] | None
 Pairs = tuple[tuple[str, str], ...]
+
+_BY_STORE = (Chain, Has, Listed, NeedsCodes, NeedsHierarchy)
+"""Clauses that only the store can resolve: a written resource cannot be held to them."""
 
 LEVELS: Mapping[str, tuple[str, ...]] = {
     "client": ("system",),
@@ -94,14 +98,23 @@ def _compartment(definitions: Definitions, type_: str, patient: str) -> tuple[Cl
 
 
 def _clauses(definitions: Definitions, type_: str, pairs: Pairs) -> tuple[Clause, ...] | None:
-    """The clauses of search parameters, None where one is not known for the type: a narrowing must never get lost."""
+    """The clauses of search parameters, None where one cannot be served: a narrowing must never get lost."""
     known = definitions.search_parameters(type_)
-    if any(name.split(":")[0].split(".")[0] not in known for name, _ in pairs):
+    if any(name.split(":")[0] not in known for name, _ in pairs):
         return None
     try:
-        return tuple(query.parse(definitions, type_, pairs, strict=True).clauses)
+        clauses = parse(definitions, type_, pairs, strict=True).clauses
     except Problem:
         return None
+    return None if any(isinstance(part, _BY_STORE) for clause in clauses for part in walk(clause)) else clauses
+
+
+def check_narrowing(held: scopes.Scopes, definitions: Definitions) -> None:
+    """Raises Problem(value) for a granular scope whose search parameters cannot be asked of a single resource."""
+    for scope in held.resource:
+        if scope.params and _clauses(definitions, scope.type, scope.params) is None:
+            text = f"The scope {scope} may only use {scope.type}'s own search parameters, without chains or value sets."
+            raise problem("value", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Vault:
         try:
             raw = _decode(data)
             return self._cipher(key_id).decrypt(raw[:_NONCE], raw[_NONCE:], purpose.encode()).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise ValueError("this value was damaged, or encrypted for another purpose") from None
 
     def seal(self, secret: str) -> str:

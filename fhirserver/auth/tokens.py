@@ -40,7 +40,8 @@ def claims_of(
         "exp": start + lifetime,
         "jti": token_id,
         "kind": principal.kind,
-        "organization": principal.organization if principal.kind == "operator" else "",
+        "organization": principal.organization,
+        "name": principal.name,
         "patient": principal.patient,
     }
     return {name: value for name, value in claims.items() if value != "" or name == "scope"}
@@ -105,6 +106,7 @@ def principal_of(claims: Mapping[str, Any], **more: Any) -> Principal:
         "scopes": str(claims.get("scope", "")),
         "token": str(claims.get("jti", "")),
         "client": str(claims.get("client_id", "")) if claims.get("kind") == "user" else "",
+        "name": str(claims.get("name", "")),
         "patient": str(claims.get("patient", "")),
         "audience": (held,) if isinstance(held, str) else tuple(held),
     }

@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fhirserver.auth import scopes
+from fhirserver.auth.layers import check_narrowing
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Issue, Problem, problem
-from fhirserver.rules.model import Context, Prepared, Rule, instant, only_on_registry, reference, target
+from fhirserver.rules.model import Context, Prepared, Rule, instant, listed, only_on_registry, reference, target
 
 SECRET_GRANTS = ("client_credentials", "basic_auth")
 """The grants that need a secret, unless the client has keys."""
@@ -85,7 +86,7 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
 def needs_secret(client: Mapping[str, Any]) -> bool:
     """Whether the client authenticates by a secret: by its grants, and because it has no keys."""
     keys = client.get("jwks") or client.get("jwksUri")
-    return not keys and any(grant in SECRET_GRANTS for grant in client.get("grantType", ()))
+    return not keys and any(grant in SECRET_GRANTS for grant in listed(client.get("grantType")))
 
 
 def is_public(client: Mapping[str, Any]) -> bool:
@@ -143,13 +144,15 @@ def _unmoved(context: Context, previous: Resource, client: Resource) -> None:
 
 def _check(context: Context, client: Resource) -> None:
     if "scope" in client:
-        client["scope"] = str(scopes.parse(str(client["scope"]), context.definitions.resource_types))
-    grants = client.get("grantType", ())
-    uris = client.get("redirectUri", ())
+        held = scopes.parse(str(client["scope"]), context.definitions.resource_types)
+        check_narrowing(held, context.definitions)
+        client["scope"] = str(held)
+    grants, uris = listed(client.get("grantType")), listed(client.get("redirectUri"))
+    client.setdefault("responseTypes", "code" if "authorization_code" in grants else "token")
     if "authorization_code" in grants and not uris:
         text = "The grant authorization_code needs a redirectUri to send the code to."
         raise problem("required", text, "ClientApplication.redirectUri")
-    for index, uri in enumerate(uris if isinstance(uris, list) else ()):
+    for index, uri in enumerate(uris):
         if not valid_redirect(str(uri)):
             text = (
                 "A redirect URI is absolute, without wildcard or fragment: https, or http to a loopback address,"

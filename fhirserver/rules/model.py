@@ -124,10 +124,16 @@ def instant(now: datetime) -> str:
     return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def target(reference: Mapping[str, Any] | None, type_: str) -> str:
+def target(reference: Any, type_: str) -> str:
     """The id that a Reference to this type names, relative or absolute; empty where there is none."""
-    parts = str((reference or {}).get("reference", "")).split("/_history/")[0].split("/")
+    text = str(reference.get("reference", "")) if isinstance(reference, Mapping) else ""
+    parts = text.split("/_history/")[0].split("/")
     return parts[-1] if len(parts) > 1 and parts[-2] == type_ else ""
+
+
+def listed(value: Any) -> list[Any]:
+    """The list that an element should be, empty where it is something else: rules run before validation says so."""
+    return value if isinstance(value, list) else []
 
 
 def reference(type_: str, id_: str, display: str = "") -> dict[str, Any]:

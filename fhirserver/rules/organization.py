@@ -9,7 +9,7 @@ from typing import Any
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
-from fhirserver.rules.model import CANONICAL, REGISTRY, Context, Prepared, Rule
+from fhirserver.rules.model import CANONICAL, REGISTRY, Context, Prepared, Rule, listed
 
 KIND_SYSTEM = f"{CANONICAL}/CodeSystem/organization-kind"
 KINDS = ("application", "provider")
@@ -17,8 +17,10 @@ KINDS = ("application", "provider")
 
 def kind(organization: Mapping[str, Any]) -> str:
     """`application`, `provider`, or empty for an organization that takes no part in the exchange."""
-    codings = (coding for concept in organization.get("type", ()) for coding in concept.get("coding", ()))
-    codes = [str(coding.get("code")) for coding in codings if coding.get("system") == KIND_SYSTEM]
+    concepts = [concept for concept in listed(organization.get("type")) if isinstance(concept, Mapping)]
+    codings = [coding for concept in concepts for coding in listed(concept.get("coding"))]
+    ours = [coding for coding in codings if isinstance(coding, Mapping) and coding.get("system") == KIND_SYSTEM]
+    codes = [str(coding.get("code")) for coding in ours]
     return codes[0] if len(codes) == 1 and codes[0] in KINDS else ""
 
 

@@ -237,7 +237,7 @@ def _check_end(end: Any, now: datetime) -> None:
 
 def _headers(context: Context, subscription: Resource, held: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """The channel's headers as they are kept: name, encrypted value, keyed hash; a masked value means the one held."""
-    lines = (subscription.get("channel") or {}).get("header", [])
+    lines = _channel(subscription).get("header", [])
     where = "Subscription.channel.header"
     if not isinstance(lines, list) or len(lines) > MOST_HEADERS:
         raise problem("value", f"{where} is a list of at most {MOST_HEADERS} headers.", where)
@@ -256,17 +256,17 @@ def _headers(context: Context, subscription: Resource, held: Sequence[Mapping[st
     return kept
 
 
+def _channel(subscription: Mapping[str, Any]) -> Mapping[str, Any]:
+    channel = subscription.get("channel")
+    return channel if isinstance(channel, Mapping) else {}
+
+
 def _masked(subscription: Resource, headers: Sequence[Mapping[str, str]]) -> Resource:
     """The Subscription with the values of its headers masked, and without any signing secret."""
-    channel = dict(subscription.get("channel") or {})
+    channel = dict(_channel(subscription))
     if headers:
         channel["header"] = [f"{entry['name']}: {MASK}" for entry in headers]
-    kept = [e for e in channel.get("extension", ()) if not isinstance(e, dict) or e.get("url") != SIGNING_SECRET]
-    if "extension" in channel:
-        channel["extension"] = kept
-    if not kept:
-        channel.pop("extension", None)
-    return {**subscription, "channel": channel}
+    return {**subscription, "channel": _extended(channel, SIGNING_SECRET, None)}
 
 
 def _with_secret(subscription: Resource, secret: str) -> Resource:
@@ -298,13 +298,14 @@ def _decided(subscription: Resource, made: Mapping[str, str] | None) -> Resource
     return _extended(subscription, DECISION, {"url": DECISION, "extension": parts})
 
 
-def _extended(subscription: Resource, url: str, value: Mapping[str, Any] | None) -> Resource:
-    given = subscription.get("extension", [])
+def _extended(element: Resource, url: str, value: Mapping[str, Any] | None) -> Resource:
+    """The element with this as its one extension of the URL, or none; its place among the others is the last."""
+    given = element.get("extension", [])
     if not isinstance(given, list):
-        return subscription  # validation says what is wrong with it
+        return element  # validation says what is wrong with it
     kept = [e for e in given if not isinstance(e, dict) or e.get("url") != url]
     extensions = [*kept, *([value] if value else [])]
-    rest = {name: element for name, element in subscription.items() if name != "extension"}
+    rest = {name: part for name, part in element.items() if name != "extension"}
     return {**rest, "extension": extensions} if extensions else rest
 
 
