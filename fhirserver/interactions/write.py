@@ -124,7 +124,10 @@ def put(
     method: str,
     event: Mapping[str, Any] | None = None,
 ) -> Written:
-    """The one way a version is written: validation, index, access, commit. `reference` is Type/id."""
+    """The one way a version is written: validation, index, access, commit. `reference` is Type/id.
+
+    `event` is the pending event to write with it: None for the usual one of a single change, {} for none.
+    """
     type, _, id = reference.partition("/")
     version = previous.version + 1 if previous else 1
     instant = next_instant(server, previous)
@@ -143,7 +146,7 @@ def put(
         method=method,
         text=encode(resource).decode(),
         entry=entry,
-        event=event or pending_event(server, request, type, id, version, instant, action),
+        event=pending_event(server, request, type, id, version, instant, action) if event is None else event,
         private=_private(prepared, previous),
         previous=previous,
         keep_previous=type not in NO_HISTORY,
