@@ -86,7 +86,7 @@ def create(context: Context, resource: Resource) -> Prepared:
         )
     subscription = _filled(context, resource)
     subscription["status"] = REQUESTED
-    subscription = _owned(context, subscription, _owner(context.principal))
+    subscription = _decided(_owned(context, subscription, _owner(context.principal)), None)
     check(context, subscription)
     secret = signing_secret(context.new_secret())
     headers = _headers(context, subscription, ())
@@ -270,12 +270,8 @@ def _masked(subscription: Resource, headers: Sequence[Mapping[str, str]]) -> Res
 
 
 def _with_secret(subscription: Resource, secret: str) -> Resource:
-    channel = subscription["channel"]
-    extension = [*channel.get("extension", ()), {"url": SIGNING_SECRET, "valueString": secret}]
-    return {
-        **subscription,
-        "channel": {"extension": extension, **{k: v for k, v in channel.items() if k != "extension"}},
-    }
+    value = {"url": SIGNING_SECRET, "valueString": secret}
+    return {**subscription, "channel": _extended(subscription["channel"], SIGNING_SECRET, value)}
 
 
 def _owned(context: Context, subscription: Resource, client: str) -> Resource:
