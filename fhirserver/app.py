@@ -28,8 +28,7 @@ from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.dispatch import dispatch, perform
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
-
-RESOURCE_OPERATIONS = ()
+from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
 from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
 from fhirserver.interactions.write import DEFINING
@@ -156,6 +155,29 @@ def create_app(installation: Installation) -> Flask:
 def wsgi() -> Flask:
     """The WSGI application of the settings in the environment: what each web worker runs."""
     return create_app(build(Settings.from_env()))
+
+
+FIRST_OPERATOR = "operator@localhost"
+
+
+def first_credentials(settings: Settings) -> str:
+    """Lays the ground in a fresh database and answers what the operator needs to begin, the password on the first
+    start only.
+    """
+    installation = build(settings)
+    server = installation.server
+    if server.store.read(everything(REGISTRY), "User", user_id(FIRST_OPERATOR)):
+        return f"operator  {FIRST_OPERATOR} (the password was shown at the first start)"
+    password = f"{secrets.token_urlsafe(18)}-7{secrets.choice('!$%+=?')}"
+    user = {
+        "resourceType": "User",
+        "email": FIRST_OPERATOR,
+        "name": "Operator",
+        "role": "operator",
+        "password": password,
+    }
+    _create(server, user)
+    return f"operator  {FIRST_OPERATOR}, password {password} (shown this once)"
 
 
 # The local commands

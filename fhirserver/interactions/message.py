@@ -18,7 +18,6 @@ from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
-from fhirserver.fhir.problem import problem
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Server, Unit
 from fhirserver.interactions.write import next_instant, put, stamped
@@ -71,6 +70,7 @@ class _Part:
     resource: Resource
     previous: Stored | None = None
     id: str = ""
+    repeated: bool = False
 
 
 Finish = Callable[[Sequence[Done]], Resource]
@@ -117,6 +117,8 @@ def _store(
     whole = everything(request.organization)
     done: list[Done] = []
     for part in parts:
+        if part.repeated:
+            continue
         type = part.resource["resourceType"]
         resource = _resolved(part.resource, names)
         before = part.previous.resource() if part.previous else None
@@ -149,9 +151,7 @@ def _match(server: Server, request: Request, parts: list[_Part], tokens: Mapping
             if part.previous:
                 part.id = part.previous.id
             elif values and values[0] in made:
-                raise problem(
-                    "duplicate", f"The message has two {type} resources with the same identifier.", status=422
-                )
+                part.id, part.repeated = made[values[0]], True  # Said twice in one message: the first one counts.
             else:
                 part.id = server.new_id()
                 if values:
