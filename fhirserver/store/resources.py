@@ -11,7 +11,7 @@ therefore ONE
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Several
 from datetime import datetime
 from hashlib import sha256
@@ -86,6 +86,12 @@ class Store:
                 {"_id": f"{key(access.organization, id)}/{version}"}, max_time_ms=self.database.query_limit_ms
             )
         return stored(type, document) if document else None
+
+    def existing(self, types: Iterable[str]) -> list[str]:
+        """Those of the types, in their order, that anything was ever stored of, in any organization."""
+        with translated():
+            names = set(self.database.raw.list_collection_names())
+        return [type for type in types if type in names]
 
     # Writing
 
