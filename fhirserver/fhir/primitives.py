@@ -151,4 +151,4 @@ PRIMITIVES: Mapping[str, Check] = {
         "must be a UUID as a URI in lower case: urn:uuid: and 8-4-4-4-12 hex digits",
     ),
 }
-"""Type name -> check. `xhtml` is not among them: its content has rules of its own (validation.xhtml)."""
+"""Type name -> check. `xhtml` is not among them: its content has rules of its own (fhir.xhtml)."""

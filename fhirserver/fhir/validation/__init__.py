@@ -21,7 +21,7 @@ _STRUCTURAL = frozenset({"structure", "required", "value", "code-invalid"})
 
 
 def validate(definitions: Definitions, resource: Any, *, profiles: bool = True) -> list[Issue]:
-    """Every fault of a resource (at most about 100), errors of structure first; [] when there is none."""
+    """Every fault of a resource (about 100 of each severity), errors of structure first; [] when there is none."""
     try:
         faults = _structure(definitions).resource(resource)
     except RecursionError:
@@ -30,8 +30,9 @@ def validate(definitions: Definitions, resource: Any, *, profiles: bool = True) 
         return []
     kind = resource.get("resourceType") if isinstance(resource, dict) else None
     root = kind if isinstance(kind, str) and kind in definitions.resource_types else ""
-    ordered = sorted(faults[:MAX_FAULTS], key=lambda fault: fault.code not in _STRUCTURAL)
-    return [_issue(fault, root) for fault in ordered]
+    ordered = sorted(faults, key=lambda fault: (fault.severity != "error", fault.code not in _STRUCTURAL))
+    errors = [fault for fault in ordered if fault.severity == "error"]
+    return [_issue(fault, root) for fault in errors[:MAX_FAULTS] + ordered[len(errors) :][:MAX_FAULTS]]
 
 
 def _structure(definitions: Definitions) -> Structure:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-MAX_FAULTS = 100
+from fhirserver.fhir.fhirpath.scope import Scope
+
+MAX_FAULTS = 100  # of each severity
 
 
 class Fault(NamedTuple):
@@ -20,10 +22,11 @@ class Fault(NamedTuple):
 class Place:
     """Where a value stands: the resource it belongs to, the one that contains that (or itself), and its contained."""
 
-    __slots__ = ("contained", "mentioned", "resource", "root")
+    __slots__ = ("contained", "mentioned", "resource", "root", "scope")
 
     def __init__(self, resource: dict[str, Any], outer: Place | None = None) -> None:
         self.resource = resource
+        self.scope: Scope | None = None  # of the FHIRPath invariants, made when the first needs it
         if outer is None:
             self.root = resource
             self.contained = _contained_types(resource["contained"]) if "contained" in resource else _NONE
@@ -34,6 +37,20 @@ class Place:
 
 Faults = list[Fault] | None
 Check = Callable[[Any, Place], Faults]
+
+
+def sound(faults: Faults) -> bool:
+    """Whether the structure of a value is right, so that invariants can be asked of it."""
+    return not faults or all(fault.code == "invariant" for fault in faults)
+
+
+def bounded(faults: list[Fault]) -> tuple[list[Fault], bool]:
+    """The faults with MAX_FAULTS warnings at most, and whether there are so many errors that no more are needed."""
+    if len(faults) < 2 * MAX_FAULTS:
+        return faults, False
+    errors = [fault for fault in faults if fault.severity == "error"]
+    others = [fault for fault in faults if fault.severity != "error"]
+    return errors + others[:MAX_FAULTS], len(errors) >= MAX_FAULTS
 
 
 def mentions(resource: dict[str, Any]) -> frozenset[str]:

@@ -16,10 +16,8 @@ from typing import Any
 from fhirserver.fhir.definitions import Definitions, Property, TypeDefinition
 from fhirserver.fhir.primitives import PRIMITIVES
 from fhirserver.fhir.validation import values
-from fhirserver.fhir.validation.place import MAX_FAULTS, Check, Fault, Faults, Place, mentions
-
-Rules = Callable[[TypeDefinition], Check | None]
-"""What is asked of a value of a type once its structure is right: the invariants."""
+from fhirserver.fhir.validation.invariants import Invariants
+from fhirserver.fhir.validation.place import Check, Fault, Faults, Place, bounded, mentions, sound
 
 _MAX_SHOWN = 12
 _type_name = re.compile(r"[A-Za-z]{1,64}").fullmatch
@@ -28,9 +26,9 @@ _type_name = re.compile(r"[A-Za-z]{1,64}").fullmatch
 class Structure:
     """The compiled checks of one Definitions. Made on first use, type by type; safe to use from several threads."""
 
-    def __init__(self, definitions: Definitions, rules: Rules = lambda _: None) -> None:
+    def __init__(self, definitions: Definitions) -> None:
         self.definitions = definitions
-        self._rules = rules
+        self._invariants = Invariants(definitions)
         self._ready: dict[str, Check] = {}
         self._making: dict[str, Check] = {}
         self._lock = threading.RLock()
@@ -67,7 +65,7 @@ class Structure:
             return check
         definition = self.definitions.types[name]
         rules: dict[str, Check] = {}
-        self._making[name] = check = _object(definition, rules, self._rules(definition))
+        self._making[name] = check = _object(definition, rules, self._invariants.of_type(definition))
         for prop in definition.properties.values():
             rules[prop.name] = self._property(prop)
             if self.definitions.types[prop.type].kind == "primitive" and prop.type != "xhtml":
@@ -115,11 +113,17 @@ class Structure:
             more.append(
                 values.target(known, frozenset(prop.targets) if known.issuperset(prop.targets) else frozenset())
             )
+        more += [check for check in self._invariants_of(prop) if check is not None]
         if prop.max_length is not None:
             more.append(values.shorter(prop.max_length))
         if prop.fixed is not None:
             more.append(values.fixed(prop.fixed))
         return more
+
+    def _invariants_of(self, prop: Property) -> list[Check | None]:
+        definition = self.definitions.types[prop.type]
+        own = self._invariants.check(prop.constraints, definition) if prop.constraints else None
+        return [own, *(self._invariants.of_profile(url, definition) for url in prop.profiles)]
 
     def _entry(self, value: Any, _place: Place) -> Faults:
         return self.resource(value)
@@ -167,12 +171,15 @@ def _object(definition: TypeDefinition, rules: Mapping[str, Check], invariants: 
             rule = rule_of(name)
             found = rule(child, place) if rule is not None else _unknown(name, label)
             if found is not None:
-                faults = (faults or []) + _excused(found, name, child, value)
-                if len(faults) >= MAX_FAULTS:
+                faults, full = bounded((faults or []) + _excused(found, name, child, value))
+                if full:
                     return faults
         if choices or not value or not required <= value.keys():
             faults = (faults or []) + whole(value)
-        return invariants(value, place) if not faults and invariants is not None else faults or None
+        if invariants is not None and sound(faults):
+            broken = invariants(value, place)
+            return broken if not faults else faults + (broken or [])
+        return faults or None
 
     return check
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from fhirserver.fhir import xhtml
 from fhirserver.fhir.definitions import CodeList
 from fhirserver.fhir.primitives import PRIMITIVES
-from fhirserver.fhir.validation import xhtml
-from fhirserver.fhir.validation.place import MAX_FAULTS, Check, Fault, Faults, Place
+from fhirserver.fhir.validation.place import Check, Fault, Faults, Place, bounded, sound
 
 NULL = "must not be null: leave it out instead"
 _MAX_SHOWN = 12
@@ -74,8 +74,8 @@ def array(check: Check, step: str, most: int | None) -> Check:
             found = check(item, place)
             if found is not None:
                 found = [Fault("value", "", NULL)] if item is None else found
-                faults = (faults or []) + [f._replace(path=f"{step}[{index}]{f.path}") for f in found]
-                if len(faults) >= MAX_FAULTS:
+                faults, full = bounded((faults or []) + [f._replace(path=f"{step}[{index}]{f.path}") for f in found])
+                if full:
                     break
         if not value:
             return [Fault("structure", step, "must not be an empty array: leave the property out instead")]
@@ -87,10 +87,13 @@ def array(check: Check, step: str, most: int | None) -> Check:
 
 
 def both(first: Check, second: Check) -> Check:
-    """The second check runs on what the first finds right."""
+    """The second check runs on what has the structure that the first asks for."""
 
     def check(value: Any, place: Place) -> Faults:
-        return first(value, place) or second(value, place)
+        found = first(value, place)
+        if found is None:
+            return second(value, place)
+        return found + (second(value, place) or []) if sound(found) else found
 
     return check
 
