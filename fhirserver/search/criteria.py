@@ -12,6 +12,7 @@ from typing import Any
 
 from fhirserver.fhir.definitions import Definitions, SearchParameter
 from fhirserver.fhir.problem import Problem, problem
+from fhirserver.search.expression import reference_targets
 from fhirserver.search.index import component_types, indexable
 from fhirserver.search.query import (
     Chain,
@@ -98,7 +99,7 @@ class Reader:
         if parameter is None or not (indexable(parameter) or code == "_id"):
             raise Unknown(UNSUPPORTED.get(code, f"{types[0]} has no search parameter {code}"))
         if dot:
-            return self.chain(parameter, modifier, rest, value, whole, depth)
+            return self.chain(types, parameter, modifier, rest, value, whole, depth)
         return self.criterion(types, parameter, modifier, value, whole)
 
     def has(self, types: tuple[str, ...], name: str, value: str, whole: str, depth: int) -> Clause:
@@ -109,7 +110,8 @@ class Reader:
         parameter = self.known_type(type, whole) and self.definitions.search_parameters(type).get(code)
         if not parameter or parameter.type != "reference":
             raise problem("invalid", f"{whole}: {type} has no reference parameter {code}.", f"http.{whole}")
-        if parameter.target and not set(types) & set(parameter.target) and types != ("Resource",):
+        targets = self.targets((type,), parameter)
+        if targets and not set(types) & set(targets) and types != ("Resource",):
             raise problem("invalid", f"{whole}: {code} of {type} cannot refer to a {types[0]}.", f"http.{whole}")
         return Has(type, code, self.linked((type,), rest, value, whole, depth))
 
@@ -124,24 +126,34 @@ class Reader:
             raise problem("invalid", f"{whole}: {type[:64]} is not a resource type here.", f"http.{whole}")
         return True
 
-    def chain(self, parameter: SearchParameter, modifier: str, rest: str, value: str, whole: str, depth: int) -> Clause:
+    def chain(
+        self,
+        types: tuple[str, ...],
+        parameter: SearchParameter,
+        modifier: str,
+        rest: str,
+        value: str,
+        whole: str,
+        depth: int,
+    ) -> Clause:
         if parameter.type != "reference":
             raise problem("invalid", f"{whole}: {parameter.code} is not a reference, it has no chain.", f"http.{whole}")
+        targets = self.targets(types, parameter)
         if modifier:
             self.known_type(modifier, whole)
-            if parameter.target and modifier not in parameter.target:
+            if targets and modifier not in targets:
                 raise problem("invalid", f"{whole}: {parameter.code} cannot refer to a {modifier}.", f"http.{whole}")
             return Chain(parameter.code, modifier, self.linked((modifier,), rest, value, whole, depth))
         code = rest.partition(".")[0].partition(":")[0]
         anything = code in ("_has", "_list")
-        targets = parameter.target or tuple(sorted(self.definitions.resource_types))
-        types = [t for t in targets if anything or code in self.definitions.search_parameters(t)]
-        if not types:
+        everything = tuple(sorted(self.definitions.resource_types))
+        found = [t for t in targets or everything if anything or code in self.definitions.search_parameters(t)]
+        if not found:
             raise problem("not-supported", f"{whole}: nothing it refers to has the parameter {code}.", f"http.{whole}")
-        if len(types) > self.limits.types:
-            said = f"{parameter.code}:{types[0]}.{rest}"
+        if len(found) > self.limits.types:
+            said = f"{parameter.code}:{found[0]}.{rest}"
             raise problem("too-costly", f"{whole}: say what type it refers to, for example {said}.", f"http.{whole}")
-        return either(*(Chain(parameter.code, t, self.linked((t,), rest, value, whole, depth)) for t in types))
+        return either(*(Chain(parameter.code, t, self.linked((t,), rest, value, whole, depth)) for t in found))
 
     def listed(self, code: str, modifier: str, value: str, whole: str) -> Clause:
         if modifier:
@@ -176,7 +188,7 @@ class Reader:
             raise _modifier(whole, code, modifier)
         if modifier in ("in", "not-in", "above", "below") and parameter.type == "token":
             return self.codes(code, modifier, values, whole)
-        context = self.context(parameter, modifier, whole)
+        context = self.context(types, parameter, modifier, whole)
         if parameter.type == "composite":
             return Leaf(code, "composite", tuple(self.composite(types, parameter, text, context) for text in values))
         operands = tuple(dict.fromkeys(kind.parse(text, context) for text in values))
@@ -186,12 +198,15 @@ class Reader:
             return Not(Leaf(code, parameter.type, operands))
         return Leaf(code, parameter.type, operands, "" if typed else modifier)
 
-    def context(self, parameter: SearchParameter, modifier: str, whole: str) -> Context:
-        if parameter.target and modifier in self.definitions.resource_types and modifier not in parameter.target:
+    def targets(self, types: tuple[str, ...], parameter: SearchParameter) -> tuple[str, ...]:
+        """The types that a reference parameter can point at; () is any."""
+        return reference_targets(self.definitions, types[0], parameter)
+
+    def context(self, types: tuple[str, ...], parameter: SearchParameter, modifier: str, whole: str) -> Context:
+        targets = self.targets(types, parameter) if parameter.type == "reference" else ()
+        if targets and modifier in self.definitions.resource_types and modifier not in targets:
             raise problem("invalid", f"{whole}: {parameter.code} cannot refer to a {modifier}.", f"http.{whole}")
-        return Context(
-            whole, modifier, self.base, parameter.target, self.definitions.resource_types, self.now, self.zone
-        )
+        return Context(whole, modifier, self.base, targets, self.definitions.resource_types, self.now, self.zone)
 
     def ids(self, values: list[str], modifier: str, whole: str) -> Clause:
         if modifier not in ("", "not"):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from fhirserver.fhir import Resource
-from fhirserver.fhir.definitions import Definitions, Property
+from fhirserver.fhir.definitions import Definitions, Property, SearchParameter
 from fhirserver.fhir.problem import problem
 from fhirserver.search.grammar import Call, Item, Literal, Name, Node, Operation, parse
 
@@ -19,6 +20,7 @@ Value = tuple[str, Any]
 Extract = Callable[[Resource], list[Value]]
 _Run = Callable[[Any, list[Value]], None]
 _Test = Callable[[Any], bool]
+_ANY = 100  # a parameter that lists more targets means any; the list leaves out types added later
 _DYNAMIC = frozenset({"Resource", "DomainResource"})
 
 
@@ -52,6 +54,7 @@ class _Branch:
     type: str
     steps: tuple[_Get | _Where | _Compute, ...] = ()
     code_list: Mapping[str, str] | None = None
+    targets: tuple[str, ...] = ()  # what a reference may point at, as far as that is said; () is any
     rooted: bool = False  # starts at the resource although the context is an element of it
 
 
@@ -84,10 +87,26 @@ def compile_relative(
     return Compiled(_together(runs), _first(branches))
 
 
-def element_types(definitions: Definitions, type: str, expression: str) -> tuple[str, ...]:
-    """The FHIR types an expression can yield, without repetition."""
-    compiler = _Compiler(definitions, type, (type,))
+def element_types(
+    definitions: Definitions, context: tuple[str, ...], expression: str, resource: str = ""
+) -> tuple[str, ...]:
+    """The FHIR types an expression that starts at one of the types `context` can yield, without repetition."""
+    compiler = _Compiler(definitions, resource or context[0], context)
     return tuple(dict.fromkeys(branch.type for branch in compiler.branches(parse(expression))))
+
+
+@lru_cache(maxsize=1024)
+def reference_targets(definitions: Definitions, type: str, parameter: SearchParameter) -> tuple[str, ...]:
+    """The types that a reference parameter of `type` can point at, by the parameter and by its elements; () is any.
+
+    R4's `patient` says Patient and Group for fifty types; of Encounter it is Encounter.subject where that is a Patient.
+    """
+    declared = () if len(parameter.target) > _ANY else parameter.target
+    branches = _Compiler(definitions, type, (type,)).branches(parse(parameter.expression))
+    if not branches or not all(branch.targets for branch in branches):
+        return declared
+    said = dict.fromkeys(target for branch in branches for target in branch.targets)
+    return tuple(target for target in said if target in declared) if declared else tuple(said)
 
 
 def _together(runs: list[tuple[bool, _Run]]) -> Callable[[Any, Resource], list[Value]]:
@@ -162,7 +181,9 @@ class _Compiler:
         definition = self.definitions.types.get(branch.type)
         properties = definition.properties.values() if definition else ()
         return [
-            replace(branch, type=p.type, steps=(*branch.steps, _Get(p.name)), code_list=self.code_list(p))
+            replace(
+                branch, type=p.type, steps=(*branch.steps, _Get(p.name)), code_list=self.code_list(p), targets=p.targets
+            )
             for p in properties
             if p.element == name
         ]
@@ -179,6 +200,8 @@ class _Compiler:
         return systems or None
 
     def of_type(self, branches: list[_Branch], type: str) -> list[_Branch]:
+        if type not in self.definitions.types:
+            type = type[0].lower() + type[1:]  # R4's code-value-date says DateTime
         exact = [branch for branch in branches if branch.type == type]
         if exact:
             return exact
@@ -197,8 +220,13 @@ class _Compiler:
         if node.name in ("as", "ofType") and isinstance(argument, Name):
             return self.of_type(branches, argument.name)
         if node.name == "where" and argument is not None:
+            said = _asked_target(argument)
             return [
-                replace(branch, steps=(*branch.steps, _Where(self.test(argument, [_Branch(branch.type)]))))
+                replace(
+                    branch,
+                    steps=(*branch.steps, _Where(self.test(argument, [_Branch(branch.type)]))),
+                    targets=said or branch.targets,
+                )
                 for branch in branches
             ]
         if node.name == "extension" and isinstance(argument, Literal):
@@ -276,6 +304,13 @@ class _Compiler:
             return out
 
         return values
+
+
+def _asked_target(node: Node) -> tuple[str, ...]:
+    """The type that `resolve() is Patient` names; () for other expressions."""
+    if isinstance(node, Operation) and node.sign == "is" and node.left == Call("resolve", ()):
+        return (node.right.name,) if isinstance(node.right, Name) else ()
+    return ()
 
 
 def _refused(reason: str) -> Exception:

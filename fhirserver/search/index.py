@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions, SearchParameter
-from fhirserver.fhir.problem import Problem
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.search.expression import Compiled, compile_relative, element_types
 from fhirserver.search.types import TYPES, SearchType
 from fhirserver.search.types.composite import LETTERS
@@ -112,10 +113,13 @@ def _composite(
 ) -> Compiled:
     """A function to ("", the found values by letter) for each element in which every component has a value."""
     elements = compile_relative(definitions, (type,), parameter.expression)
-    context = element_types(definitions, type, parameter.expression)
+    context = element_types(definitions, (type,), parameter.expression)
+    kinds = component_types(definitions, type, parameter)
+    if not kinds:
+        raise problem("not-supported", "A component of the composite is not a known search parameter.", "component")
     components = [
         (letter, types[kind], compile_relative(definitions, context, expression, type).extract)
-        for letter, (kind, expression) in zip(LETTERS, component_types(definitions, type, parameter), strict=False)
+        for letter, (kind, expression) in zip(LETTERS, kinds, strict=False)
     ]
 
     def extract(node: Any, resource: Resource) -> list[tuple[str, Any]]:
@@ -136,6 +140,7 @@ def _composite(
     return Compiled(extract, elements.first)
 
 
+@lru_cache(maxsize=128)
 def component_types(definitions: Definitions, type: str, parameter: SearchParameter) -> list[tuple[str, str]]:
     """(search parameter type, expression) of each component; [] where a component's definition is not known."""
     by_url = {known.url: known for known in definitions.search_parameters(type).values()}
@@ -143,4 +148,14 @@ def component_types(definitions: Definitions, type: str, parameter: SearchParame
         for known in parameters.values():
             by_url.setdefault(known.url, known)
     found = [(by_url[url].type, expression) for url, expression in parameter.components if url in by_url]
-    return found if len(found) == len(parameter.components) <= len(LETTERS) else []
+    if not len(found) == len(parameter.components) <= len(LETTERS):
+        return []
+    kinds, expressions = zip(*found, strict=True) if found else ((), ())
+    context = element_types(definitions, (type,), parameter.expression)
+    references = [
+        set(element_types(definitions, context, expression, type)) <= {"Reference", "canonical"}
+        for expression in expressions
+    ]
+    if references != [kind == "reference" for kind in kinds] == references[::-1]:
+        return list(zip(kinds[::-1], expressions, strict=True))  # R4's DocumentReference.relationship has them crossed
+    return found

@@ -44,9 +44,13 @@ def parse(
     _bounded(pairs, limits)
     state = _State(Reader(definitions, base, now, zone, limits), type, strict)
     issues: list[Issue] = []
-    for name, value in sorted(pairs, key=lambda pair: pair[0] != "_type"):
+    used: list[tuple[int, str, str]] = []
+    for position in sorted(range(len(pairs)), key=lambda position: pairs[position][0] != "_type"):
+        name, value = pairs[position]
         try:
-            _take(state, name, value)
+            shown = _take(state, name, value)
+            if shown:
+                used.append((position, name, shown))
         except Unknown as unknown:
             if strict:
                 issues.append(Issue("not-supported", f"{name}: {unknown}.", (f"http.{name}",)))
@@ -55,9 +59,8 @@ def parse(
             issues.extend(wrong.issues)
     if issues:
         raise Problem(tuple(issues[:_ISSUES]))
-    order = {pair: number for number, pair in reversed(list(enumerate(pairs)))}
-    used = sorted(state.used, key=lambda pair: order.get(pair, len(order)))
-    return Query(type, tuple(state.clauses), used=tuple(used), unsupported=tuple(state.unsupported), **state.result)
+    effective = tuple((name, shown) for _, name, shown in sorted(used))
+    return Query(type, tuple(state.clauses), used=effective, unsupported=tuple(state.unsupported), **state.result)
 
 
 def render(query: Query) -> list[tuple[str, str]]:
@@ -72,7 +75,6 @@ class _State:
     strict: bool
     clauses: list[Any] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
-    used: list[tuple[str, str]] = field(default_factory=list)
     unsupported: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -105,7 +107,8 @@ def _bounded(pairs: Sequence[tuple[str, str]], limits: Limits) -> None:
             raise problem("invalid", "A parameter has a NUL character in it.", f"http.{name[:64]}".replace("\0", ""))
 
 
-def _take(state: _State, name: str, value: str) -> None:
+def _take(state: _State, name: str, value: str) -> str:
+    """Puts one pair into the state; answers the value that took effect, "" where nothing did."""
     if not name:
         raise problem("invalid", "A parameter without a name.")
     if not value:
@@ -114,14 +117,12 @@ def _take(state: _State, name: str, value: str) -> None:
     control = _CONTROLS.get(code)
     if control is None:
         state.clauses.append(state.reader.clause(state.types, name, value))
-        state.used.append((name, value))
-        return
+        return value
     if modifier and not (modifier == "iterate" and code in ("_include", "_revinclude")):
         raise problem("not-supported", f"{name}: {code} has no modifier {modifier[:64]}.", f"http.{name}")
     before = len(state.unsupported)
     shown = control(state, name, value)
-    if len(state.unsupported) == before or shown:
-        state.used.append((name, shown or value))
+    return shown if shown is not None else value if len(state.unsupported) == before else ""
 
 
 def _count(state: _State, name: str, value: str) -> str | None:
@@ -163,7 +164,8 @@ def _include(state: _State, name: str, value: str) -> str | None:
 def _revinclude(state: _State, name: str, value: str) -> str | None:
     include = _read_include(state, name, value)
     parameters = state.reader.definitions.search_parameters(include.source)
-    targets = parameters[include.parameter].target if include.parameter in parameters else ()
+    parameter = parameters.get(include.parameter)
+    targets = state.reader.targets((include.source,), parameter) if parameter else ()
     if targets and not include.iterate and not {*targets, "Resource"} & set(state.types):
         state.passed_over(name, value, f"{include.parameter} of {include.source} cannot refer to {state.types[0]}")
         return None
@@ -186,7 +188,8 @@ def _read_include(state: _State, name: str, value: str) -> Include:
     parameter = definitions.search_parameters(parts[0]).get(parts[1])
     if parts[1] != "*" and (parameter is None or parameter.type != "reference"):
         raise problem("invalid", f"{name}: {parts[0]} has no reference parameter {parts[1][:64]}.", f"http.{name}")
-    if len(parts) == 3 and parameter is not None and parameter.target and parts[2] not in parameter.target:
+    targets = state.reader.targets((parts[0],), parameter) if parameter else ()
+    if len(parts) == 3 and targets and parts[2] not in targets:
         raise problem("invalid", f"{name}: {parts[1]} cannot refer to a {parts[2]}.", f"http.{name}")
     return Include(parts[0], parts[1], parts[2] if len(parts) == 3 else "", iterate)
 
