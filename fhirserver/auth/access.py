@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from fhirserver.auth.layers import (
     Alternatives,
@@ -111,7 +112,9 @@ def decide(
     if principal.kind == "anonymous":
         raise _login()
     if principal.client or principal.kind == "client":
-        _require_active(client)
+        _require_active(client, principal)
+        if authorization and client and authorization.get("requested", "") < client.get("registered", ""):
+            authorization = None  # it was about a client of the same id that has been deleted since
     capped = _scope_layers(principal, client, definitions)
     if organization == REGISTRY:
         who = principal.name or principal.id
@@ -130,11 +133,18 @@ def _login() -> Exception:
     )
 
 
-def _require_active(client: Resource | None) -> None:
-    if client is None:
+def _require_active(client: Resource | None, principal: Principal) -> None:
+    if client is None or _older(principal, client):
         raise refused("The client of this access token does not exist any more.")
     if client.get("active") is False:
         raise problem("forbidden", f"The client {client.get('name', '')} is not active: its owner has switched it off.")
+
+
+def _older(principal: Principal, client: Resource) -> bool:
+    """Whether the token is older than the client: then it was issued to one of the same id, deleted since."""
+    if not principal.issued or not client.get("registered"):
+        return False
+    return principal.issued < int(datetime.fromisoformat(client["registered"]).timestamp())
 
 
 def _scope_layers(principal: Principal, client: Resource | None, definitions: Definitions) -> list[Layer]:

@@ -30,6 +30,7 @@ class Principal:
     client: str = ""
     patient: str = ""
     audience: tuple[str, ...] = ()
+    issued: int = 0
 
     def admin(self, organization: str) -> bool:
         """Whether this is an administrator of that organization: a user with that role, or the operator's token issued

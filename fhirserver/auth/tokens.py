@@ -108,6 +108,7 @@ def principal_of(claims: Mapping[str, Any], **more: Any) -> Principal:
         "client": str(claims.get("client_id", "")) if claims.get("kind") == "user" else "",
         "name": str(claims.get("name", "")),
         "patient": str(claims.get("patient", "")),
+        "issued": int(claims.get("iat", 0)),
         "audience": (held,) if isinstance(held, str) else tuple(held),
     }
     return Principal(**{**known, **more})

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +28,9 @@ LEAST_SECRET = 32
 MOST_SECRET = 256
 MOST_URI = 2048
 MOST_JWKS = 16_384
-ASYMMETRIC = ("RS384", "ES384")
+DEFAULT_OVERLAP, MOST_OVERLAP = 86_400, 30 * 86_400
+"""Seconds for which a rotated secret goes on working."""
+
 MOST_LIFETIME = {"accessTokenLifetime": 86_400, "refreshTokenLifetime": 400 * 86_400}
 
 _WEAK = f"The secret is weak: use {LEAST_SECRET} random characters or more, or leave it out and get one made."
@@ -45,6 +49,7 @@ def create(context: Context, resource: Resource) -> Prepared:
         raise problem("value", "The id of a client has no capital letters: choose another.", "ClientApplication.id")
     client.setdefault("kind", "test")
     client.setdefault("active", True)
+    client["registered"] = instant(context.now)
     _own(context.principal, client)
     _check(context, client)
     sent = client.pop("secret", None)
@@ -64,6 +69,9 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     client.setdefault("active", previous.get("active", True))
     if "managingOrganization" not in client and "managingOrganization" in previous:
         client["managingOrganization"] = previous["managingOrganization"]
+    client.pop("registered", None)
+    if "registered" in previous:
+        client["registered"] = previous["registered"]
     _own(context.principal, client)
     _unmoved(context, previous, client)
     _check(context, client)
@@ -73,7 +81,10 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
             raise _no_secret(client)
         return Prepared(client, {**private, "secrets": []})
     if not held:
-        return create(context, {**client, **({"secret": sent} if sent else {})})
+        gained = create(context, {**client, **({"secret": sent} if sent else {})})
+        return replace(
+            gained, resource={**gained.resource, "registered": client.get("registered", instant(context.now))}
+        )
     if sent is not None and context.seal(sent) not in [entry["hash"] for entry in held]:
         raise problem(
             "business-rule",
@@ -81,6 +92,29 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
             "ClientApplication.secret",
         )
     return Prepared(client, dict(private), warnings=_scope_note(previous, client))
+
+
+def rotate(
+    context: Context, previous: Resource, private: Mapping[str, Any], overlap: int = DEFAULT_OVERLAP
+) -> Prepared:
+    """The client with a new secret, in `shown`; the one before works for another `overlap` seconds, any older no more.
+
+    Raises Problem: forbidden for anybody but the client or an administrator of its owner, business-rule for a client
+    that has no secret, value for too long an overlap.
+    """
+    principal, owner = context.principal, target(previous.get("managingOrganization"), "Organization")
+    is_itself = principal.kind == "client" and principal.id == previous["id"]
+    if not (is_itself or _is_operator(principal) or principal.admin(owner)):
+        raise problem("forbidden", "Only the client or an administrator of its organization may rotate its secret.")
+    if not needs_secret(previous):
+        raise _no_secret(previous)
+    if not 0 <= overlap <= MOST_OVERLAP:
+        raise problem("value", f"overlap is 0 to {MOST_OVERLAP} seconds.", "Parameters.parameter")
+    end = instant(context.now + timedelta(seconds=overlap))
+    kept = [{**entry, "expires": min(entry.get("expires", end), end)} for entry in private.get("secrets", ())[-1:]]
+    secret = context.new_secret()
+    secrets = [*kept, _entry(context, secret)] if overlap else [_entry(context, secret)]
+    return Prepared(dict(previous), {**private, "secrets": secrets}, {**previous, "secret": secret})
 
 
 def needs_secret(client: Mapping[str, Any]) -> bool:
@@ -123,7 +157,7 @@ def _own(principal: Principal, client: Resource) -> None:
     if "managingOrganization" not in client and principal.organization:
         client["managingOrganization"] = reference("Organization", principal.organization)
     organization = target(client.get("managingOrganization"), "Organization")
-    if principal.operator or principal.kind in ("operator", "system"):
+    if _is_operator(principal):
         return
     if not organization:
         text = "ClientApplication.managingOrganization is missing: reference your Organization."
@@ -132,12 +166,16 @@ def _own(principal: Principal, client: Resource) -> None:
         raise problem("forbidden", f"Only an administrator of organization {organization} may write its clients.")
 
 
+def _is_operator(principal: Principal) -> bool:
+    return principal.operator or principal.kind in ("operator", "system")
+
+
 def _unmoved(context: Context, previous: Resource, client: Resource) -> None:
     if client["kind"] != previous["kind"]:
         text = "The kind of a client cannot change, because test and production never mix: register another."
         raise problem("business-rule", text, "ClientApplication.kind")
     one, two = (target(c.get("managingOrganization"), "Organization") for c in (previous, client))
-    if one != two and not (context.principal.operator or context.principal.kind == "operator"):
+    if one != two and not _is_operator(context.principal):
         text = "Only an operator may move a client to another organization."
         raise problem("forbidden", text, "ClientApplication.managingOrganization")
 

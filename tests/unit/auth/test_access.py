@@ -112,6 +112,22 @@ def test_a_client_that_is_gone_or_switched_off_is_refused() -> None:
     assert off.value.status == 403
 
 
+def test_what_was_decided_about_a_deleted_client_of_the_same_id_does_not_count() -> None:
+    again = {**CLIENT, "registered": "2026-01-01T00:00:00.000Z"}
+    with pytest.raises(Problem, match="not authorized"):
+        decided(
+            client("system/*.rs"), client=again, authorization={**APPROVED, "requested": "2025-12-31T00:00:00.000Z"}
+        )
+    fresh = {**APPROVED, "requested": "2026-01-01T00:00:01.000Z"}
+    assert decided(client("system/*.rs"), client=again, authorization=fresh).require("Patient", "r") == ()
+    older = Principal("client", "cli", scopes="system/*.rs", issued=1767225599)
+    with pytest.raises(Problem) as refusal:
+        decided(older, client=again, authorization=fresh)
+    assert refusal.value.status == 401
+    same = Principal("client", "cli", scopes="system/*.rs", issued=1767225600)
+    assert decided(same, client=again, authorization=fresh).require("Patient", "r") == ()
+
+
 def test_nobody_is_asked_to_log_in() -> None:
     with pytest.raises(Problem) as refusal:
         decided(ANONYMOUS)

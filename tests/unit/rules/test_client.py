@@ -225,3 +225,46 @@ def test_only_an_administrator_of_the_own_organization_registers(made: Any, peop
 def test_clients_live_on_the_registry(made: Any, people: dict[str, Principal]) -> None:
     with pytest.raises(Problem, match="registry"):
         rule.create(made(people["acme"], "hospital"), dict(SERVICE))
+
+
+def test_a_rotated_secret_works_beside_the_one_before_for_a_while(context: Context, vault: Vault) -> None:
+    previous, private = registered(context, CLI)
+    first = rule.rotate(context, previous, private, overlap=60)
+    assert first.shown is not None
+    new = first.shown["secret"]
+    held = first.private or {}
+    for secret, now, works in [
+        (new, "2026-01-01T12:00:30.000Z", True),
+        (new, "2027-01-01T12:00:30.000Z", True),
+        ("my-super-secret", "2026-01-01T12:00:30.000Z", True),
+        ("my-super-secret", "2026-01-01T12:01:30.000Z", False),
+    ]:
+        assert rule.has_secret(held, vault.matches, secret, now) is works
+    second = rule.rotate(context, first.resource, held, overlap=60)
+    assert len((second.private or {})["secrets"]) == 2
+    assert not rule.has_secret(second.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:01.000Z")
+    at_once = rule.rotate(context, previous, private, overlap=0)
+    assert not rule.has_secret(at_once.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:00.000Z")
+    assert "secret" not in first.resource
+
+
+def test_only_its_own_side_rotates_a_secret_and_only_where_there_is_one(
+    context: Context, made: Any, people: dict[str, Principal]
+) -> None:
+    previous, private = registered(context, CLI)
+    for who in ("acme member", "hospital", "another client", "other"):
+        with pytest.raises(Problem) as refusal:
+            rule.rotate(made(people[who]), previous, private)
+        assert refusal.value.status == 403
+    assert rule.rotate(made(people["client"]), previous, private).shown is not None
+    with pytest.raises(Problem, match="public client"):
+        rule.rotate(context, registered(context, PORTAL)[0], {})
+    with pytest.raises(Problem, match="overlap"):
+        rule.rotate(context, previous, private, overlap=-1)
+
+
+def test_the_instant_of_registration_is_the_servers(context: Context) -> None:
+    previous, private = registered(context, {**CLI, "registered": "1999-01-01T00:00:00Z"})
+    assert previous["registered"] == "2026-01-01T12:00:00.000Z"
+    sent = {**previous, "registered": "1999-01-01T00:00:00Z"}
+    assert rule.update(context, previous, private, sent).resource["registered"] == previous["registered"]

@@ -1,0 +1,87 @@
+"""Short-lived facts that every process must agree on: codes, refresh tokens, spent assertions, revoked tokens.
+
+Each has a key, a value and an end; MongoDB deletes them some time after it, and nobody is shown one that is past it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pymongo import IndexModel, ReturnDocument, errors
+from pymongo.collection import Collection
+
+from fhirserver.store.database import Database, Document, translated
+
+_INDEXES = [IndexModel([("until", 1)], name="until", expireAfterSeconds=60), IndexModel([("group", 1)], name="group")]
+
+
+class Kept:
+    """The facts of an installation. Keys are chosen so that they cannot be guessed: hashes of what was handed out."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._ready = False
+        self._making = threading.Lock()
+
+    def put(self, key: str, value: Mapping[str, Any], until: datetime, group: str = "") -> bool:
+        """Keeps a fact; False where the key is taken already. Facts of one `group` can be ended together."""
+        document = {"_id": key, "value": dict(value), "until": until, **({"group": group} if group else {})}
+        with translated():
+            try:
+                self._collection().insert_one(document)
+            except errors.DuplicateKeyError:
+                return False
+        return True
+
+    def get(self, key: str, now: datetime) -> dict[str, Any] | None:
+        """The value of a key, None where there is none any more."""
+        with translated():
+            return _value(self._collection().find_one({"_id": key, "until": {"$gt": now}}))
+
+    def any(self, keys: list[str], now: datetime) -> bool:
+        """Whether one of the keys is there."""
+        with translated():
+            found = self._collection().find_one({"_id": {"$in": keys}, "until": {"$gt": now}}, {"_id": 1})
+        return found is not None
+
+    def spend(self, key: str, now: datetime) -> tuple[dict[str, Any], bool] | None:
+        """The value of a key and whether this is the first time it is spent; None where there is none any more.
+
+        Of several who try at once, one alone is the first.
+        """
+        with translated():
+            before = self._collection().find_one_and_update(
+                {"_id": key, "until": {"$gt": now}}, {"$set": {"spent": True}}, return_document=ReturnDocument.BEFORE
+            )
+        return None if before is None else (dict(before["value"]), not before.get("spent"))
+
+    def drop(self, key: str) -> bool:
+        """Ends a fact; whether there was one."""
+        with translated():
+            return self._collection().delete_one({"_id": key}).deleted_count > 0
+
+    def drop_group(self, group: str) -> int:
+        """Ends all facts of a group; how many there were."""
+        with translated():
+            return self._collection().delete_many({"group": group}).deleted_count
+
+    def of_group(self, group: str, now: datetime) -> list[dict[str, Any]]:
+        """The values of a group, at most a thousand."""
+        with translated():
+            found = list(self._collection().find({"group": group, "until": {"$gt": now}}).limit(1000))
+        return [dict(document["value"]) for document in found]
+
+    def _collection(self) -> Collection[Document]:
+        found = self._database.collection("kept")
+        if not self._ready:
+            with self._making:
+                found.create_indexes(_INDEXES)
+                self._ready = True
+        return found
+
+
+def _value(document: Document | None) -> dict[str, Any] | None:
+    return None if document is None else dict(document["value"])
