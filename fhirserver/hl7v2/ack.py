@@ -62,26 +62,30 @@ def condition(issue: Issue) -> str:
 
 
 def mode_of(message: Message, setting: str = "msh") -> str:
-    """`original`, `enhanced` or `aa` (the accept acknowledgment is wanted, but spelled AA): the endpoint's setting,
-    or what MSH-15/16 say.
+    """What kind of acknowledgment a message wants: `original`, `enhanced` (an accept acknowledgment, CA),
+    `application` (only the application's, AA, as MSH-16 says) or `silent`.
+
+    `setting` is the endpoint's: `msh` follows MSH-15 and MSH-16, `original` and `enhanced` say it for all messages,
+    `aa` is for senders that ask for an accept acknowledgment and want to read AA.
     """
-    if setting != "msh":
-        return setting
     header = message.segments[0]
-    return "enhanced" if header.raw(15) or header.raw(16) else "original"
+    accept, application = header.value(15).upper(), header.value(16).upper()
+    if setting in ("original", "aa") or (setting == "msh" and not accept and not application):
+        return "original"
+    if setting == "enhanced" or accept not in ("", "NE"):
+        return "enhanced"
+    return "application" if application not in ("", "NE") else "silent"
 
 
 def is_wanted(message: Message, code: str, mode: str) -> bool:
     """Whether the sender asked for this acknowledgment. An ACK is never acknowledged; original mode wants one for
     everything else.
     """
-    if message.code in ("ACK", "MCF"):
+    if message.code in ("ACK", "MCF") or mode == "silent":
         return False
-    if mode != "enhanced":
-        return True
-    asked = message["MSH-15"].upper()
+    asked = message["MSH-15" if mode == "enhanced" else "MSH-16"].upper() if mode != "original" else "AL"
     good = code in ("AA", "CA")
-    return asked != "NE" and (asked != "ER" or not good) and (asked != "SU" or good)
+    return (asked != "ER" or not good) and (asked != "SU" or good)
 
 
 def acknowledge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fhirserver.hl7v2.mapping import conditions, values
+from fhirserver.hl7v2.mapping import conditions, times, values
 from fhirserver.hl7v2.mapping.run import Run
 from fhirserver.hl7v2.mapping.tables import Table
 from fhirserver.hl7v2.message import Segment
@@ -58,7 +58,7 @@ def _later(depth: int, systems: Table, plus: list[conditions.Read]) -> Convert:
         amount = plus[0](run, segment, "", ()) if plus else ""
         unit = plus[1](run, segment, "", ()) if len(plus) > 1 else ""
         added = values.minutes(amount, unit)
-        return values.times.plus_minutes(start, float(added)) if start and added is not None else None
+        return times.plus_minutes(start, float(added)) if start and added is not None else None
 
     return convert
 

@@ -67,6 +67,7 @@ class MessageMap:
     structure: str
     shared: frozenset[str]
     focus: tuple[str, ...]
+    requires: tuple[str, ...]
     rules: Mapping[tuple[str, str], list[MessageRule]]
 
     def apply(self, run: Run, placed: Sequence[tuple[Segment, Group]]) -> list[str]:
@@ -201,7 +202,8 @@ class Assembler:
             if group:
                 rules[:0] = compiled.get(("", segment), [])
         shared = frozenset(spec.get("shared", ()))
-        return MessageMap(name, structure, shared, tuple(spec.get("focus", ())), compiled)
+        requires = tuple(spec.get("requires", ()))
+        return MessageMap(name, structure, shared, tuple(spec.get("focus", ())), requires, compiled)
 
     def _rule(self, where: str, spec: Spec) -> tuple[tuple[str, str], MessageRule]:
         unknown = set(spec) - KEYS

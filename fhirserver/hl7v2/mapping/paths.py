@@ -79,7 +79,7 @@ def _child(node: dict[str, Any], name: str) -> dict[str, Any]:
     child = node.get(name)
     if child is None:
         child = node[name] = {}
-    return child  # type: ignore[no-any-return]  # JSON: what a path made is an object
+    return child
 
 
 def _appended(node: dict[str, Any], name: str) -> dict[str, Any]:

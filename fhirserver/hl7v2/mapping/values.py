@@ -10,7 +10,7 @@ import html
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 
 from fhirserver.hl7v2.mapping import times
 from fhirserver.hl7v2.mapping.run import Run
@@ -18,6 +18,7 @@ from fhirserver.hl7v2.mapping.tables import Table
 from fhirserver.hl7v2.message import NULL
 
 Convert = Callable[[Run, str], Any]
+T = TypeVar("T")
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,30}(?:\.\d{0,18})?|\.\d{1,18})$")
 _OID = re.compile(r"[0-2](?:\.(?:0|[1-9]\d*))+$")
@@ -128,7 +129,7 @@ def _string(run: Run, text: str) -> str | None:
     return text or None
 
 
-def _noted(run: Run, value: Any, text: str, kind: str) -> Any:
+def _noted(run: Run, value: T | None, text: str, kind: str) -> T | None:
     if value is None and text:
         run.warn(f"{run.field} is no {kind} and was left out")
     return value
@@ -162,11 +163,14 @@ def authority(run: Run, namespace: str, universal: str, kind: str) -> str:
     known = run.context.authorities.get(namespace) if namespace else None
     if known:
         return known
-    if universal:
-        found = universal_uri(universal, kind)
-        if found:
-            return found
-    return run.local("id", namespace or universal or run.authority)
+    return authority_of(namespace, universal, kind) or run.local("id", namespace or universal or run.authority)
+
+
+def authority_of(namespace: str, universal: str, kind: str) -> str | None:
+    """The system URI that an HD gives by itself, None where it has only a name."""
+    return (
+        universal_uri(universal, kind) if universal else universal_uri(namespace, "URI") if ":" in namespace else None
+    )
 
 
 def universal_uri(universal: str, kind: str) -> str | None:

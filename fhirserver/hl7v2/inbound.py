@@ -1,0 +1,280 @@
+"""One message at the door: what it says of itself, whose it is, the InboundMessage to keep, and what to answer.
+
+Pure: time and sequence are arguments. Nothing is mapped here; the acknowledgment is ready before the message is
+stored, stored with it, and sent only then.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Issue, Problem, problem
+from fhirserver.hl7v2 import ack
+from fhirserver.hl7v2.mapping import Maps
+from fhirserver.hl7v2.mapping.times import date_time
+from fhirserver.hl7v2.mapping.values import authority_of
+from fhirserver.hl7v2.message import Message
+from fhirserver.hl7v2.senders import Sender, Senders
+
+QUARANTINE = "registry"
+"""The organization key that keeps the messages of unknown senders."""
+PROCESSING = ("P", "T", "D", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end: its address, the SHA-256 fingerprint and the subject of its client certificate."""
+
+    address: str
+    certificate: str = ""
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """A message ready to be stored: the InboundMessage (its id is the idempotency key) and what to answer when it is.
+
+    acknowledgment is None where the sender wants none. waits: whether it goes on to be processed.
+    """
+
+    organization: str
+    resource: Resource
+    acknowledgment: bytes | None
+    lane: str
+    waits: bool
+
+
+def prepare(
+    raw: bytes, peer: Peer, senders: Senders, maps: Maps, *, received: datetime, sequence: int, registry: str = ""
+) -> Inbound:
+    """What to store and answer for these bytes. `registry` is the registry's base URL, for the reference to the
+    Endpoint.
+
+    Never raises for anything a sender may send.
+    """
+    try:
+        message: Message | None = Message.parse(raw)
+        fault = None
+    except Problem as unreadable:
+        message, fault = None, unreadable
+    found = _sender(message, senders, peer)
+    if message is not None and found is not None and found.charset:
+        message = Message.parse(raw, found.charset)
+    if fault is None and message is not None:
+        fault = _refusal(message, found, maps)
+    status, reason = _status(message, fault, found)
+    resource = _resource(raw, message, peer, found, received, sequence)
+    if found:
+        resource["endpoint"] = {"reference": f"{registry}/Endpoint/{found.endpoint}".lstrip("/")}
+    resource |= {"status": status} | ({"reason": reason} if reason else {})
+    answer = _answer(raw, message, found, fault, received, resource["id"])
+    return Inbound(
+        organization=found.organization if found else QUARANTINE,
+        resource=_completed(resource, fault, answer),
+        acknowledgment=answer,
+        lane=resource["lane"],
+        waits=status == "received",
+    )
+
+
+def unavailable(raw: bytes, *, now: datetime, control_id: str) -> bytes:
+    """The answer when a message cannot be kept: AR, so that the sender keeps it and tries again."""
+    text = "The message could not be stored. Keep it and send it again unchanged."
+    return _refused(raw, problem("transient", text), now, control_id)
+
+
+def too_long(head: bytes, limit: int, *, now: datetime, control_id: str) -> bytes:
+    """The answer to a frame beyond the size limit."""
+    fault = problem("too-long", f"The message is longer than {limit} bytes, which is the most that is taken.")
+    return _refused(head, fault, now, control_id, "AR")
+
+
+def _refused(raw: bytes, fault: Problem, now: datetime, control_id: str, code: str = "AR") -> bytes:
+    try:
+        mode = ack.mode_of(Message.parse(raw))
+    except Problem:
+        mode = "original"
+    return ack.acknowledge(raw, code, fault.issues, now=now, control_id=control_id, mode=mode)
+
+
+def _sender(message: Message | None, senders: Senders, peer: Peer) -> Sender | None:
+    if message is None:
+        return senders.find((), (), peer.certificate)
+    applications = (message["MSH-3.1"], message["MSH-3.2"])
+    return senders.find(applications, (message["MSH-4.1"], message["MSH-4.2"]), peer.certificate)
+
+
+def _refusal(message: Message, found: Sender | None, maps: Maps) -> Problem | None:
+    """The reason not to take a message on, seen from its envelope."""
+    if found is None:
+        return problem("security", "This sender is not known here.", "MSH-3")
+    for check in (_missing, _unsupported, _incomplete):
+        issues = check(message, maps)
+        if issues:
+            return Problem(tuple(issues))
+    return None
+
+
+def _missing(message: Message, maps: Maps) -> list[Issue]:
+    wanted = {"MSH-9.1": "the message type", "MSH-9.2": "the trigger event", "MSH-10": "the message control id"}
+    absent = [path for path in wanted if not (message.trigger if path == "MSH-9.2" else message[path])]
+    if message.code == "ACK":
+        return []
+    return [Issue("required", f"{path} is empty: it must give {wanted[path]}.", (path,)) for path in absent]
+
+
+def _unsupported(message: Message, maps: Maps) -> list[Issue]:
+    if message["MSH-11.1"].upper() not in PROCESSING:
+        return [Issue("not-supported", "MSH-11 must be P, T or D.", ("MSH-11",))]
+    if message["MSH-12.1"] and not message["MSH-12.1"].strip("vV ").startswith("2"):
+        return [Issue("not-supported", "MSH-12 must name a version of HL7 2.", ("MSH-12",))]
+    trigger = maps.trigger(message)
+    if trigger is None or trigger.structure not in maps.messages:
+        known = any(event.startswith(f"{message.code}_") for event in maps.triggers)
+        text = f"Messages of type {message.event[:20]} are not taken here."
+        return [Issue("not-supported", text, ("MSH-9.2" if known else "MSH-9.1",))]
+    return []
+
+
+def _incomplete(message: Message, maps: Maps) -> list[Issue]:
+    trigger = maps.trigger(message)
+    needed = maps.messages[trigger.structure].requires if trigger else ()
+    absent = [name for name in needed if message.first(name) is None]
+    return [Issue("structure", f"The {name} segment is missing.", (name,)) for name in absent]
+
+
+def _status(message: Message | None, fault: Problem | None, found: Sender | None) -> tuple[str, str]:
+    if fault is None:
+        return "received", ""
+    if message is not None and found is None:
+        return "failed", "unknown-sender"
+    if any(issue.code == "not-supported" for issue in fault.issues):
+        return "failed", "unsupported"
+    return "parse-error", "malformed"
+
+
+def _answer(
+    raw: bytes, message: Message | None, found: Sender | None, fault: Problem | None, now: datetime, id: str
+) -> bytes | None:
+    mode = ack.mode_of(message, found.acknowledgment if found else "msh") if message else "original"
+    code = "AA" if fault is None else "AR" if found is None and message is not None else ack.code_of(fault)
+    if message is not None and not ack.is_wanted(message, code, mode):
+        return None
+    issues = fault.issues if fault else ()
+    return ack.acknowledge(message or raw, code, issues, now=now, control_id=id[:20].upper(), mode=mode)
+
+
+def _completed(resource: Resource, fault: Problem | None, answer: bytes | None) -> Resource:
+    if answer is not None:
+        resource["acknowledgmentCode"] = ack.answer_code(answer)
+        resource["acknowledgment"] = base64.b64encode(answer).decode()
+    if fault is not None:
+        resource["issue"] = [issue_element(issue) for issue in fault.issues]
+    return resource
+
+
+def issue_element(issue: Issue) -> dict[str, Any]:
+    """One InboundMessage.issue."""
+    element: dict[str, Any] = {"severity": issue.severity, "code": issue.code, "diagnostics": issue.diagnostics[:1000]}
+    return {**element, "expression": list(issue.expression)} if issue.expression else element
+
+
+def _resource(
+    raw: bytes, message: Message | None, peer: Peer, found: Sender | None, received: datetime, sequence: int
+) -> Resource:
+    digest = hashlib.sha256(raw).hexdigest()
+    said = _envelope(message) if message else {}
+    key = (found.endpoint if found else "", *(said.get(n, "") for n in ("sendingApplication", "sendingFacility")))
+    key = (*key, said.get("controlId", ""), digest)
+    resource: Resource = {
+        "resourceType": "InboundMessage",
+        "id": hashlib.sha256("\0".join(key).encode()).hexdigest()[:40],
+        **said,
+        "lane": _lane(message, found),
+        "sequence": f"{sequence:020d}",
+        "received": received.isoformat(timespec="milliseconds"),
+        "peer": peer.address or "unknown",
+        "content": {
+            "contentType": "x-application/hl7-v2+er7",
+            "data": base64.b64encode(raw).decode(),
+            "size": len(raw),
+            "hash": base64.b64encode(hashlib.sha1(raw, usedforsecurity=False).digest()).decode(),
+        },
+    }
+    sent = date_time(message["MSH-7"], found.timezone if found else "")[0] if message else None
+    optional = {
+        "sent": sent,
+        "certificate": peer.certificate,
+        "patient": _patient(message, found) if message else None,
+    }
+    return resource | {name: value for name, value in optional.items() if value}
+
+
+def _envelope(message: Message) -> dict[str, str]:
+    said = {
+        "sendingApplication": message["MSH-3.1"] or message["MSH-3.2"],
+        "sendingFacility": message["MSH-4.1"] or message["MSH-4.2"],
+        "event": "".join(message.event.split()),
+        "version": message["MSH-12.1"],
+        "controlId": message["MSH-10"],
+        "processingId": message["MSH-11.1"],
+    }
+    trimmed = {name: value.strip()[:200] for name, value in said.items()}
+    return {name: value for name, value in trimmed.items() if value}
+
+
+def patient_key(repetitions: Sequence[tuple[str, str, str]]) -> tuple[str, str] | None:
+    """System and value of the identifier that orders a patient's messages: a medical record number, else the first."""
+    ranked = sorted((r for r in repetitions if r[1]), key=lambda r: r[2] not in ("MR", "PI", "PT"))
+    return (ranked[0][0], ranked[0][1]) if ranked else None
+
+
+def identifiers(message: Message, segment: str, number: int, found: Sender | None) -> list[tuple[str, str, str]]:
+    """System, value and type of every CX of a field."""
+    first = message.first(segment)
+    known = found.authorities if found else {}
+    result: list[tuple[str, str, str]] = []
+    for repetition in first.repetitions(number)[:50] if first else ():
+        namespace, universal, kind = (message.part(repetition, 4, n) for n in (1, 2, 3))
+        name = known.get(namespace) or authority_of(namespace, universal, kind) or namespace
+        result.append((name, message.part(repetition, 1).strip('"'), message.part(repetition, 5)))
+    return result
+
+
+def lanes(message: Message, found: Sender | None) -> list[str]:
+    """The lanes a message must have to itself: its patient's, and for a merge the prior patient's too."""
+    keys = [patient_key(identifiers(message, name, n, found)) for name, n in (("PID", 3), ("PID", 2), ("MRG", 1))]
+    patient = keys[0] or keys[1]
+    named = [key for key in (patient, keys[2]) if key]
+    if not named:
+        order = message["ORC-2.1"] or message["SCH-1.1"] or message["SCH-2.1"]
+        named = [(message["MSH-3.1"], order or message["MSH-4.1"])]
+    return [_hashed(*key) for key in dict.fromkeys(named)]
+
+
+def _lane(message: Message | None, found: Sender | None) -> str:
+    return lanes(message, found)[0] if message else _hashed("unreadable", "")
+
+
+def _hashed(*parts: str) -> str:
+    """Lanes stand in lock names and logs, where no patient's number may."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _patient(message: Message, found: Sender | None) -> Resource | None:
+    key = patient_key(identifiers(message, "PID", 3, found))
+    if key is None:
+        return None
+    identifier = {"system": key[0] if ":" in key[0] else "", "value": key[1][:200]}
+    return {"type": "Patient", "identifier": {name: value for name, value in identifier.items() if value}}
+
+
+def again(inbound: Inbound, acknowledgment: bytes | None) -> Inbound:
+    """The same message once more: it gets the answer it got before, and goes no further."""
+    return replace(inbound, acknowledgment=acknowledgment, waits=False)

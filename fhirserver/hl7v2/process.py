@@ -1,0 +1,244 @@
+"""Processing what was taken in: one lane after the other, each message mapped and stored once, whatever happens in between.
+
+A lane is one patient (or order, or sender). A job drains it under a lease; a message that must have a second lane to itself (a
+merge) takes that lease too. What cannot be mapped stays, with its reason, until a person or `$reprocess` takes it up.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from fhirserver.auth.access import everything
+from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
+from fhirserver.fhir.problem import Issue, Problem, problem
+from fhirserver.hl7v2.inbound import issue_element, lanes
+from fhirserver.hl7v2.ingest import JOB, Intake
+from fhirserver.hl7v2.mapping import Context, Result, to_bundle
+from fhirserver.hl7v2.message import Message
+from fhirserver.hl7v2.senders import Sender, sender
+from fhirserver.interactions.indexing import entry_of
+from fhirserver.interactions.message import Content, Done, accept
+from fhirserver.interactions.model import Server
+from fhirserver.interactions.write import next_instant, stamped
+from fhirserver.search.parse import parse
+from fhirserver.store.model import REGISTRY, Change, Stored
+from fhirserver.store.search import compile_search, find
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 60.0
+BATCH = 20
+STALE_SECONDS = 5.0
+MOST_ORGANIZATIONS = 10_000
+MOST_LANES = 1_000
+MOST_RESULTS = 200
+
+# What will pass if it is tried again: the message stays `received`.
+PASSING = frozenset({"transient", "conflict", "lock-error", "no-store", "timeout", "throttled"})
+
+
+def process(intake: Intake, organization: str, lane: str) -> int:
+    """Drains one lane; answers how many messages it took on. Answers 0 where another process is draining it.
+
+    Raises Problem where the store is away or a message conflicts again and again: the sweep comes back to it.
+    """
+    server, owner, taken = intake.server, intake.server.new_id(), 0
+    while waiting := _waiting(server, organization, lane):
+        with _leased(server, [_name(organization, lane)], owner) as held:
+            if not held:
+                return taken
+            for version in waiting:
+                if not server.store.renew(_name(organization, lane), owner, LEASE_SECONDS):
+                    return taken
+                taken += _one(intake, organization, lane, version, owner)
+    return taken
+
+
+def sweep(intake: Intake) -> int:
+    """Wakes the lanes in which a message has waited for some seconds: its job was lost. Answers how many."""
+    server, woken = intake.server, 0
+    before = (server.now() - timedelta(seconds=STALE_SECONDS)).isoformat(timespec="milliseconds")
+    for organization in _organizations(server):
+        pairs = [("status", "received"), ("received", f"lt{before}")]
+        stale = _found(server, organization, "InboundMessage", pairs, MOST_LANES)
+        for lane in dict.fromkeys(version.resource()["lane"] for version in stale):
+            server.enqueue(JOB, organization, lane)
+            woken += 1
+    return woken
+
+
+def convert(intake: Intake, raw: bytes, organization: str, found: Sender | None, *, trace: bool = False) -> Result:
+    """What a message would become: nothing is stored. Raises Problem where it cannot be read or mapped."""
+    message = Message.parse(raw, found.charset) if found and found.charset else Message.parse(raw)
+    return to_bundle(intake.maps, message, _context(intake.server, organization, found, None), trace=trace)
+
+
+def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str) -> int:
+    """Processes one message, in its other lanes too. A message that another job finished meanwhile is passed over."""
+    server = intake.server
+    current = server.store.read(everything(organization), "InboundMessage", waiting.id)
+    if current is None or current.deleted or current.version != waiting.version:
+        return 0
+    resource = current.resource()
+    found = _sender(server, resource)
+    try:
+        message = _message(resource, found)
+        others = [_name(organization, other) for other in lanes(message, found) if other != lane]
+        with _leased(server, others, owner) as held:
+            if not held:
+                raise problem("lock-error", "Another message of this patient is being processed.")
+            _apply(intake, organization, current, resource, message, found)
+    except Problem as fault:
+        if fault.issues[0].code in PASSING:
+            raise
+        _fail(server, organization, current, resource, fault)
+    except Exception:
+        log.exception("InboundMessage/%s failed", current.id)
+        text = "The message could not be processed because of a fault of the server; the log has it under this id."
+        _fail(server, organization, current, resource, problem("exception", text))
+    return 1
+
+
+def _apply(
+    intake: Intake, organization: str, current: Stored, resource: Resource, message: Message, found: Sender | None
+) -> None:
+    server = intake.server
+    result = to_bundle(intake.maps, message, _context(server, organization, found, current))
+    content = Content(
+        bundle=result.bundle,
+        event=result.event,
+        names=result.aliases,
+        match=result.match,
+        elements=result.elements,
+        deletes=result.deletes,
+    )
+
+    def finish(done: Sequence[Done]) -> Resource:
+        return _finished(intake, resource, result, done, current)
+
+    accept(server, organization, content, current, finish, {"message": current.id})
+
+
+def _finished(intake: Intake, resource: Resource, result: Result, done: Sequence[Done], current: Stored) -> Resource:
+    """The InboundMessage as it is once its content is stored."""
+    finished = {
+        name: value for name, value in resource.items() if name not in ("reason", "issue", "unmapped", "result")
+    }
+    patient = next((each for each in done if each.type == "Patient"), None)
+    if patient:
+        finished["patient"] = {**finished.get("patient", {}), "reference": f"Patient/{patient.id}"}
+    looks_good = not result.warnings and not result.unmapped
+    return finished | _without_empty(
+        {
+            "status": "processed" if looks_good else "warning",
+            "attempts": resource.get("attempts", 0) + 1,
+            "processed": intake.server.now().isoformat(timespec="milliseconds"),
+            "mapping": f"{intake.maps.package}#{intake.maps.version}",
+            "result": [{"reference": f"{d.type}/{d.id}/_history/{d.version}"} for d in done[:MOST_RESULTS]],
+            "issue": [issue_element(Issue("value", text, (), "warning")) for text in result.warnings[:20]],
+            "unmapped": [{"table": u.table, "code": u.code, "field": u.field} for u in result.unmapped[:50]],
+        }
+    )
+
+
+def _fail(server: Server, organization: str, current: Stored, resource: Resource, fault: Problem) -> None:
+    """Keeps the message with what is wrong with it."""
+    code = fault.issues[0].code
+    status = "failed" if code == "exception" else "mapping-error"
+    reason = {"exception": "internal", "not-supported": "unmapped", "required": "unmapped"}.get(code, "rejected")
+    failed = resource | {
+        "status": status,
+        "reason": reason,
+        "attempts": resource.get("attempts", 0) + 1,
+        "issue": [issue_element(issue) for issue in fault.issues[:20]],
+    }
+    _write(server, organization, current, failed)
+
+
+def _write(server: Server, organization: str, current: Stored, resource: Resource) -> None:
+    instant = next_instant(server, current)
+    resource = stamped(resource, current.id, current.version + 1, instant)
+    server.store.commit(
+        [
+            Change(
+                organization=organization,
+                type="InboundMessage",
+                id=current.id,
+                version=current.version + 1,
+                instant=instant,
+                method="PUT",
+                text=encode(resource).decode(),
+                entry=entry_of(server, resource, server.base(organization)),
+                previous=current,
+                keep_previous=False,
+            )
+        ]
+    )
+
+
+def _message(resource: Mapping[str, Any], found: Sender | None) -> Message:
+    raw = base64.b64decode(resource["content"]["data"])
+    return Message.parse(raw, found.charset) if found and found.charset else Message.parse(raw)
+
+
+def _sender(server: Server, resource: Mapping[str, Any]) -> Sender | None:
+    """The Endpoint that the message came by, as it is now."""
+    id = str(resource.get("endpoint", {}).get("reference", "")).rpartition("/")[2]
+    stored = server.store.read(everything(REGISTRY), "Endpoint", id) if id else None
+    return sender(stored.resource()) if stored and not stored.deleted else None
+
+
+def _context(server: Server, organization: str, found: Sender | None, current: Stored | None) -> Context:
+    return Context(
+        organization=organization,
+        namespace=f"{server.base(organization).removesuffix('/fhir/4')}/namespace/",
+        received=current.instant if current else server.now(),
+        timezone=found.timezone if found else "",
+        message=f"InboundMessage/{current.id}" if current else "",
+        authorities=found.authorities if found else {},
+        software=f"fhirserver {server.software}",
+    )
+
+
+def _waiting(server: Server, organization: str, lane: str) -> list[Stored]:
+    pairs = [("lane", lane), ("status", "received"), ("_sort", "sequence")]
+    return _found(server, organization, "InboundMessage", pairs, BATCH)
+
+
+def _organizations(server: Server) -> list[str]:
+    return [version.id for version in _found(server, REGISTRY, "Organization", [], MOST_ORGANIZATIONS)]
+
+
+def _found(server: Server, organization: str, type: str, pairs: list[tuple[str, str]], most: int) -> list[Stored]:
+    query = parse(server.definitions, type, pairs, strict=True)
+    search = compile_search(server.store, everything(organization), type, query.clauses, None)
+    return list(find(server.store, search, query.sort, most).matches) if search else []
+
+
+def _name(organization: str, lane: str) -> str:
+    return f"inbound/{organization}/{lane}"
+
+
+@contextmanager
+def _leased(server: Server, names: Sequence[str], owner: str) -> Iterator[bool]:
+    """Holds the leases of these names, or none of them."""
+    held: list[str] = []
+    try:
+        for name in sorted(names):
+            if server.store.lease(name, owner, LEASE_SECONDS) is None:
+                break
+            held.append(name)
+        yield len(held) == len(names)
+    finally:
+        for name in held:
+            server.store.release(name, owner)
+
+
+def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in ([], None, "")}
