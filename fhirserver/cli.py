@@ -6,6 +6,7 @@ database that the settings name, with its credentials.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,9 @@ def main() -> None:
     except (SettingsError, supervisor.CannotRun, embedded.Missing, Problem) as error:
         click.echo(f"fhirserver: {error}", err=True)
         sys.exit(2)
+    except Exception:  # the edge of the process: whatever it is, say so without what it may name
+        logging.getLogger(__name__).exception("this is a fault of the program; it ends")
+        sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
