@@ -13,7 +13,7 @@ from typing import Any
 from fhirserver.fhir.definitions import Definitions, SearchParameter
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.search.expression import reference_targets
-from fhirserver.search.index import component_types, indexable
+from fhirserver.search.index import component_types, searchable
 from fhirserver.search.query import (
     Chain,
     Clause,
@@ -96,8 +96,10 @@ class Reader:
         if code == "_list":
             return self.listed(code, modifier, value, whole)
         parameter = self.parameters(types).get(code)
-        if parameter is None or not (indexable(parameter) or code == "_id"):
+        if parameter is None or code in UNSUPPORTED:
             raise Unknown(UNSUPPORTED.get(code, f"{types[0]} has no search parameter {code}"))
+        if code not in ("_id", "_lastUpdated") and code not in searchable(self.definitions, types[0]):
+            raise Unknown("the expression of this search parameter is not supported")
         if dot:
             return self.chain(types, parameter, modifier, rest, value, whole, depth)
         return self.criterion(types, parameter, modifier, value, whole)

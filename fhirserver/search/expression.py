@@ -15,47 +15,10 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions, Property, SearchParameter
 from fhirserver.fhir.problem import problem
 from fhirserver.search.grammar import Call, Item, Literal, Name, Node, Operation, parse
+from fhirserver.search.steps import DYNAMIC, Branch, Compute, Get, Run, Test, Value, Where, run
 
-Value = tuple[str, Any]
 Extract = Callable[[Resource], list[Value]]
-_Run = Callable[[Any, list[Value]], None]
-_Test = Callable[[Any], bool]
 _ANY = 100  # a parameter that lists more targets means any; the list leaves out types added later
-_DYNAMIC = frozenset({"Resource", "DomainResource"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Get:
-    """Go into a JSON property; `position` picks one item of it."""
-
-    name: str
-    position: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Where:
-    """Go on only with nodes that pass."""
-
-    test: _Test
-
-
-@dataclass(frozen=True, slots=True)
-class _Compute:
-    """Replace the node by the truth of an expression about it."""
-
-    test: _Test
-
-
-@dataclass(frozen=True, slots=True)
-class _Branch:
-    """One way through a resource, and the FHIR type it ends at; `code_list` maps the codes a `code` may be to
-    systems."""
-
-    type: str
-    steps: tuple[_Get | _Where | _Compute, ...] = ()
-    code_list: Mapping[str, str] | None = None
-    targets: tuple[str, ...] = ()  # what a reference may point at, as far as that is said; () is any
-    rooted: bool = False  # starts at the resource although the context is an element of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +46,7 @@ def compile_relative(
     """The same for an expression that starts at an element, whose type is one of `context`, of a resource."""
     compiler = _Compiler(definitions, resource or context[0], context)
     branches = compiler.branches(parse(expression))
-    runs = [(branch.rooted, _run(branch)) for branch in branches]
+    runs = [(branch.rooted, run(branch)) for branch in branches]
     return Compiled(_together(runs), _first(branches))
 
 
@@ -109,7 +72,7 @@ def reference_targets(definitions: Definitions, type: str, parameter: SearchPara
     return tuple(target for target in said if target in declared) if declared else tuple(said)
 
 
-def _together(runs: list[tuple[bool, _Run]]) -> Callable[[Any, Resource], list[Value]]:
+def _together(runs: list[tuple[bool, Run]]) -> Callable[[Any, Resource], list[Value]]:
     if len(runs) == 1 and not runs[0][0]:
         only = runs[0][1]
 
@@ -122,18 +85,18 @@ def _together(runs: list[tuple[bool, _Run]]) -> Callable[[Any, Resource], list[V
 
     def extract(node: Any, resource: Resource) -> list[Value]:
         out: list[Value] = []
-        for rooted, run in runs:
-            run(resource if rooted else node, out)
+        for rooted, take in runs:
+            take(resource if rooted else node, out)
         return out
 
     return extract
 
 
-def _first(branches: list[_Branch]) -> frozenset[str] | None:
+def _first(branches: list[Branch]) -> frozenset[str] | None:
     names = set()
     for branch in branches:
         step = branch.steps[0] if branch.steps else None
-        if not isinstance(step, _Get) or branch.rooted:
+        if not isinstance(step, Get) or branch.rooted:
             return None
         names.add(step.name)
     return frozenset(names)
@@ -143,9 +106,9 @@ class _Compiler:
     def __init__(self, definitions: Definitions, resource: str, context: tuple[str, ...]) -> None:
         self.definitions = definitions
         self.resource = resource
-        self.context = [_Branch(type) for type in context]
+        self.context = [Branch(type) for type in context]
 
-    def branches(self, node: Node) -> list[_Branch]:
+    def branches(self, node: Node) -> list[Branch]:
         """Every way an expression can take, each ending at one FHIR type."""
         if isinstance(node, Name):
             return self.name(node)
@@ -158,31 +121,31 @@ class _Compiler:
         if isinstance(node, Operation) and node.sign == "as" and isinstance(node.right, Name):
             return self.of_type(self.branches(node.left), node.right.name)
         if isinstance(node, Operation):
-            return [_Branch("boolean", (_Compute(self.test(node, self.context)),))]
+            return [Branch("boolean", (Compute(self.test(node, self.context)),))]
         raise _refused("a literal selects nothing")
 
-    def name(self, node: Name) -> list[_Branch]:
+    def name(self, node: Name) -> list[Branch]:
         if node.of is not None:
             return self.element(self.branches(node.of), node.name)
         if node.name in ("%resource", "%context", "$this"):
-            return [_Branch(self.resource, rooted=True)] if node.name == "%resource" else self.context
+            return [Branch(self.resource, rooted=True)] if node.name == "%resource" else self.context
         if node.name in self.definitions.types and node.name[0].isupper():
             is_subtype = self.definitions.is_subtype
             return [branch for branch in self.context if is_subtype(branch.type, node.name)]
         return self.element(self.context, node.name)
 
-    def element(self, branches: list[_Branch], name: str) -> list[_Branch]:
+    def element(self, branches: list[Branch], name: str) -> list[Branch]:
         found = [step for branch in branches for step in self.step(branch, name)]
         if branches and not found:
             raise _refused(f"{branches[0].type} has no element {name}")
         return found
 
-    def step(self, branch: _Branch, name: str) -> list[_Branch]:
+    def step(self, branch: Branch, name: str) -> list[Branch]:
         definition = self.definitions.types.get(branch.type)
         properties = definition.properties.values() if definition else ()
         return [
             replace(
-                branch, type=p.type, steps=(*branch.steps, _Get(p.name)), code_list=self.code_list(p), targets=p.targets
+                branch, type=p.type, steps=(*branch.steps, Get(p.name)), code_list=self.code_list(p), targets=p.targets
             )
             for p in properties
             if p.element == name
@@ -199,7 +162,7 @@ class _Compiler:
                 systems[code] = "" if code in systems else system
         return systems or None
 
-    def of_type(self, branches: list[_Branch], type: str) -> list[_Branch]:
+    def of_type(self, branches: list[Branch], type: str) -> list[Branch]:
         if type not in self.definitions.types:
             type = type[0].lower() + type[1:]  # R4's code-value-date says DateTime
         exact = [branch for branch in branches if branch.type == type]
@@ -208,13 +171,13 @@ class _Compiler:
         if type in self.definitions.resource_types:
             test = _is_resource(type)
             return [
-                replace(branch, type=type, steps=(*branch.steps, _Where(test)))
+                replace(branch, type=type, steps=(*branch.steps, Where(test)))
                 for branch in branches
-                if branch.type in _DYNAMIC
+                if branch.type in DYNAMIC
             ]
         return [branch for branch in branches if self.definitions.is_subtype(branch.type, type)]
 
-    def call(self, node: Call) -> list[_Branch]:
+    def call(self, node: Call) -> list[Branch]:
         branches = self.branches(node.of) if node.of is not None else self.context
         argument = node.arguments[0] if len(node.arguments) == 1 else None
         if node.name in ("as", "ofType") and isinstance(argument, Name):
@@ -224,7 +187,7 @@ class _Compiler:
             return [
                 replace(
                     branch,
-                    steps=(*branch.steps, _Where(self.test(argument, [_Branch(branch.type)]))),
+                    steps=(*branch.steps, Where(self.test(argument, [Branch(branch.type)]))),
                     targets=said or branch.targets,
                 )
                 for branch in branches
@@ -232,16 +195,16 @@ class _Compiler:
         if node.name == "extension" and isinstance(argument, Literal):
             test = _has_url(argument.value)
             return [
-                replace(branch, type="Extension", steps=(*branch.steps, _Get("extension"), _Where(test)))
+                replace(branch, type="Extension", steps=(*branch.steps, Get("extension"), Where(test)))
                 for branch in branches
             ]
         if node.name == "first" and not node.arguments:
             return [_item(branch, 0) for branch in branches]
         if node.name in ("exists", "empty", "hasExtension", "not"):
-            return [_Branch("boolean", (_Compute(self.test(node, self.context)),))]
+            return [Branch("boolean", (Compute(self.test(node, self.context)),))]
         raise _refused(f"the function {node.name}() is not supported")
 
-    def test(self, node: Node, context: list[_Branch]) -> _Test:
+    def test(self, node: Node, context: list[Branch]) -> Test:
         """The truth of an expression about one node of the context."""
         inner = _Compiler(self.definitions, self.resource, ("Element",))
         inner.context = context
@@ -252,7 +215,7 @@ class _Compiler:
         values = inner.values(node)
         return lambda candidate: any(value is True for _, value in values(candidate))
 
-    def operation(self, node: Operation) -> _Test:
+    def operation(self, node: Operation) -> Test:
         if node.sign == "is":
             return self.is_type(node)
         if node.sign in ("and", "or"):
@@ -270,7 +233,7 @@ class _Compiler:
 
         return compare
 
-    def is_type(self, node: Operation) -> _Test:
+    def is_type(self, node: Operation) -> Test:
         assert isinstance(node.right, Name)
         if node.left == Call("resolve", ()):
             return _refers_to(node.right.name)
@@ -280,7 +243,7 @@ class _Compiler:
         values = self.values(Operation("as", node.left, node.right))
         return lambda candidate: bool(values(candidate))
 
-    def truth_call(self, node: Call) -> _Test:
+    def truth_call(self, node: Call) -> Test:
         if node.name == "hasExtension" and len(node.arguments) == 1 and isinstance(node.arguments[0], Literal):
             values = self.values(Call("extension", node.arguments, node.of))
             return lambda candidate: bool(values(candidate))
@@ -295,12 +258,12 @@ class _Compiler:
 
     def values(self, node: Node) -> Callable[[Any], list[Value]]:
         """The values of an expression about one node; Extensions and codes as they are."""
-        runs = [_run(replace(branch, code_list=None), unwrap=False) for branch in self.branches(node)]
+        runs = [run(replace(branch, code_list=None), unwrap=False) for branch in self.branches(node)]
 
         def values(candidate: Any) -> list[Value]:
             out: list[Value] = []
-            for run in runs:
-                run(candidate, out)
+            for take in runs:
+                take(candidate, out)
             return out
 
         return values
@@ -317,22 +280,22 @@ def _refused(reason: str) -> Exception:
     return problem("not-supported", f"The SearchParameter expression cannot be used: {reason}.", "expression")
 
 
-def _item(branch: _Branch, position: int) -> _Branch:
+def _item(branch: Branch, position: int) -> Branch:
     last = branch.steps[-1] if branch.steps else None
-    if not isinstance(last, _Get):
+    if not isinstance(last, Get):
         raise _refused("an index stands on something that is not an element")
-    return replace(branch, steps=(*branch.steps[:-1], _Get(last.name, position)))
+    return replace(branch, steps=(*branch.steps[:-1], Get(last.name, position)))
 
 
-def _is_resource(type: str) -> _Test:
+def _is_resource(type: str) -> Test:
     return lambda node: isinstance(node, dict) and node.get("resourceType") == type
 
 
-def _has_url(url: Any) -> _Test:
+def _has_url(url: Any) -> Test:
     return lambda node: isinstance(node, dict) and node.get("url") == url
 
 
-def _refers_to(type: str) -> _Test:
+def _refers_to(type: str) -> Test:
     """`resolve() is Patient`, answered from the reference itself: nothing is read to index a resource."""
     inside, start = f"/{type}/", f"{type}/"
 
@@ -347,93 +310,3 @@ def _refers_to(type: str) -> _Test:
         return node.get("type") == type
 
     return refers
-
-
-def _run(branch: _Branch, unwrap: bool = True) -> _Run:
-    run = _emit(branch, unwrap)
-    for step in reversed(branch.steps):
-        if isinstance(step, _Get):
-            run = _get(step.name, run) if step.position is None else _get_item(step.name, step.position, run)
-        elif isinstance(step, _Where):
-            run = _where(step.test, run)
-        else:
-            run = _compute(step.test, run)
-    return run
-
-
-def _emit(branch: _Branch, unwrap: bool) -> _Run:
-    type = branch.type
-    if type == "Extension" and unwrap:
-        return _emit_extension
-    if type in _DYNAMIC:
-        return _emit_resource
-    if branch.code_list:
-        return _emit_code(branch.code_list)
-
-    def emit(node: Any, out: list[Value]) -> None:
-        out.append((type, node))
-
-    return emit
-
-
-def _emit_resource(node: Any, out: list[Value]) -> None:
-    if isinstance(node, dict):
-        out.append((str(node.get("resourceType", "Resource")), node))
-
-
-def _emit_code(systems: Mapping[str, str]) -> _Run:
-    def emit(node: Any, out: list[Value]) -> None:
-        system = systems.get(node) if isinstance(node, str) else None
-        out.append(("Coding", {"system": system, "code": node}) if system else ("code", node))
-
-    return emit
-
-
-def _emit_extension(node: Any, out: list[Value]) -> None:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if name.startswith("value"):
-                kind = name[5:]
-                out.append((kind if isinstance(value, dict) else kind[:1].lower() + kind[1:], value))
-
-
-def _get(name: str, run: _Run) -> _Run:
-    def get(node: Any, out: list[Value]) -> None:
-        if node.__class__ is not dict:
-            return
-        value = node.get(name)
-        if value is None:
-            return
-        if value.__class__ is list:
-            for item in value:
-                if item is not None:
-                    run(item, out)
-        else:
-            run(value, out)
-
-    return get
-
-
-def _get_item(name: str, position: int, run: _Run) -> _Run:
-    def get_item(node: Any, out: list[Value]) -> None:
-        value = node.get(name) if node.__class__ is dict else None
-        items = value if isinstance(value, list) else [value]
-        if position < len(items) and items[position] is not None:
-            run(items[position], out)
-
-    return get_item
-
-
-def _where(test: _Test, run: _Run) -> _Run:
-    def where(node: Any, out: list[Value]) -> None:
-        if test(node):
-            run(node, out)
-
-    return where
-
-
-def _compute(test: _Test, run: _Run) -> _Run:
-    def compute(node: Any, out: list[Value]) -> None:
-        run(test(node), out)
-
-    return compute

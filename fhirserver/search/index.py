@@ -38,7 +38,7 @@ class Entry:
         return {"s": self.search, "k": {code: {"lo": lo, "hi": hi} for code, (lo, hi) in self.sort.items()}}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Parameter:
     code: str
     extract: Callable[[Any, Resource], list[tuple[str, Any]]]
@@ -49,6 +49,7 @@ Indexer = Callable[[Resource], Entry]
 
 # Answered from the document itself (`_id`: i, `_lastUpdated`: t), so not indexed a second time.
 _OF_THE_DOCUMENT = frozenset({"_id", "_lastUpdated"})
+_NO_NAME = frozenset(".$:\0")  # cannot stand in the name of an index field
 
 
 def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
@@ -59,10 +60,12 @@ def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
     """
     always: list[_Parameter] = []
     by_property: dict[str, dict[_Parameter, None]] = {}
-    for parameter, first in _parameters(definitions, type, base):
-        if first is None:
+    types = {**TYPES, "reference": replace(TYPES["reference"], index=reference_indexer(base))}
+    for code, (kind, compiled) in searchable(definitions, type).items():
+        parameter = _Parameter(code, compiled.extract, types[kind])
+        if compiled.first is None:
             always.append(parameter)
-        for name in first or ():
+        for name in compiled.first or ():
             by_property.setdefault(name, {})[parameter] = None
 
     def index(resource: Resource) -> Entry:
@@ -85,32 +88,29 @@ def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
     return index
 
 
-def indexable(parameter: SearchParameter) -> bool:
-    """Whether a parameter can be searched here at all: it has an expression and a type that is not `special`."""
-    return bool(parameter.expression) and parameter.type in TYPES and not set(parameter.code) & set(".$\0:")
+@lru_cache(maxsize=512)
+def searchable(definitions: Definitions, type: str) -> Mapping[str, tuple[str, Compiled]]:
+    """Code -> (search parameter type, compiled expression) of every parameter of a type that has index values.
 
-
-def _parameters(definitions: Definitions, type: str, base: str) -> list[tuple[_Parameter, frozenset[str] | None]]:
-    found = []
-    types = {**TYPES, "reference": replace(TYPES["reference"], index=reference_indexer(base))}
+    One that cannot be compiled is left out and logged; `_id` and `_lastUpdated` are not among them.
+    """
+    found: dict[str, tuple[str, Compiled]] = {}
     for code, parameter in definitions.search_parameters(type).items():
-        if code in _OF_THE_DOCUMENT or not indexable(parameter):
+        if code in _OF_THE_DOCUMENT or not parameter.expression or parameter.type not in TYPES or set(code) & _NO_NAME:
             continue
         try:
             if parameter.type == "composite":
-                compiled = _composite(definitions, type, parameter, types)
+                compiled = _composite(definitions, type, parameter)
             else:
                 compiled = compile_relative(definitions, (type,), parameter.expression)
         except Problem as refused:
             _log.warning("search parameter %s of %s is not indexed: %s", code, type, refused)
             continue
-        found.append((_Parameter(code, compiled.extract, types[parameter.type]), compiled.first))
+        found[code] = (parameter.type, compiled)
     return found
 
 
-def _composite(
-    definitions: Definitions, type: str, parameter: SearchParameter, types: Mapping[str, SearchType]
-) -> Compiled:
+def _composite(definitions: Definitions, type: str, parameter: SearchParameter) -> Compiled:
     """A function to ("", the found values by letter) for each element in which every component has a value."""
     elements = compile_relative(definitions, (type,), parameter.expression)
     context = element_types(definitions, (type,), parameter.expression)
@@ -118,7 +118,7 @@ def _composite(
     if not kinds:
         raise problem("not-supported", "A component of the composite is not a known search parameter.", "component")
     components = [
-        (letter, types[kind], compile_relative(definitions, context, expression, type).extract)
+        (letter, TYPES[kind], compile_relative(definitions, context, expression, type).extract)
         for letter, (kind, expression) in zip(LETTERS, kinds, strict=False)
     ]
 

@@ -6,6 +6,7 @@ FHIR R4: search. Names and values come decoded from the URL or form; what is not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -20,6 +21,7 @@ from fhirserver.search.types import TYPES
 __all__ = ["Limits", "parse", "render"]
 
 _ISSUES = 20
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _FIELDS = {"_id": "i", "_lastUpdated": "t"}
 
 
@@ -103,8 +105,9 @@ def _bounded(pairs: Sequence[tuple[str, str]], limits: Limits) -> None:
     if sum(len(name) + len(value) for name, value in pairs) > limits.length:
         raise problem("too-costly", f"The parameters of a search may be {limits.length} characters long altogether.")
     for name, value in pairs:
-        if "\0" in name or "\0" in value:
-            raise problem("invalid", "A parameter has a NUL character in it.", f"http.{name[:64]}".replace("\0", ""))
+        if _NO_TEXT.search(name) or _NO_TEXT.search(value):
+            shown = _NO_TEXT.sub("", name[:64])
+            raise problem("invalid", f"{shown} has a NUL character or half a surrogate pair in it.", f"http.{shown}")
 
 
 def _take(state: _State, name: str, value: str) -> str:
@@ -223,10 +226,6 @@ def _type(state: _State, name: str, value: str) -> str | None:
     return None
 
 
-def _contained_type(state: _State, name: str, value: str) -> str | None:
-    return _choice("contained_type", "container", "contained")(state, name, value)
-
-
 _Control = Callable[[_State, str, str], str | None]
 
 
@@ -246,6 +245,16 @@ def _text(attribute: str) -> _Control:
         return None
 
     return control
+
+
+def _contained(state: _State, name: str, value: str) -> str | None:
+    if value not in ("true", "false", "both", "container", "contained"):
+        raise problem(
+            "invalid", f"{name} must be true, false or both, its type container or contained.", f"http.{name}"
+        )
+    if value != "false":
+        state.passed_over(name, value, "resources inside others are not searched")
+    return None
 
 
 def _pretty(state: _State, name: str, value: str) -> str | None:
@@ -268,8 +277,8 @@ _CONTROLS: Mapping[str, _Control] = {
     "_summary": _choice("summary", "true", "text", "data", "count", "false"),
     "_elements": _elements,
     "_total": _choice("total", "none", "estimate", "accurate"),
-    "_contained": _choice("contained", "false", "true", "both"),
-    "_containedType": _contained_type,
+    "_contained": _contained,
+    "_containedType": _contained,
     "_format": _text("format"),
     "_pretty": _pretty,
     "_cursor": _text("cursor"),

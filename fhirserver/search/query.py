@@ -156,7 +156,7 @@ class Query:
     type: the resource type, None for a search over `types` (those `_type` names, or all where it is empty).
     clauses: all must match. count: entries per page, None where not said. total: none, estimate, accurate.
     summary: "", true, text, data, count or false. elements: names of top-level elements, () all.
-    contained, contained_type: `_contained`, `_containedType`. format, pretty: `_format`, `_pretty`.
+    format, pretty: `_format`, `_pretty`.
     cursor: the text of the paging cursor, "" on the first page. explain is set by the caller who may ask for it.
     used: the (name, value) pairs that took effect, in order. unsupported: (name, reason) of those that did not.
     """
@@ -169,8 +169,6 @@ class Query:
     total: str = ""
     summary: str = ""
     elements: tuple[str, ...] = ()
-    contained: str = "false"
-    contained_type: str = "container"
     includes: tuple[Include, ...] = ()
     revincludes: tuple[Include, ...] = ()
     format: str = ""

@@ -41,8 +41,7 @@ def forms(system: Any, code: Any) -> Iterable[str]:
 
 def _concept(value: Mapping[str, Any], tokens: list[str], labels: list[Any], typed: list[str]) -> None:
     for coding in value.get("coding") or ():
-        tokens.extend(forms(coding.get("system"), coding.get("code")))
-        labels.append(coding.get("display"))
+        _coding(coding, tokens, labels, typed)
     labels.append(value.get("text"))
 
 
