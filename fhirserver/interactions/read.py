@@ -5,9 +5,12 @@ The stored text is answered as it is, without being parsed, unless the type's ru
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.interactions.summary import part_asked, subset
 from fhirserver.store.model import Stored
 
 
@@ -46,13 +49,18 @@ def current(server: Server, access: Access, type: str, id: str, request: Request
 
 
 def answer(server: Server, request: Request, version: Stored, status: int = 200) -> Response:
-    """The response that shows a version, masked as its type's rule says."""
+    """The response that shows a version, masked as its type's rule says, or the part that `_summary` or `_elements`
+    asks for.
+    """
     response = Response(status, text=version.text, version=version.version, instant=version.instant)
     rule = server.rules.get(version.type)
-    if rule is None or rule.present is None:
+    summary, elements = part_asked(request)
+    if (rule is None or rule.present is None) and not summary and not elements:
         return response
-    shown = rule.present(version.resource(), request.principal)
-    return Response(status, resource=shown, version=version.version, instant=version.instant)
+    shown = version.resource()
+    if rule and rule.present:
+        shown = rule.present(shown, request.principal)
+    return replace(response, text=None, resource=subset(server.definitions, shown, summary, elements))
 
 
 def gone(version: Stored) -> Problem:
@@ -72,6 +80,6 @@ def version_number(text: str) -> int:
 def _unchanged(version: Stored, request: Request) -> bool:
     conditions = request.preconditions
     if conditions.if_none_match is not None:
-        return conditions.if_none_match in ("*", str(version.version))
+        return not {"*", str(version.version)}.isdisjoint(conditions.if_none_match.split(","))
     since = conditions.if_modified_since
     return since is not None and version.instant.replace(microsecond=0) <= since

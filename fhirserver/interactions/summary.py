@@ -8,9 +8,24 @@ from collections.abc import Sequence
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.problem import problem
+from fhirserver.interactions.model import Request
 
 SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
+PARTS = ("true", "text", "data", "false")
 ALWAYS = ("resourceType", "id", "meta")
+
+
+def part_asked(request: Request) -> tuple[str, tuple[str, ...]]:
+    """What `_summary` and `_elements` of a read ask for; "" and () for the whole. Raises Problem(invalid)."""
+    if not request.query or request.interaction not in ("read", "vread"):
+        return "", ()
+    values = dict(request.query)
+    summary = values.get("_summary", "false")
+    if summary not in PARTS:
+        raise problem("invalid", f"_summary of a read is one of {', '.join(PARTS)}.", "http._summary")
+    elements = tuple(name for name in values.get("_elements", "").split(",") if name)
+    return "" if summary == "false" else summary, elements
 
 
 def subset(definitions: Definitions, resource: Resource, summary: str, elements: Sequence[str]) -> Resource:

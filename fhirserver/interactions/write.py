@@ -47,6 +47,7 @@ def create(server: Server, request: Request, access: Access) -> Response:
     ...
     """
     resource = body(server, request)
+    resource.pop("id", None)  # http#create: the id in the body is ignored
     written = store(server, request, access, resource, None, request.assigned or server.new_id(), "POST")
     return answer(server, request, written, 201)
 

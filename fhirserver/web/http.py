@@ -195,9 +195,11 @@ def _text(response: Response) -> bytes | None:
 
 
 def _version(header: str | None, name: str) -> str | None:
+    """The version of a tag; those of a list (If-None-Match of a read) with commas between."""
     if header is None or header.strip() == "*":
         return header and "*"
-    found = _VERSION_TAG.match(header.strip())
-    if not found:
+    found = [_VERSION_TAG.match(part.strip()) for part in header.split(",")]
+    versions = [tag.group(1) for tag in found if tag]
+    if len(versions) < len(found) or (len(versions) > 1 and name != "If-None-Match"):
         raise problem("invalid", f'{name} must be a version as in W/"3", or *.', name)
-    return found.group(1)
+    return ",".join(versions)
