@@ -1,0 +1,90 @@
+"""The API under test: one application for the session, an organization of its own for every test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from flask import Flask
+
+from fhirserver import app
+from fhirserver.auth.principal import Principal
+from fhirserver.settings import Secret, Settings
+from tests.api.client import Api
+
+KEY = "a master key for tests that is long enough"
+
+
+@pytest.fixture(scope="session")
+def installation(mongo_url: str) -> Iterator[app.Installation]:
+    """The server over the session's MongoDB, without a queue."""
+    settings = Settings(
+        mongo_url=Secret(mongo_url),
+        mongo_database=f"api-{uuid.uuid4().hex[:8]}",
+        master_key=Secret(KEY),
+        public_url="http://api.test",
+        page_size=20,
+        page_size_max=200,
+        max_body=4 * 1024 * 1024,
+    )
+    made = app.build(settings)
+    yield made
+    made.server.store.database.client.close()
+
+
+@pytest.fixture(scope="session")
+def flask_app(installation: app.Installation) -> Flask:
+    return app.create_app(installation)
+
+
+@pytest.fixture(scope="session")
+def token(installation: app.Installation) -> Callable[[Principal], str]:
+    """Issues the access token of a principal."""
+    return lambda principal: installation.tokens.issue(principal, 3600)
+
+
+@pytest.fixture(scope="session")
+def registry(flask_app: Flask, token: Callable[[Principal], str]) -> Api:
+    """The platform operator on the registry's base."""
+    operator = Principal("operator", id="operator", operator=True, scopes="system/*.cruds", name="tests")
+    return Api(flask_app, "/1/health/fhir/4", token(operator))
+
+
+@pytest.fixture
+def organization(registry: Api) -> str:
+    """The id of a new provider organization."""
+    made = registry.create(
+        {
+            "resourceType": "Organization",
+            "active": True,
+            "name": "Test Hospital",
+            "type": [
+                {
+                    "coding": [
+                        {"system": "https://fhirserver.example/fhir/CodeSystem/organization-kind", "code": "provider"}
+                    ]
+                }
+            ],
+        }
+    )
+    return str(made["id"])
+
+
+@pytest.fixture
+def scoped(flask_app: Flask, token: Callable[[Principal], str], organization: str) -> Callable[[str], Api]:
+    """A caller on the organization's base whose token has these scopes."""
+
+    def caller(scopes: str) -> Api:
+        principal = Principal(
+            "operator", id="operator", organization=organization, operator=True, scopes=scopes, name="tests"
+        )
+        return Api(flask_app, f"/1/health/organizations/{organization}/fhir/4", token(principal))
+
+    return caller
+
+
+@pytest.fixture
+def api(scoped: Callable[[str], Api]) -> Api:
+    """Somebody who may do everything on the base of an organization of the test's own."""
+    return scoped("system/*.cruds")
