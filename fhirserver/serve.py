@@ -6,6 +6,7 @@ supervisor.
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from granian import Granian
@@ -41,4 +42,7 @@ def web(settings: Settings) -> None:
 def worker() -> Any:
     """What granian calls in each worker: the WSGI application."""
     lifeline.tie()
+    # Until granian hears these here, they end a worker that is still loading.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_DFL)
     return app.wsgi()
