@@ -10,9 +10,10 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -26,12 +27,16 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import problem
+from fhirserver.hl7v2.ingest import Intake
+from fhirserver.hl7v2.mapping.load import load as load_maps
+from fhirserver.hl7v2.senders import endpoint_resource
+from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.dispatch import dispatch, perform
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
 from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
-from fhirserver.interactions.write import DEFINING
+from fhirserver.interactions.write import DEFINING, SILENT
 from fhirserver.jobs.queue import Queue
 from fhirserver.rules import RULES
 from fhirserver.rules.authorization import authorization_id
@@ -40,11 +45,14 @@ from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import user_id
 from fhirserver.settings import Settings, folder
 from fhirserver.store.database import Database
+from fhirserver.store.load import Loaded, Loading
+from fhirserver.store.load import load as load_files
 from fhirserver.store.model import REGISTRY, Stored
 from fhirserver.store.resources import Store
 from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
+from fhirserver.web.hl7v2 import Hl7v2
 
 OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *STEPS)
 MOST_ACCESSES = 2_000
@@ -143,13 +151,22 @@ def new_id() -> str:
 def create_app(installation: Installation) -> Flask:
     """The WSGI application of an installation."""
     server, settings = installation.server, installation.settings
-    fhir = Fhir(server, installation.tokens.authenticate, settings.max_body)
+    authenticate = installation.tokens.authenticate
     return application(
         server,
-        (oauth.blueprint(installation.tokens), fhir.blueprint()),
+        (
+            oauth.blueprint(installation.tokens),
+            Fhir(server, authenticate, settings.max_body).blueprint(),
+            Hl7v2(server, authenticate, intake(installation).take).blueprint(),
+        ),
         max_body=settings.max_body,
         cors_origins=settings.cors_origins,
     )
+
+
+def intake(installation: Installation) -> Intake:
+    """What takes HL7v2 messages in, with the shipped maps."""
+    return Intake(installation.server, load_maps(folder("mappings"), installation.server.definitions))
 
 
 def wsgi() -> Flask:
@@ -210,8 +227,6 @@ def create_endpoint(
     settings: Settings, organization: str, *, sending_application: str, sending_facility: str, default: bool
 ) -> str:
     """Creates the Endpoint that says which organization a sender's messages belong to, and answers its id."""
-    from fhirserver.hl7v2.senders import endpoint_resource
-
     return _create(
         build(settings).server, endpoint_resource(organization, sending_application, sending_facility, default)
     )
@@ -234,6 +249,30 @@ def user_token(settings: Settings, email: str) -> str:
         raise problem("not-found", f"There is no active user {email}.")
     user = found.resource()
     return installation.tokens.issue(Principal("user", id=found.id, **oauth.person(user)))
+
+
+def load(
+    settings: Settings, files: Sequence[Path], organization: str, validated: bool, progress: Callable[[Loaded], None]
+) -> Loaded:
+    """Stores the resources in NDJSON and Bundle files on an organization's base, beside the API.
+
+    Types with rules of their own (clients, subscriptions, ...) are not loaded: they come to be through the API only.
+    Raises Problem(not-found) where there is no such organization.
+    """
+    server = build(settings).server
+    server.refresh()
+    _require_organization(server, organization)
+    loading = Loading(
+        open=lambda: Database(settings.mongo_url.reveal(), settings.mongo_database),
+        definitions=server.definitions,
+        organization=organization,
+        base=server.base(organization),
+        types=frozenset(served_types(server, organization)) - set(RULES) - SILENT,
+        now=server.now,
+        new_id=server.new_id,
+        validated=validated,
+    )
+    return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
 
 
 def check(settings: Settings) -> list[tuple[str, str]]:

@@ -185,6 +185,25 @@ def create_endpoint(
 
 
 @commands.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--organization", required=True, help="Id of the Organization whose base takes them.")
+@click.option("--no-validate", is_flag=True, help="Store them unchecked: for data that this server has exported.")
+@_data
+def load(files: tuple[Path, ...], organization: str, no_validate: bool, data: Path | None) -> None:
+    """Store resources from FILES (.ndjson or Bundles in .json, .gz or not); what is there already stays as it is.
+
+    Nobody is notified of them. Exits with 1 if any was refused.
+    """
+    from fhirserver import app
+
+    done = app.load(_beside(data), files, organization, not no_validate, lambda so_far: None)
+    for reason in done.reasons:
+        click.echo(reason, err=True)
+    click.echo(f"{done.stored} stored, {done.there} were there already, {done.refused} refused")
+    sys.exit(1 if done.refused else 0)
+
+
+@commands.command()
 @click.option("--keep", is_flag=True, help="Leave it running afterwards.")
 def demo(keep: bool) -> None:
     """Play the whole story on a fresh data folder: register, authorize, subscribe, receive, notify."""
@@ -218,21 +237,21 @@ def _web(settings: Settings) -> None:
 
 
 def _worker(settings: Settings) -> None:
-    from fhirserver import app
+    from fhirserver import processes
 
-    app.run_worker(settings)
+    processes.worker(settings)
 
 
 def _relay(settings: Settings) -> None:
-    from fhirserver import app
+    from fhirserver import processes
 
-    app.run_relay(settings)
+    processes.relay(settings)
 
 
 def _mllp(settings: Settings) -> None:
-    from fhirserver import app
+    from fhirserver import processes
 
-    app.run_mllp(settings)
+    processes.listener(settings)
 
 
 _process("prepare", "Lay the ground in the database and print the first credentials.", _prepare)

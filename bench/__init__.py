@@ -1,0 +1,1 @@
+"""The benchmarks: seeded data, load over HTTP, figures beside their ceilings."""
