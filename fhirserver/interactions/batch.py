@@ -18,7 +18,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
-from fhirserver.interactions.search import matching, prepare
+from fhirserver.interactions.search import matching, selection
 from fhirserver.interactions.write import instant_text
 
 MOST_ENTRIES = 5_000
@@ -134,7 +134,7 @@ def _existing(server: Server, request: Request, access: Access, criteria: str | 
     if criteria is None:
         return None
     pairs = tuple(parse_qsl(criteria.rpartition("?")[2], keep_blank_values=True))
-    query = prepare(server, request, request.type or "", pairs)
+    query = selection(server, request, request.type or "", pairs)
     found = matching(server, access, query, request.session, limit=2)
     return found[0].id if len(found) == 1 else None
 
@@ -167,7 +167,7 @@ def _reference(server: Server, request: Request, access: Access, text: str, name
     pairs = tuple(parse_qsl(criteria, keep_blank_values=True))
     if request.unit:
         request.unit.flush()
-    found = matching(server, access, prepare(server, request, type, pairs), request.session, limit=2)
+    found = matching(server, access, selection(server, request, type, pairs), request.session, limit=2)
     if len(found) != 1:
         how = "nothing matches" if not found else "more than one resource matches"
         raise problem(

@@ -17,7 +17,7 @@ from fhirserver.interactions import patch as patching
 from fhirserver.interactions import write
 from fhirserver.interactions.model import Pairs, Request, Response, Server, Unit
 from fhirserver.interactions.read import answer as show
-from fhirserver.interactions.search import matching, prepare
+from fhirserver.interactions.search import matching, selection
 from fhirserver.store.model import Stored
 
 MOST_DELETED = 1_000
@@ -29,7 +29,6 @@ def create(server: Server, request: Request, access: Access) -> Response:
     criteria = request.preconditions.if_none_exist
     if criteria is None:
         return write.create(server, request, access)
-    access.require(request.type or "", "s")
 
     def work(inner: Request, found: list[Stored]) -> Response:
         if found:
@@ -107,8 +106,9 @@ def _criteria(request: Request) -> Pairs:
 
 def _settled(server: Server, request: Request, access: Access, criteria: Pairs, work: Work) -> Response:
     type = request.type or ""
+    access.require(type, "s")  # who may not search must not be answered "nothing matches"
     key = "&".join(f"{name}={value}" for name, value in sorted(criteria))
-    query = prepare(server, request, type, criteria)
+    query = selection(server, request, type, criteria)
 
     def inside(unit: Unit) -> Response:
         inner = replace(request, unit=unit, query=())

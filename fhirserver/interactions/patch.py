@@ -31,9 +31,8 @@ def patch(server: Server, request: Request, access: Access) -> Response:
     def attempt() -> Response:
         previous = current(server, access, request.type or "", request.id or "", request)
         require_match(request, previous)
-        before = previous.resource()
-        after = _applied(server, before, request.body)
-        if not isinstance(after, dict) or any(after.get(name) != before.get(name) for name in ("resourceType", "id")):
+        after = _applied(server, previous.resource(), request.body)
+        if not isinstance(after, dict) or (after.get("resourceType"), after.get("id")) != (previous.type, previous.id):
             raise problem("processing", "A patch may not change resourceType or id.")
         written = store(server, request, access, after, previous, previous.id, "PATCH")
         return answer(server, request, written, 200)

@@ -49,6 +49,14 @@ def prepare(server: Server, request: Request, type: str | None, pairs: Pairs, *,
     )  # fmt: skip
 
 
+def selection(server: Server, request: Request, type: str, pairs: Pairs) -> Query:
+    """The query of a conditional interaction or reference. Raises Problem(invalid) where it would match everything."""
+    query = prepare(server, request, type, pairs)
+    if not query.clauses:
+        raise problem("invalid", "The criteria select nothing: name a search parameter, as in identifier=urn:mrn|1.")
+    return query
+
+
 def matching(
     server: Server, access: Access, query: Query, session: Session | None, *, limit: int, type: str | None = None
 ) -> list[Stored]:

@@ -22,8 +22,8 @@ FIELDS = {"s": 0, "k": 0, "ev": 0, "p": 0}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which versions: made at or after `since`; made before `until`; with `at`, also those still current at that
-    instant.
+    """Which versions: made from `since` on; made until `until`; with `at`, those made after that instant, and of each
+    resource the one that was current at it.
     """
 
     since: datetime | None = None
@@ -43,11 +43,11 @@ def versions(
 ) -> list[Stored]:
     """At most `limit` versions of these types, ordered by instant descending, then type/id, then version descending.
 
-    `after` is the (instant, "Type/id", version) of the last one already shown. A narrowed access sees the versions
-    of the resources
-    whose current version it may see; Problem(too-costly) when those are too many to name.
+    `after` is the (instant, "Type/id", version) of the last one already shown. A narrowed access sees the versions of
+    the resources whose current version it may see; Problem(too-costly) when those are too many to name.
     """
-    streams = [_stream(store, access, type, letter, id, span, after, limit) for type in types]
+    kept = store.existing(types)
+    streams = [_stream(store, access, type, letter, id, span, after, limit) for type in kept]
     merged = heapq.merge(*streams, key=_order)
     return list(islice(merged, limit))
 
@@ -74,23 +74,52 @@ def _stream(
         filter["i"] = id
     elif clauses:
         filter["i"] = {"$in": _narrowed(store, access, type, [mongo_filter(clause) for clause in clauses])}
-    when: Document = {}
-    if span.since:
-        when["$gte"] = span.since
-    if span.until:
-        when["$lt"] = span.until
-    if after:
-        when["$lte"] = min(after[0], span.until) if span.until else after[0]
+    found = _made(store, type, filter, span, after, limit)
+    if span.at:
+        found += _current_at(store, type, filter, span.at, after, limit)
+    return iter(sorted(found, key=_order))
+
+
+def _made(
+    store: Store, type: str, filter: Document, span: Span, after: Sequence[Any] | None, limit: int
+) -> list[Stored]:
+    """The versions made in the span; with `at`, after that instant."""
+    when: Document = {"$gte": span.since} if span.since else {}
+    if span.at:
+        when["$gt"] = span.at
+    ends = [end for end in (span.until, after[0] if after else None) if end]
+    if ends:
+        when["$lte"] = min(ends)
     if when:
-        filter["t"] = when
+        filter = {**filter, "t": when}
     found: list[Stored] = []
     with translated():
         for name in (type, f"{type}.history"):
             cursor = store.database.collection(name).find(filter, FIELDS, max_time_ms=store.database.query_limit_ms)
             cursor = cursor.sort([("t", -1), ("_id", 1)])
             found += _past(cursor, type, after, limit)
-    found.sort(key=_order)
-    return iter(_at(found, span))
+    return found
+
+
+def _current_at(
+    store: Store, type: str, filter: Document, at: datetime, after: Sequence[Any] | None, limit: int
+) -> list[Stored]:
+    """Of each resource the last version made until that instant."""
+    match = {"$match": {**filter, "t": {"$lte": at}}}
+    steps: list[Document] = [
+        match,
+        {"$unionWith": {"coll": f"{type}.history", "pipeline": [match]}},
+        {"$project": FIELDS},
+        {"$sort": {"i": 1, "t": -1, "v": -1}},
+        {"$group": {"_id": "$i", "version": {"$first": "$$ROOT"}}},
+        {"$replaceRoot": {"newRoot": "$version"}},
+        {"$sort": {"t": -1, "i": 1}},
+    ]
+    with translated():
+        cursor = store.database.collection(type).aggregate(
+            steps, maxTimeMS=store.database.query_limit_ms, allowDiskUse=True
+        )
+        return _past(cursor, type, after, limit)
 
 
 def _past(cursor: Any, type: str, after: Sequence[Any] | None, limit: int) -> list[Stored]:
@@ -98,20 +127,6 @@ def _past(cursor: Any, type: str, after: Sequence[Any] | None, limit: int) -> li
     last = (-after[0].timestamp(), after[1], -after[2]) if after else None
     wanted = (version for version in (stored(type, each) for each in cursor) if last is None or _order(version) > last)
     return list(islice(wanted, limit))
-
-
-def _at(found: list[Stored], span: Span) -> list[Stored]:
-    """With `_at`: of the versions made before the instant, only the last of each resource was current then."""
-    if span.at is None:
-        return found
-    kept: list[Stored] = []
-    settled: set[str] = set()
-    for version in found:
-        if version.instant >= span.at or version.id not in settled:
-            kept.append(version)
-        if version.instant < span.at:
-            settled.add(version.id)
-    return kept
 
 
 def _narrowed(store: Store, access: Access, type: str, filters: list[Document]) -> list[str]:
