@@ -70,7 +70,7 @@ def prepare(
         fault = _refusal(message, found, maps)
     status, reason = _status(message, fault, found)
     resource = _resource(raw, message, peer, found, received, sequence)
-    if found:
+    if found and found.endpoint:
         resource["endpoint"] = {"reference": f"{registry}/Endpoint/{found.endpoint}".lstrip("/")}
     resource |= {"status": status} | ({"reason": reason} if reason else {})
     answer = _answer(raw, message, found, fault, received, resource["id"])

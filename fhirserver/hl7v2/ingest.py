@@ -37,7 +37,6 @@ JOB = "process"
 """The job that drains one lane: its ids are the organization and the lane."""
 MOST_ENDPOINTS = 10_000
 FRESH_SECONDS = 1.0
-RETRY_SECONDS = 0.1
 BATCH_MESSAGES = 500
 BATCH_BYTES = 16 * 1024 * 1024
 
@@ -54,11 +53,13 @@ class Intake:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def prepare(self, raw: bytes, peer: Peer) -> Inbound:
-        """What to store and answer. An unknown sender makes the endpoints be read anew, at most ten times a second."""
+        """What to store and answer. An unknown sender makes the endpoints be read anew: it may have been named just
+        now.
+        """
         known = self.senders(FRESH_SECONDS)
         found = self._prepare(raw, peer, known)
         if found.organization == QUARANTINE:
-            newer = self.senders(RETRY_SECONDS)
+            newer = self.senders(0.0)
             if newer is not known:
                 return self._prepare(raw, peer, newer)
         return found
@@ -118,10 +119,13 @@ class Intake:
         for organization, lane in dict.fromkeys((m.organization, m.lane) for m in messages if m.waits):
             self.server.enqueue(JOB, organization, lane)
 
-    def take(self, raw: bytes, peer: Peer) -> bytes | None:
-        """Takes one message and answers its acknowledgment, None where none is wanted."""
+    def take(self, raw: bytes, address: str, organization: str) -> bytes | None:
+        """Takes one message that was sent to an organization over HTTP; answers its acknowledgment, None where none is
+        wanted.
+        """
+        senders = self.senders(FRESH_SECONDS).of(organization)
         try:
-            message = self.commit([self.prepare(raw, peer)])[0]
+            message = self.commit([self._prepare(raw, Peer(address), senders)])[0]
         except Problem as fault:
             log.warning("a message could not be stored: %s", fault.issues[0].code)
             return self.unavailable(raw)

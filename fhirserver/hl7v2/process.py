@@ -1,7 +1,9 @@
-"""Processing what was taken in: one lane after the other, each message mapped and stored once, whatever happens in between.
+"""Processing what was taken in: one lane after the other, each message mapped and stored once, whatever happens in
+between.
 
-A lane is one patient (or order, or sender). A job drains it under a lease; a message that must have a second lane to itself (a
-merge) takes that lease too. What cannot be mapped stays, with its reason, until a person or `$reprocess` takes it up.
+A lane is one patient (or order, or sender). A job drains it under a lease; a message that must have a second lane to
+itself (a merge) takes that lease too. What cannot be mapped stays, with its reason, until a person or `$reprocess`
+takes it up.
 """
 
 from __future__ import annotations

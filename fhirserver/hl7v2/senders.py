@@ -93,6 +93,15 @@ class Senders:
     def __len__(self) -> int:
         return len(self._all)
 
+    def of(self, organization: str) -> Senders:
+        """The senders of one organization, where the way in (an authorized HTTP call) says already whose the messages
+        are;
+        what no Endpoint names is taken as from any sender."""
+        own = Senders(())
+        anyone = Sender(endpoint="", organization=organization, default=True)
+        own._all = [*(one for one in self._all if one.organization == organization and not one.certificates), anyone]
+        return own
+
     def find(self, application: Iterable[str], facility: Iterable[str], certificate: str = "") -> Sender | None:
         """The sender of a message by what MSH-3 and MSH-4 may be called (namespace id, universal id) and the SHA-256
         fingerprint of the client certificate ("" for none). None where nobody claims it."""

@@ -220,7 +220,7 @@ def _spoken(entry: Entry) -> list[str]:
 
 
 def _deleted(maps: Maps, entry: Entry) -> list[str]:
-    choices = maps.choices.get(entry.type, {})
+    choices = maps.choices.get(entry.type, {}) if entry.type not in ENVELOPE else {}
     gone = [element for element in entry.deletes if element not in entry.resource]
     for name in _spoken(entry):
         gone += choices.get(name, ())
