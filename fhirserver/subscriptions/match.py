@@ -12,9 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from fhirserver.fhir import Resource
-from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.problem import Problem
-from fhirserver.search.index import Entry, Indexer, indexer
+from fhirserver.search.index import Entry, Indexer
 from fhirserver.search.query import Clause
 from fhirserver.subscriptions.criteria import Compiler, Trigger
 from fhirserver.subscriptions.topics import Catalogue
@@ -68,31 +67,16 @@ class Change:
 class Event:
     """A pending event as the matcher looks at it."""
 
-    def __init__(self, document: Mapping[str, Any], versions: Versions, found: Found, indexers: Indexers) -> None:
+    def __init__(self, document: Mapping[str, Any], versions: Versions, found: Found, index: Indexer) -> None:
         self.document = document
         self.versions = versions
         self.found = found
-        self._indexers = indexers
+        self._index = index
         self.changes = tuple(Change(self, change) for change in document["changes"])
 
     def index(self, resource: Resource | None) -> Entry:
         """The index entry of a version, an empty one for none."""
-        return Entry() if resource is None else self._indexers.of(resource["resourceType"])(resource)
-
-
-class Indexers:
-    """The index functions of one set of definitions, each made when first used."""
-
-    def __init__(self, definitions: Definitions, base: str = "") -> None:
-        self._definitions = definitions
-        self._base = base
-        self._made: dict[str, Indexer] = {}
-
-    def of(self, type: str) -> Indexer:
-        """The function from a resource of the type to its entry."""
-        if type not in self._made:
-            self._made[type] = indexer(self._definitions, type, self._base)
-        return self._made[type]
+        return Entry() if resource is None else self._index(resource)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ import yaml
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
+from fhirserver.search.index import Entry, indexer
 from fhirserver.search.query import Clause
 from fhirserver.subscriptions.criteria import FHIRPATH, FILTER, Compiler
-from fhirserver.subscriptions.match import Event, Indexers, Subscriptions
+from fhirserver.subscriptions.match import Event, Subscriptions
 from fhirserver.subscriptions.topics import TOPIC, Catalogue
 
 DEFINITIONS = Definitions.load()
 TOPICS = Path(__file__).parents[3] / "capability" / "topics" / "topics.yaml"
 CATALOGUE = Catalogue.read(yaml.safe_load(TOPICS.read_text()))
-INDEXERS = Indexers(DEFINITIONS)
+INDEXERS = {type: indexer(DEFINITIONS, type) for type in ("Patient", "Observation", "Appointment")}
 
 HEMOGLOBIN = {
     "resourceType": "Observation", "id": "o1", "status": "final",
@@ -28,6 +29,10 @@ HEMOGLOBIN = {
     "valueQuantity": {"value": 7.2, "unit": "g/dL", "system": "http://unitsofmeasure.org", "code": "g/dL"},
 }  # fmt: skip
 PATIENT = {"resourceType": "Patient", "id": "p1", "active": True, "gender": "female"}
+
+
+def index(resource: Resource) -> Entry:
+    return INDEXERS[resource["resourceType"]](resource)
 
 
 def compiled(*subscriptions: Resource, topics: Mapping[str, Resource] | None = None) -> Subscriptions:
@@ -52,7 +57,7 @@ def event(
         return found
 
     document = {"id": "e1", "changes": changes, "trigger": None, "names": [], **more}
-    return Event(document, lambda type, id, version: known.get((type, id, version)), joined, INDEXERS)
+    return Event(document, lambda type, id, version: known.get((type, id, version)), joined, index)
 
 
 def matched(criteria: str | Resource, happened: Event, **more: Any) -> bool:
@@ -282,7 +287,7 @@ def test_versions_are_read_only_where_a_criterion_asks_for_them() -> None:
 
     changes = [{"type": "Observation", "id": "o1", "version": 2, "action": "update"}]
     document = {"id": "e1", "changes": changes, "trigger": None}
-    happened = Event(document, versions, lambda *_: False, INDEXERS)
+    happened = Event(document, versions, lambda *_: False, index)
     compiled(asking("update.observation"), asking("Patient?active=true", id="s2")).matching(happened)
     assert reads == []
     compiled(*(asking("Observation?code=718-7", id=f"s{n}") for n in range(50))).matching(happened)

@@ -8,15 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
 
 import pytest
 
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.post import Endpoints
-
-if TYPE_CHECKING:
-    from tests.unit.subscriptions.conftest import Receiver
+from tests.webhook import Receiver
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 

@@ -1,0 +1,320 @@
+"""The job `deliver`: sends what waits of one subscription, in order per lane, several lanes at a time.
+
+The job holds the subscription's lease, so that nobody else sends out of turn. In a lane, an event waits until the one
+before it was accepted or given up; an endpoint that fails is tried with one delivery at a time and left alone in
+between. What was sent is recorded after each round, so a crash repeats at most a round: at least once, and in order.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from fhirserver.auth.access import everything
+from fhirserver.auth.principal import SYSTEM
+from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
+from fhirserver.fhir.problem import Problem
+from fhirserver.interactions.model import Request, Server
+from fhirserver.interactions.write import put
+from fhirserver.rules.model import Prepared
+from fhirserver.store.model import Change
+from fhirserver.subscriptions import delivery, notification
+from fhirserver.subscriptions.delivery import Delivery, text
+from fhirserver.subscriptions.gate import HOLD, SEND, SKIP, Gate, gate
+from fhirserver.subscriptions.lanes import Breaker, Lanes, Ready
+from fhirserver.subscriptions.post import Answer, Endpoints
+from fhirserver.subscriptions.schedule import Schedule, asked
+from fhirserver.subscriptions.signature import signed
+from fhirserver.subscriptions.versions import Parts
+
+LEASE_SECONDS = 60.0
+TURN_SECONDS = 20.0  # Then the job goes to the end of the queue, so that others get their turn.
+ROUND_SECONDS = 1.0
+ROUND = 32
+IN_LANE = 16
+LOOKED_AT = 1000
+THREADS = 16
+HOLD_SECONDS = 5.0
+GONE = 410
+BUSY = frozenset({429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A delivery after its attempt: the resource as it is now to be stored, and what the endpoint said."""
+
+    delivery: Delivery
+    resource: Resource
+    answer: Answer | None
+
+
+@dataclass(slots=True)
+class _Round:
+    """One round: the lanes to send, and whether the endpoint has failed in it."""
+
+    gate: Gate
+    parts: Parts
+    ends: float
+    failed: threading.Event = field(default_factory=threading.Event)
+
+
+class Deliverer:
+    """Sends. `decrypt` opens what is encrypted in a Subscription's private part; `enqueue` puts a job; `chance` gives
+    numbers from 0 to 1. Threads may share it; a child process must make its own.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        endpoints: Endpoints,
+        decrypt: Callable[[str], str],
+        enqueue: Callable[..., object],
+        chance: Callable[[], float],
+        schedule: Schedule | None = None,
+    ) -> None:
+        self._server = server
+        self._store = server.store
+        self._endpoints = endpoints
+        self._decrypt = decrypt
+        self._enqueue = enqueue
+        self._chance = chance
+        self._schedule = schedule or Schedule()
+        self._lanes = Lanes(server.store.database)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="deliver")
+
+    def deliver(self, organization: str, subscription: str) -> None:
+        """Sends what is due of a subscription; what `jobs` runs under the name `deliver`."""
+        self._server.refresh()
+        lease, owner = f"deliver/{organization}/{subscription}", self._server.new_id()
+        ends = time.monotonic() + TURN_SECONDS
+        while self._store.lease(lease, owner, LEASE_SECONDS) is not None:
+            try:
+                while time.monotonic() < ends and self._step(organization, subscription):
+                    if not self._store.renew(lease, owner, LEASE_SECONDS):
+                        return
+            finally:
+                self._store.release(lease, owner)
+            # What came in while the lease was held found it taken, and relies on this look after its end.
+            ready = self._lanes.read(organization, subscription)
+            if ready is None or ready.due > self._server.now():
+                return
+            if time.monotonic() >= ends:
+                self._enqueue("deliver", organization, subscription)
+                return
+
+    def close(self) -> None:
+        """Ends the threads and connections."""
+        self._pool.shutdown()
+        self._endpoints.close()
+
+    def _step(self, organization: str, subscription: str) -> bool:
+        """One round; whether there may be more to do at once."""
+        ready = self._lanes.read(organization, subscription)
+        if ready is None:
+            return False
+        now = self._server.now()
+        opened = gate(self._server, self._decrypt, organization, subscription)
+        if opened.action == SKIP:
+            return self._skip(ready, opened)
+        if opened.action == HOLD:
+            self._hold(ready, opened)
+            return not self._lanes.settle(ready, now + timedelta(seconds=HOLD_SECONDS), ready.breaker)
+        if ready.breaker.until and ready.breaker.until > now:
+            return not self._lanes.settle(ready, ready.breaker.until, ready.breaker)
+        tripped = ready.breaker.failures >= self._schedule.trips
+        picked, due = self._picked(ready, now, 1 if tripped else ROUND)
+        if not picked:
+            return not self._lanes.settle(ready, due, ready.breaker)
+        self._send(ready, opened, picked)
+        return True
+
+    def _picked(self, ready: Ready, now: datetime, most: int) -> tuple[dict[str, list[Delivery]], datetime | None]:
+        """Lane -> what may be sent of it now, in order; and when the first of the others is due, None without."""
+        lanes: dict[str, list[Delivery]] = {}
+        blocked: dict[str, str] = {}
+        count = 0
+        for looked, waiting in enumerate(delivery.waiting(self._server, ready.organization, ready.subscription)):
+            if count == most or looked == LOOKED_AT:
+                break
+            lane = waiting.lane
+            if lane in blocked or len(lanes.get(lane, ())) == IN_LANE:
+                continue
+            if not waiting.due(now):
+                blocked[lane] = waiting.resource["nextAttempt"]
+                continue
+            lanes.setdefault(lane, []).append(waiting)
+            count += 1
+        return lanes, datetime.fromisoformat(min(blocked.values())) if blocked else None
+
+    # Sending
+
+    def _send(self, ready: Ready, opened: Gate, lanes: Mapping[str, Sequence[Delivery]]) -> None:
+        every = [one for lane in lanes.values() for one in lane]
+        parts = Parts(self._server, ready.organization, [one.resource for one in every])
+        current = _Round(opened, parts, time.monotonic() + ROUND_SECONDS)
+        if len(lanes) == 1:
+            results = [self._lane(current, next(iter(lanes.values())))]
+        else:
+            results = list(self._pool.map(lambda lane: self._lane(current, lane), lanes.values()))
+        sent = [one for lane in results for one in lane]
+        self._record(ready.organization, sent)
+        self._judge(ready, opened, sent)
+
+    def _lane(self, current: _Round, lane: Sequence[Delivery]) -> list[Sent]:
+        sent: list[Sent] = []
+        for one in lane:
+            if current.failed.is_set() or time.monotonic() > current.ends:
+                break
+            result = self._attempt(current, one)
+            sent.append(result)
+            if result.answer and not _accepted(result.answer):
+                if _of_endpoint(result.answer):
+                    current.failed.set()
+                break
+        return sent
+
+    def _attempt(self, current: _Round, one: Delivery) -> Sent:
+        channel, access = current.gate.channel, current.gate.access
+        assert channel
+        assert access
+        told = current.parts.told(one.resource, access)
+        if told.refused:
+            return Sent(one, delivery.finished(one.resource, "skipped", told.refused), None)
+        base = self._server.base(access.organization)
+        criteria = str(current.gate.resource.get("criteria", ""))
+        topic = criteria if criteria.startswith(("http:", "https:", "urn:")) else ""
+        about = notification.About(base, current.gate.resource["id"], "active", one.number, topic, channel.content)
+        event = notification.Notified(one.number, one.resource["occurred"], told.parts)
+        if channel.content:
+            bundle = notification.history(
+                "event-notification", about, [event], one.resource["occurred"], one.version.id
+            )
+        else:
+            code, software = one.resource["code"], f"fhirserver {self._server.software}"
+            bundle = notification.message(one.version.id, about, event, channel.endpoint, code, software)
+        body = encode(bundle)
+        now = self._server.now()
+        headers = notification.headers(channel.payload, current.gate.resource["id"], channel.headers)
+        headers |= signed(channel.secrets, one.version.id, int(now.timestamp()), body)
+        answer = self._endpoints.post(channel.endpoint, headers, body, channel.seconds)
+        return Sent(one, self._after(one.resource, answer, now, channel.endpoint, channel.retry_hours), answer)
+
+    def _after(
+        self, resource: Resource, answer: Answer, sent: datetime, endpoint: str, hours: float | None
+    ) -> Resource:
+        """The delivery after an answer: delivered, to be tried again, or given up."""
+        attempt = {
+            "time": text(sent),
+            "endpoint": endpoint,
+            **({"status": answer.status} if answer.status else {}),
+            "latency": answer.milliseconds,
+            **({"error": answer.error} if answer.error else {}),
+            **({"answer": answer.excerpt.strip()} if answer.excerpt.strip() else {}),
+        }
+        tried = delivery.attempted(resource, attempt)
+        now = self._server.now()
+        if _accepted(answer):
+            return {**delivery.finished(tried, "delivered"), "sent": text(now)}
+        why = answer.error or f"The endpoint answered {answer.status}."
+        wait = max(self._schedule.wait(tried["attempts"], self._chance()), _asked(answer, now))
+        until = now + timedelta(seconds=wait)
+        if self._schedule.over(datetime.fromisoformat(resource["queued"]), until, hours):
+            return delivery.finished(tried, "dead-letter", why)
+        return delivery.postponed(tried, "retrying", until, why)
+
+    def _record(self, organization: str, sent: Sequence[Sent]) -> None:
+        now = self._server.now()
+        changes = [delivery.change(self._server, organization, s.resource, s.delivery.version, now) for s in sent]
+        self._commit(changes)
+
+    def _commit(self, changes: Sequence[Change]) -> None:
+        """Writes all; where one was changed by another meanwhile ($redeliver), all but that one."""
+        if not changes:
+            return
+        try:
+            self._store.commit(changes)
+        except Problem as trouble:
+            if trouble.issues[0].code != "conflict" or len(changes) == 1:
+                if trouble.issues[0].code == "conflict":
+                    return
+                raise
+            for change in changes:
+                self._commit([change])
+
+    def _judge(self, ready: Ready, opened: Gate, sent: Sequence[Sent]) -> None:
+        """What a round says about the endpoint: it works, it is gone, it fails, it asks for patience."""
+        answers = [one.answer for one in sent if one.answer]
+        if any(answer.status == GONE for answer in answers):
+            self._turn_off(opened, "The endpoint answered 410 Gone.")
+            return
+        now = self._server.now()
+        patience = max((_asked(answer, now) for answer in answers), default=0.0)
+        failing = any(_of_endpoint(answer) for answer in answers)
+        failures = ready.breaker.failures + 1 if failing else 0 if answers else ready.breaker.failures
+        rest = max(patience, self._schedule.rest(failures, self._chance()))
+        since = (ready.breaker.since or now) if failures else None
+        breaker = Breaker(failures, since, now + timedelta(seconds=rest) if rest else None)
+        if breaker != ready.breaker:
+            self._lanes.trip(ready, breaker)
+
+    # Not sending
+
+    def _skip(self, ready: Ready, opened: Gate) -> bool:
+        """Passes over what waits; whether there is more."""
+        changes = []
+        now = self._server.now()
+        for one in delivery.waiting(self._server, ready.organization, ready.subscription):
+            resource = delivery.finished(one.resource, "skipped", opened.reason)
+            changes.append(delivery.change(self._server, ready.organization, resource, one.version, now))
+            if len(changes) == ROUND:
+                break
+        self._commit(changes)
+        return bool(changes) or not self._lanes.settle(ready, None, Breaker())
+
+    def _hold(self, ready: Ready, opened: Gate) -> None:
+        """Says in each waiting delivery why it waits."""
+        now = self._server.now()
+        changes = []
+        for looked, one in enumerate(delivery.waiting(self._server, ready.organization, ready.subscription)):
+            if looked == LOOKED_AT:
+                break
+            if one.resource["status"] != "held":
+                held = {**one.resource, "status": "held", "statusReason": opened.reason}
+                changes.append(delivery.change(self._server, ready.organization, held, one.version, now))
+        self._commit(changes)
+
+    def _turn_off(self, opened: Gate, reason: str) -> None:
+        assert opened.version
+        set_status(self._server, opened.version.organization, opened.version.id, "off", reason)
+
+
+def set_status(server: Server, organization: str, id: str, status: str, reason: str) -> None:
+    """Writes a Subscription's next version with a status that the server gives it, and the reason in its `error`."""
+    whole = everything(organization)
+    previous = server.store.read(whole, "Subscription", id)
+    if previous is None or previous.deleted:
+        return
+    resource = {**previous.resource(), "status": status, "error": reason}
+    request = Request("update", organization, server.base(organization), SYSTEM, type="Subscription", id=id)
+    put(server, request, whole, Prepared(resource, dict(previous.private)), previous, f"Subscription/{id}", "PUT")
+
+
+def _accepted(answer: Answer) -> bool:
+    return 200 <= answer.status < 300
+
+
+def _of_endpoint(answer: Answer) -> bool:
+    """Whether a failure says something about the endpoint and not only about this one delivery."""
+    return answer.status == 0 or answer.status >= 500 or answer.status in BUSY or answer.status in (401, 403, 404, GONE)
+
+
+def _asked(answer: Answer, now: datetime) -> float:
+    return asked(answer.retry_after, now) if answer.status in BUSY else 0.0
+
+
+__all__ = ["SEND", "Deliverer", "set_status"]

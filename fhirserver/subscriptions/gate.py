@@ -1,0 +1,114 @@
+"""May this subscription be notified now? Asked before every round of deliveries, of the database as it is then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fhirserver.auth.access import Access, everything
+from fhirserver.auth.principal import Principal
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Problem
+from fhirserver.interactions.model import Server
+from fhirserver.rules.subscription import owner
+from fhirserver.store.model import REGISTRY, Stored
+from fhirserver.subscriptions.notification import TIMEOUT, channel_number, content_of
+from fhirserver.subscriptions.topics import CANONICAL
+
+WHILE_STOPPED = f"{CANONICAL}/StructureDefinition/subscription-while-stopped"
+RETRY_HOURS = f"{CANONICAL}/StructureDefinition/subscription-retry-hours"
+SECONDS = 10.0
+MOST_SECONDS = 30
+
+SEND, HOLD, SKIP = "send", "hold", "skip"
+
+# What becomes of waiting deliveries by the status of their Subscription, where it is not active.
+BY_STATUS: Mapping[str, tuple[str, str]] = {
+    "requested": (HOLD, "The subscription waits for approval."),
+    "error": (HOLD, "The subscription is in status error; its owner can set it to active again."),
+    "off": (SKIP, "The subscription is off."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Where and how a subscription is told. seconds: the time for one POST; retry_hours: None for the usual."""
+
+    endpoint: str
+    headers: Mapping[str, str]
+    secrets: tuple[str, ...]
+    payload: str
+    seconds: float
+    retry_hours: float | None
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What may be done now: send, hold or skip, and why it is not send."""
+
+    action: str
+    reason: str = ""
+    version: Stored | None = None
+    resource: Resource = field(default_factory=dict)
+    access: Access | None = None
+    channel: Channel | None = None
+
+
+def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: str) -> Gate:
+    """The gate of a subscription."""
+    found = server.store.read(everything(organization), "Subscription", id)
+    if found is None or found.deleted:
+        return Gate(SKIP, "The subscription was deleted.")
+    resource = found.resource()
+    if resource["status"] != "active":
+        action, reason = BY_STATUS.get(resource["status"], (HOLD, f"The subscription is {resource['status']}."))
+        return Gate(action, reason, found, resource)
+    try:
+        access = _access(server, organization, owner(resource))
+    except Problem as refusal:
+        if refusal.status >= 500:
+            raise
+        stopped = _code(resource, WHILE_STOPPED)
+        return Gate(SKIP if stopped == "skip" else HOLD, str(refusal), found, resource)
+    try:
+        channel = _channel(resource, found.private, decrypt)
+    except ValueError:
+        return Gate(
+            HOLD, "The subscription's secrets cannot be decrypted with the present master key.", found, resource
+        )
+    return Gate(SEND, "", found, resource, access, channel)
+
+
+def _access(server: Server, organization: str, client: str) -> Access:
+    """What the client may read now, with all that it registered for; the organization's own subscriptions may all."""
+    if not client:
+        return everything(organization)
+    found = server.store.read(everything(REGISTRY), "ClientApplication", client)
+    scopes = "" if found is None or found.deleted else str(found.resource().get("scope", ""))
+    return server.access(server, Principal("client", id=client, scopes=scopes), organization)
+
+
+def _channel(resource: Resource, private: Mapping[str, Any], decrypt: Callable[[str], str]) -> Channel:
+    channel = resource["channel"]
+    asked = channel_number(resource, TIMEOUT)
+    return Channel(
+        endpoint=channel["endpoint"],
+        headers={entry["name"]: decrypt(entry["value"]) for entry in private.get("headers", ())},
+        secrets=tuple(decrypt(envelope) for envelope in _signing(private)),
+        payload=channel.get("payload", "application/fhir+json"),
+        seconds=float(min(max(asked, 1), MOST_SECONDS)) if asked else SECONDS,
+        retry_hours=channel_number(resource, RETRY_HOURS),
+        content=content_of(resource),
+    )
+
+
+def _signing(private: Mapping[str, Any]) -> Iterable[str]:
+    """The present secret and, while it is being replaced, the one before."""
+    return [private[name] for name in ("signing", "retiring") if private.get(name)]
+
+
+def _code(resource: Resource, url: str) -> str:
+    extensions = (resource.get("channel") or {}).get("extension", ())
+    return next((str(e.get("valueCode", "")) for e in extensions if e.get("url") == url), "")

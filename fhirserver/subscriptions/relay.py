@@ -1,0 +1,364 @@
+"""The relay: pending events in, numbered deliveries and jobs out. One process leads, others stand by.
+
+The change stream only says when to look. Each batch is one transaction: the events are read, matched, numbered per
+subscription without gaps, written as NotificationDeliveries, and taken off their documents. A crash leaves all of it or
+nothing, so no event is lost and none is told twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from fhirserver.auth.access import everything
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Problem
+from fhirserver.interactions.indexing import entry_of
+from fhirserver.interactions.model import Server
+from fhirserver.rules.subscription import NEVER_TOPICS, decision, owner
+from fhirserver.search.index import Entry
+from fhirserver.search.parse import parse
+from fhirserver.search.query import Clause, Ids, SortKey
+from fhirserver.store.database import Session
+from fhirserver.store.model import REGISTRY, Change, Pending
+from fhirserver.store.search import compile_search, find
+from fhirserver.subscriptions import delivery
+from fhirserver.subscriptions.criteria import Compiler
+from fhirserver.subscriptions.delivery import text
+from fhirserver.subscriptions.lanes import Lanes
+from fhirserver.subscriptions.match import Event, Match, Subscriptions
+from fhirserver.subscriptions.topics import CANONICAL, Catalogue, coded
+
+log = logging.getLogger(__name__)
+
+ORDER = f"{CANONICAL}/StructureDefinition/subscription-order"
+BATCH = 100
+LEASE_SECONDS = 10.0
+SWEEP_SECONDS = 2.0
+MOST_DUE = 1000
+# A stamp younger than this may still be joined by a write of the same millisecond, so it is not relied upon.
+SETTLED = timedelta(seconds=2)
+POISON_SECONDS = 60.0
+PAGE = 500
+
+Put = Callable[[str, Iterable[Sequence[str]]], int]
+"""(job name, ids of each job) -> how many were put: the queue's `enqueue_many`."""
+Watcher = Callable[[Pending, Session], None]
+"""What else is to happen with an event in the transaction that takes it off its document: its audit record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The subscriptions of an organization as they were at a stamp."""
+
+    subscriptions: Subscriptions
+    resources: Mapping[str, Resource]
+    stamp: tuple[Any, ...]
+    loaded: datetime
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one transaction writes: matches per subscription in the order of the events, and the events themselves.
+
+    wakes: what is to be looked at again once it has committed, (organization, subscription); "" for all of them.
+    """
+
+    matches: dict[tuple[str, str], list[tuple[Event, Match]]] = field(default_factory=dict)
+    done: list[Pending] = field(default_factory=list)
+    watched: dict[str, Watched] = field(default_factory=dict)
+    wakes: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Relay:
+    """Turns pending events into deliveries. `put` enqueues jobs; `owner` names this process among those that stand by;
+    `sweeps` are called every two seconds by the one that leads; `watcher` sees each event once.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        catalogue: Catalogue,
+        put: Put,
+        owner: str,
+        *,
+        sweeps: Sequence[Callable[[], object]] = (),
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._server = server
+        self._store = server.store
+        self._catalogue = catalogue
+        self._put = put
+        self._owner = owner
+        self._sweeps = (self.sweep, *sweeps)
+        self._watcher = watcher
+        self._lanes = Lanes(server.store.database)
+        self._watched: dict[str, Watched] = {}
+        self._poison: dict[str, float] = {}
+        self._leads_until = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Relays until `stop` is set. Survives a database that goes away and comes back."""
+        swept = 0.0
+        for types in self._store.watch(stop.is_set):
+            try:
+                if not self._leading():
+                    continue
+                self.drain(types)
+                if time.monotonic() - swept >= SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    for sweep in self._sweeps:
+                        sweep()
+            except Problem as trouble:
+                log.warning("relay: %s", trouble)
+                stop.wait(0.5)
+            except Exception:
+                log.exception("relay")
+                stop.wait(0.5)
+        self._store.release("relay", self._owner)
+
+    def drain(self, types: Collection[str] | None = None) -> int:
+        """Relays what is pending in these types (None: in all) and answers how many events that was."""
+        self._server.refresh()
+        self._lanes.prepare()
+        self._store.database.current(delivery.TYPE)
+        total = 0
+        while True:
+            done = self._batch(types, BATCH)
+            total += done
+            if done < BATCH or not self._leading():
+                return total
+
+    def sweep(self) -> int:
+        """Enqueues a job for every subscription that is due: the queue may have been emptied, a retry has its time."""
+        return self._put("deliver", self._lanes.due(self._server.now(), MOST_DUE))
+
+    def watched(self, organization: str) -> Watched:
+        """The compiled subscriptions of an organization, as they are now."""
+        kept = self._watched.get(organization)
+        stamp = self._stamp(organization)
+        newest = max((part[0] for part in stamp if part), default=None)
+        if kept and kept.stamp == stamp and (newest is None or kept.loaded - newest > SETTLED):
+            return kept
+        loaded = self._load(organization, stamp)
+        self._watched[organization] = loaded
+        return loaded
+
+    def event(self, organization: str, document: Mapping[str, Any]) -> Event:
+        """A pending event as the matcher looks at it, on the stored versions."""
+        server, whole = self._server, everything(organization)
+        base = server.base(organization)
+
+        def version(type: str, id: str, number: int) -> Resource | None:
+            found = server.store.vread(whole, type, id, number)
+            return None if found is None or found.deleted else found.resource()
+
+        def found(type: str, id: str, clause: Clause) -> bool:
+            search = compile_search(server.store, whole, type, [Ids(frozenset({id})), clause], None)
+            return search is not None and bool(find(server.store, search, (), 1).matches)
+
+        def index(resource: Resource) -> Entry:
+            return entry_of(server, resource, base)
+
+        return Event(document, version, found, index)
+
+    # One batch
+
+    def _batch(self, types: Collection[str] | None, limit: int) -> int:
+        try:
+            return self._relayed(types, limit, "")
+        except Exception as error:
+            if _passing(error):
+                raise
+            log.exception("a batch of events failed; they are tried one by one")
+        done = 0
+        for pending in self._pending(types, limit):
+            id = pending.event["id"]
+            try:
+                done += self._relayed([pending.type], limit, id)
+            except Exception as error:
+                if _passing(error):
+                    raise
+                # Kept where it is, and tried again later: it must neither be lost nor hold up the others.
+                log.exception("event %s cannot be relayed", id)
+                self._poison[id] = time.monotonic() + POISON_SECONDS
+        return done
+
+    def _relayed(self, types: Collection[str] | None, limit: int, only: str) -> int:
+        batch: _Batch = self._store.transaction(lambda session: self._write(session, types, limit, only))
+        now = self._server.now()
+        for organization, subscription in batch.wakes:
+            if subscription:
+                self._lanes.wake(organization, subscription, now)
+            else:
+                self._lanes.wake_all(organization, now)
+        if batch.matches:
+            self._put("deliver", sorted(batch.matches))
+        if batch.wakes:
+            self.sweep()
+        return len(batch.done)
+
+    def _write(self, session: Session, types: Collection[str] | None, limit: int, only: str) -> _Batch:
+        # Whoever relays at the same time writes this counter too, so one of the two begins anew; and what is pending is
+        # read after it was written, so an event that another took off is not seen any more.
+        self._store.next_number("relay", 1, session)
+        batch = _Batch()
+        for pending in self._pending(types, limit):
+            if only in ("", pending.event["id"]):
+                self._take(batch, pending, session)
+        now = self._server.now()
+        changes = [change for key in batch.matches for change in self._numbered(batch, key, session, now)]
+        if changes:
+            self._store.commit(changes, session)
+        for pending in batch.done:
+            self._store.clear_event(pending, session)
+        self._lanes.touch(batch.matches, now, session)
+        return batch
+
+    def _pending(self, types: Collection[str] | None, limit: int) -> list[Pending]:
+        now = time.monotonic()
+        self._poison = {id: until for id, until in self._poison.items() if until > now}
+        found = self._store.pending(limit + len(self._poison), types)
+        return [pending for pending in found if pending.event["id"] not in self._poison][:limit]
+
+    def _take(self, batch: _Batch, pending: Pending, session: Session) -> None:
+        if self._watcher:
+            self._watcher(pending, session)
+        batch.done.append(pending)
+        organization = pending.organization
+        if organization == REGISTRY:
+            batch.wakes |= self._concerned(pending)
+            return
+        types = {change["type"] for change in pending.event["changes"]}
+        if "Subscription" in types:
+            batch.wakes.add((organization, pending.id))
+        if types and all(type.lower() in NEVER_TOPICS for type in types):
+            return
+        if organization not in batch.watched:
+            batch.watched[organization] = self.watched(organization)
+        watched = batch.watched[organization]
+        event = self.event(organization, pending.event)
+        for match in watched.subscriptions.matching(event):
+            if _covers(watched.resources[match.subscription], pending.event["t"]):
+                batch.matches.setdefault((organization, match.subscription), []).append((event, match))
+
+    def _concerned(self, pending: Pending) -> set[tuple[str, str]]:
+        """A decision about a client may let held deliveries go: those of the organization look again at once."""
+        if pending.type != "ClientAuthorization":
+            return set()
+        found = self._store.read(everything(REGISTRY), pending.type, pending.id)
+        reference = found.resource().get("organization", {}) if found and not found.deleted else {}
+        return {(str(reference.get("reference", "")).rpartition("/")[2], "")}
+
+    def _numbered(self, batch: _Batch, key: tuple[str, str], session: Session, now: datetime) -> Iterable[Change]:
+        organization, id = key
+        told = batch.matches[key]
+        subscription = batch.watched[organization].resources[id]
+        first = self._store.next_number(f"{organization}/Subscription/{id}", len(told), session)
+        whole = any(e.get("url") == ORDER and e.get("valueCode") == "subscription" for e in _extensions(subscription))
+        for number, (event, match) in enumerate(told, first):
+            resource = delivery.new(
+                id,
+                owner(subscription),
+                number,
+                event.document,
+                [change.reference for change in match.changes],
+                code=_code(event.document, match),
+                why=match.why[:1000],
+                lane="subscription" if whole else self._lane(event, match),
+                queued=text(now),
+                nextAttempt=text(now),
+            )
+            yield delivery.change(self._server, organization, resource, None, now)
+
+    def _lane(self, event: Event, match: Match) -> str:
+        """The patient an event is about, or what it is about where no patient is."""
+        changes = [*match.changes, *event.changes]
+        for change in changes:
+            if change.type == "Patient":
+                return change.reference
+        of_type = self._server.definitions.compartments.get("Patient", {})
+        for change in changes:
+            resource = change.current or change.previous
+            entry = event.index(resource)
+            for code in of_type.get(change.type, ()):
+                found = [v for v in entry.search.get(code, ()) if isinstance(v, str) and v.startswith("Patient/")]
+                if found:
+                    return found[0]
+        return changes[0].reference if changes else "event"
+
+    # Subscriptions
+
+    def _stamp(self, organization: str) -> tuple[Any, ...]:
+        """What moves whenever a Subscription or topic of the organization is written."""
+        stamps: list[Any] = [self._server.definitions.generation and ()]
+        for type in ("Subscription", "SubscriptionTopic"):
+            search = compile_search(self._store, everything(organization), type, [], None)
+            newest = find(self._store, search, [SortKey("_lastUpdated", "t", True)], 1).matches if search else ()
+            stamps.append((newest[0].instant, newest[0].id, newest[0].version) if newest else ())
+        return tuple(stamps)
+
+    def _load(self, organization: str, stamp: tuple[Any, ...]) -> Watched:
+        loaded = self._server.now()
+        topics = {**self._topics(REGISTRY), **self._topics(organization)}
+        compiler = Compiler(self._server.definitions, self._catalogue, topics, self._server.base(organization))
+        clauses = parse(self._server.definitions, "Subscription", [("status", "active,error")]).clauses
+        resources = {resource["id"]: resource for resource in self._all(organization, "Subscription", clauses)}
+        return Watched(Subscriptions.compiled(compiler, resources.values()), resources, stamp, loaded)
+
+    def _topics(self, organization: str) -> dict[str, Resource]:
+        """An organization's topics by url, and by name where it keeps one of that name."""
+        found: dict[str, Resource] = {}
+        for topic in self._all(organization, "SubscriptionTopic", ()):
+            found[topic.get("url", "")] = topic
+            events = topic.get("eventTrigger", ()) if organization != REGISTRY else ()
+            found.update({name: topic for part in events if (name := coded(part.get("event", {})))})
+        return found
+
+    def _all(self, organization: str, type: str, clauses: Iterable[Clause]) -> Iterable[Resource]:
+        search = compile_search(self._store, everything(organization), type, clauses, None)
+        after: Sequence[Any] | None = None
+        while search is not None:
+            page = find(self._store, search, (), PAGE, after=after)
+            yield from (version.resource() for version in page.matches)
+            after = page.after
+            if after is None:
+                return
+
+    def _leading(self) -> bool:
+        if time.monotonic() < self._leads_until - LEASE_SECONDS / 2:
+            return True
+        taken = self._store.lease("relay", self._owner, LEASE_SECONDS) is not None
+        self._leads_until = time.monotonic() + LEASE_SECONDS if taken else 0.0
+        return taken
+
+
+def _covers(subscription: Resource, instant: datetime) -> bool:
+    """Whether a subscription was approved before the change and has not ended before it."""
+    since = (decision(subscription) or {}).get("when", "")
+    end = subscription.get("end", "")
+    return (not since or datetime.fromisoformat(since) <= instant) and (
+        not end or datetime.fromisoformat(end) > instant
+    )
+
+
+def _code(event: Mapping[str, Any], match: Match) -> str:
+    if event.get("trigger"):
+        return str(event["trigger"])
+    change = match.changes[0] if match.changes else None
+    return f"{change.action}.{change.type.lower()}" if change else "event"
+
+
+def _extensions(subscription: Resource) -> Iterable[Mapping[str, Any]]:
+    channel: Mapping[str, Any] = subscription.get("channel") or {}
+    return channel.get("extension") or ()
+
+
+def _passing(error: Exception) -> bool:
+    """Whether this is the database's trouble, which passes, and not the event's."""
+    return isinstance(error, Problem) and error.status == 503
