@@ -42,7 +42,8 @@ ABOUT_CLIENT = ("ClientApplication", "ClientAuthorization")
 """The types of the registry whose resources about a client that client may read without a scope for it."""
 
 INTERNAL = ("InboundMessage", "User")
-"""The types that no client sees, however wide its scopes: they belong to the organization's own people."""
+"""The types that no client sees, however wide its scopes: they belong to the organization's own people. (A message may be sent
+in by a client: that is a create.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ def _own(principal: Principal) -> Layer:
     own = Leaf("client", "reference", ((token.stored(CLIENT_SYSTEM, principal.id),),), "identifier")
 
     def permits(type_: str, letter: str) -> Alternatives:
-        if type_ in INTERNAL:
+        if type_ in INTERNAL and not (type_ == "InboundMessage" and letter == "c"):
             return None
         if type_ not in OWNED:
             return ()

@@ -1,0 +1,104 @@
+"""The long-running processes beside the web server: queue worker, relay, MLLP listener. Each binds the rooms it
+needs and runs until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import threading
+from collections.abc import Callable, Mapping
+
+import yaml
+
+from fhirserver import app
+from fhirserver.hl7v2 import mllp, process
+from fhirserver.hl7v2.ingest import Receiver
+from fhirserver.jobs.worker import run_worker
+from fhirserver.settings import Settings, folder
+from fhirserver.subscriptions.deliver import Deliverer
+from fhirserver.subscriptions.endpoint import Guard
+from fhirserver.subscriptions.post import Endpoints
+from fhirserver.subscriptions.relay import Relay
+from fhirserver.subscriptions.topics import Catalogue
+
+log = logging.getLogger(__name__)
+
+
+def worker(settings: Settings) -> None:
+    """Runs jobs from the queue: maps messages, delivers notifications."""
+    installation = app.build(settings)
+    intake = app.intake(installation)
+    deliverer = Deliverer(
+        installation.server,
+        Endpoints(Guard(settings.webhook_allow)),
+        installation.vault.decrypt,
+        installation.server.enqueue,
+        random.random,
+    )
+    functions: Mapping[str, Callable[..., object]] = {
+        "process": lambda organization, lane: process.process(intake, organization, lane),
+        "deliver": deliverer.deliver,
+    }
+    try:
+        run_worker(settings.redis_url.reveal(), functions, _until_signalled())
+    finally:
+        deliverer.close()
+
+
+def relay(settings: Settings) -> None:
+    """Turns pending events into deliveries and jobs, and enqueues again what the queue has lost."""
+    installation = app.build(settings)
+    intake = app.intake(installation)
+    assert installation.queue, "the relay needs a queue"
+    Relay(
+        installation.server,
+        catalogue(),
+        installation.queue.enqueue_many,
+        owner=installation.server.new_id(),
+        sweeps=(lambda: process.sweep(intake),),
+    ).run(_until_signalled())
+
+
+def catalogue() -> Catalogue:
+    """The shipped topics, out of capability/topics."""
+    return Catalogue.read(yaml.safe_load((folder("capability") / "topics" / "topics.yaml").read_text()))
+
+
+def listener(settings: Settings) -> None:
+    """Listens for HL7v2 messages over MLLP."""
+    asyncio.run(_listen(settings))
+
+
+async def _listen(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    intake = app.intake(app.build(settings))
+    receiver = Receiver(intake)
+    commits = asyncio.create_task(receiver.run())
+    try:
+        seen = await mllp.serve(
+            settings.mllp_host,
+            settings.mllp_port,
+            receiver.receive,
+            refuse=intake.too_long,
+            limits=mllp.Limits(message=settings.mllp_max_message),
+            ready=lambda port: log.info("listening for HL7v2 on %s:%s", settings.mllp_host, port),
+            stop=stop,
+        )
+        log.info("listener ends: %s", dict(seen))
+    finally:
+        commits.cancel()
+        receiver.close()
+
+
+def _until_signalled() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,67 @@
+"""HL7v2 over HTTP: a message in, its acknowledgment out. HAPI's HL7-over-HTTP: every acknowledgment code is 200, a
+fault of transport is 4xx or 5xx.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Blueprint
+from flask import Response as HttpResponse
+from flask import request as http
+from werkzeug.exceptions import HTTPException
+
+from fhirserver.auth.access import Access
+from fhirserver.auth.principal import Principal
+from fhirserver.fhir.problem import Problem, problem
+from fhirserver.interactions.model import Server
+from fhirserver.web.fhir import from_http
+from fhirserver.web.http import failed, refuse, request_id
+
+MEDIA = ("application/hl7-v2", "x-application/hl7-v2+er7", "application/hl7-v2+er7", "text/plain")
+PATH = "/1/health/organizations/<organization>/hl7v2"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hl7v2:
+    """The endpoint of every organization. `take` keeps a message (bytes, remote address, organization) and answers
+    its acknowledgment.
+    """
+
+    server: Server
+    authenticate: Callable[[str | None], Principal]
+    take: Callable[[bytes, str, str], bytes | None]
+
+    def blueprint(self) -> Blueprint:
+        """The blueprint with the one route."""
+        made = Blueprint("hl7v2", __name__)
+        made.add_url_rule(PATH, "message", self.view, methods=["POST"])
+        return made
+
+    def view(self, organization: str) -> HttpResponse:
+        """Answers one message: the scope system/InboundMessage.c, or the organization's administrator, may send it."""
+        id = request_id(http.headers.get("X-Request-Id"), self.server.new_id())
+        try:
+            answer = self._answer(organization)
+        except Problem as error:
+            answer = refuse(http, error)
+        except HTTPException as error:
+            answer = refuse(http, from_http(error))
+        except Exception:
+            log.exception("message failed", extra={"request_id": id})
+            answer = failed(http, id)
+        answer.headers["X-Request-Id"] = id
+        return answer
+
+    def _answer(self, organization: str) -> HttpResponse:
+        principal = self.authenticate(http.headers.get("Authorization"))
+        access: Access = self.server.access(self.server, principal, organization)
+        access.require("InboundMessage", "c")
+        if http.mimetype not in MEDIA:
+            text = f"Send the message as Content-Type {MEDIA[0]}, not as {http.mimetype[:100] or 'nothing'}."
+            raise problem("not-supported", text, "Content-Type", status=415)
+        acknowledgment = self.take(http.get_data(), http.remote_addr or "", organization)
+        return HttpResponse(acknowledgment or b"", status=200 if acknowledgment else 204, mimetype=MEDIA[0])

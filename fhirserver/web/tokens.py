@@ -1,0 +1,189 @@
+"""Access tokens: issued by this installation, read from Authorization headers, ended before their time. RFC 6750, 7617, 9068."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote_plus
+
+from flask import request as http
+
+from fhirserver.auth import scopes, tokens
+from fhirserver.auth.keys import SigningKey, by_kid
+from fhirserver.auth.principal import ANONYMOUS, Principal
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Problem, problem
+from fhirserver.rules.client import has_secret
+from fhirserver.rules.model import instant, target
+from fhirserver.rules.user import operator, roles
+from fhirserver.store.kept import Kept
+from fhirserver.web.throttle import Throttle
+
+Private = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The issuing and reading of access tokens over plain values and a few functions of the composition root.
+
+    `client` and `user` answer what the database holds now, None for what is absent or deleted. `keys` are the signing keys,
+    the current one first. `matches` compares a secret with its keyed hash in constant time. `lifetime` is in seconds.
+    `kept` holds what all processes must agree on; without it there is no revocation and no grant but client_credentials.
+    `account` answers a User with its private part, for signing in; `organization` an Organization of the registry;
+    `patients` a few (id, label) of an organization's patients for a text, as the user may see them; `fetch` the JWK Set at
+    a URL.
+    """
+
+    issuer: str
+    keys: Callable[[], Sequence[SigningKey]]
+    client: Callable[[str], tuple[Resource, Private] | None]
+    user: Callable[[str], Resource | None]
+    matches: Callable[[str, str], bool]
+    types: Callable[[], frozenset[str]]
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
+    lifetime: int = 300
+    cache: tokens.TokenCache = field(default_factory=tokens.TokenCache)
+    throttle: Throttle = field(default_factory=Throttle)
+    kept: Kept | None = None
+    account: Callable[[str], tuple[Resource, Private] | None] | None = None
+    organization: Callable[[str], Resource | None] | None = None
+    patients: Callable[[Principal, str, str], Sequence[tuple[str, str]]] | None = None
+    fetch: Callable[[str], Mapping[str, Any]] | None = None
+
+    def issue(self, principal: Principal, lifetime: int | None = None, family: str = "") -> str:
+        """An access token for this principal; `lifetime` in seconds where it is other than the usual.
+
+        It is for the bases in the principal's `audience`, for all of them where there is none; ending the `family` ends it.
+        """
+        claims = tokens.claims_of(
+            principal,
+            issuer=self.issuer,
+            audience=list(principal.audience) or self.issuer,
+            now=self.now(),
+            lifetime=lifetime or self.lifetime,
+            token_id=self.new_id(),
+        )
+        return tokens.issue(self.keys()[0], {**claims, **({"family": family} if family else {})})
+
+    def authenticate(self, header: str | None) -> Principal:
+        """Who an Authorization header stands for; without one nobody in particular.
+
+        Raises Problem: login (401) for credentials that are no good, throttled (429) after too many of them.
+        """
+        if not header:
+            return ANONYMOUS
+        scheme, _, credentials = header.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            return self.principal(self.claims(credentials.strip()))
+        if scheme.lower() == "basic":
+            return self._basic(credentials.strip())
+        raise tokens.refused("The Authorization header must be 'Bearer <token>'.", "invalid_request")
+
+    def claims(self, token: str) -> Mapping[str, Any]:
+        """The claims of an access token that is in force. Raises Problem(login) for every other one."""
+        now = self.now()
+        claims = self.cache.get(token, now)
+        if claims is None:
+            claims = tokens.verify(by_kid(self.keys()), token, self.issuer, now)
+            self.cache.put(token, claims)
+        if self.kept and self.kept.any(_ended_keys(claims), now):
+            raise tokens.refused("The access token has been revoked.")
+        return claims
+
+    def principal(self, claims: Mapping[str, Any]) -> Principal:
+        """The principal of an access token on the base that is called. Raises Problem(login) where it is for another base."""
+        held = claims.get("aud", [])
+        audience = [held] if isinstance(held, str) else held
+        here = self.issuer + http.path + "/"
+        if self.issuer not in audience and not any(here.startswith(f"{base}/") for base in audience):
+            raise tokens.refused("The access token is for another base.")
+        if claims.get("kind") != "user":
+            return tokens.principal_of(claims)
+        user = self.user(str(claims["sub"]))
+        if user is None or user.get("active") is False:
+            raise tokens.refused("The user of this access token does not exist any more or is not active.")
+        return tokens.principal_of(claims, **person(user))
+
+    def end(self, claims: Mapping[str, Any]) -> None:
+        """Ends one access token before its time, for every process at once."""
+        if self.kept:
+            self.kept.put(f"ended/{claims['jti']}", {}, datetime.fromtimestamp(claims["exp"], UTC))
+
+    def authenticated(self, id_: str, secret: str, address: str) -> tuple[Resource, Private] | None:
+        """The active client with this id and secret, None for wrong ones; failures count against client and address.
+
+        Raises Problem(throttled) with Retry-After where there were too many.
+        """
+        now = self.now()
+        self.refuse_throttled(address, id_)
+        found = self.client(id_)
+        private = found[1] if found else {}
+        same = has_secret(private, self.matches, secret, instant(now))
+        if found is None or not same or found[0].get("active") is False:
+            self.failed(address, id_)
+            return None
+        return found
+
+    def refuse_throttled(self, address: str, who: str) -> None:
+        """Raises Problem(throttled) where this address, or somebody there as `who`, has failed too often."""
+        wait = self.throttle.wait(self.now().timestamp(), f"{address} {who[:64]}", address)
+        if wait:
+            text = f"Too many failed attempts: try again in {wait} seconds."
+            raise problem("throttled", text, headers={"Retry-After": str(wait)})
+
+    def failed(self, address: str, who: str) -> None:
+        """Counts a failed attempt of an address as `who`."""
+        self.throttle.failed(self.now().timestamp(), f"{address} {who[:64]}", address)
+
+    def _basic(self, credentials: str) -> Principal:
+        id_, secret = basic(credentials)
+        found = self.authenticated(id_, secret, http.remote_addr or "") if id_ and secret else None
+        if found is None or "basic_auth" not in found[0].get("grantType", ()):
+            refusal = tokens.refused("The client id or secret is wrong, or the client may not use basic_auth.")
+            raise Problem(refusal.issues, headers={"WWW-Authenticate": 'Basic realm="fhir", Bearer realm="fhir"'})
+        return client_principal(found[0], scopes_of(found[0], self.types(), ("system",)))
+
+
+def _ended_keys(claims: Mapping[str, Any]) -> list[str]:
+    return [f"ended/{claims[name]}" for name in ("jti", "family") if claims.get(name)]
+
+
+def person(user: Resource) -> dict[str, Any]:
+    """What a Principal knows of a user beside its token."""
+    return {
+        "name": str(user.get("name") or user["email"]),
+        "organization": target(user.get("organization"), "Organization"),
+        "roles": roles(user),
+        "operator": operator(user),
+    }
+
+
+def client_principal(client: Resource, scope: str) -> Principal:
+    """The Principal of a client that has proved who it is."""
+    organization = target(client.get("managingOrganization"), "Organization")
+    return Principal("client", client["id"], organization, scopes=scope, name=str(client.get("name", "")))
+
+
+def basic(credentials: str) -> tuple[str, str]:
+    """Id and secret of Basic credentials, form-decoded as RFC 6749 2.3.1 wants it; both empty for what is malformed."""
+    try:
+        id_, _, secret = b64decode(credentials, validate=True).decode().partition(":")
+    except ValueError:
+        return "", ""
+    return unquote_plus(id_), unquote_plus(secret)
+
+
+def scopes_of(client: Resource, types: frozenset[str], levels: Sequence[str], requested: str | None = None) -> str:
+    """The scope a client is granted: of what it asks for (default everything) that which it registered, on these levels.
+
+    Raises Problem(value) for a request that is no scope.
+    """
+    registered = scopes.cached(str(client.get("scope", "")), types)
+    asked = scopes.parse(requested, types) if requested and requested.strip() else registered
+    others = asked.other if "user" in levels else ()
+    wanted = scopes.Scopes(tuple(scope for scope in asked.resource if scope.level in levels), others)
+    return scopes.granted(wanted, registered)
