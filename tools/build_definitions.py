@@ -64,25 +64,26 @@ def snapshots(resources: Iterable[Resource]) -> dict[str, bytes]:
     structures = [s for s in kinds["StructureDefinition"] if s["kind"] != "logical" and "snapshot" in s]
     types = [s for s in structures if s.get("derivation") != "constraint"]
     profiles = [s for s in structures if s.get("derivation") == "constraint"]
+    stated = frozenset(s["url"] for s in types)
     core = {
-        "StructureDefinition": [structure(s) for s in types],
+        "StructureDefinition": [structure(s, stated) for s in types],
         "SearchParameter": [parameter(p) for p in kinds["SearchParameter"] if _applies(p)],
         "CompartmentDefinition": [compartment(c) for c in kinds["CompartmentDefinition"] if c["id"] != "example"],
         "codes": code_lists(structures, kinds["ValueSet"] + kinds["CodeSystem"]),
     }
-    extra = {"StructureDefinition": [structure(s) for s in profiles]}
+    extra = {"StructureDefinition": [structure(s, stated) for s in profiles]}
     return {"r4.json": msgspec.json.encode(core), "r4-profiles.json": msgspec.json.encode(extra)}
 
 
-def structure(resource: Resource) -> Resource:
-    """A StructureDefinition with what validation reads."""
+def structure(resource: Resource, stated: frozenset[str]) -> Resource:
+    """A StructureDefinition with what validation reads; `stated` are the URLs of the types."""
     slim = {key: resource[key] for key in _STRUCTURE if key in resource}
-    slim["snapshot"] = {"element": [element(e, resource["url"]) for e in resource["snapshot"]["element"]]}
+    slim["snapshot"] = {"element": [element(e, stated - {resource["url"]}) for e in resource["snapshot"]["element"]]}
     return slim
 
 
-def element(full: Resource, url: str) -> Resource:
-    """An ElementDefinition without prose, defaults and inherited constraints."""
+def element(full: Resource, stated: frozenset[str]) -> Resource:
+    """An ElementDefinition without prose, defaults, and the constraints that the types `stated` elsewhere hold."""
     slim = {key: full[key] for key in _ELEMENT if key in full} | {key: True for key in _FLAGS if full.get(key)}
     if slim["id"] == slim["path"]:
         del slim["id"]
@@ -91,7 +92,7 @@ def element(full: Resource, url: str) -> Resource:
     if "valueSet" in full.get("binding", {}):
         slim["binding"] = {key: full["binding"][key] for key in ("strength", "valueSet")}
     slim |= {key: value for key, value in full.items() if key.startswith(("fixed", "pattern", "minValue", "maxValue"))}
-    own = [c for c in full.get("constraint", ()) if c.get("source", url) == url and "expression" in c]
+    own = [c for c in full.get("constraint", ()) if c.get("source") not in stated and "expression" in c]
     if own:
         slim["constraint"] = [{key: c[key] for key in ("key", "severity", "human", "expression")} for c in own]
     return slim

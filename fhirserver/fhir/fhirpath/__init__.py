@@ -14,11 +14,11 @@ from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.fhirpath.compiler import compile_tree
 from fhirserver.fhir.fhirpath.model import Model
 from fhirserver.fhir.fhirpath.parser import parse
-from fhirserver.fhir.fhirpath.scope import Closure, Scope, boolean
+from fhirserver.fhir.fhirpath.scope import Closure, Scope, TooLarge, boolean
 from fhirserver.fhir.fhirpath.values import Node, PathError, plain
 from fhirserver.fhir.problem import problem
 
-__all__ = ["Evaluate", "Node", "PathError", "compile", "model_of", "truth"]
+__all__ = ["Evaluate", "Node", "PathError", "TooLarge", "compile", "model_of", "truth"]
 
 Evaluate = Callable[..., list[Any]]
 """(resource, variables=None) -> the JSON values found. Raises Problem(processing) when it cannot be evaluated."""

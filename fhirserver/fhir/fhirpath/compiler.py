@@ -44,7 +44,8 @@ def _name(tree: Tree) -> Closure:
 def _step(name: str) -> Closure:
     def step(scope: Scope, focus: Items) -> Items:
         if len(focus) == 1:
-            return scope.model.step(focus[0], name)
+            scope.steps += 1
+            return scope.bounded(scope.model.step(focus[0], name))
         return scope.bounded([child for item in focus for child in scope.model.step(item, name)])
 
     return step

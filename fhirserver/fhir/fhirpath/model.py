@@ -52,7 +52,7 @@ class Model:
         if properties is None:
             properties = self._find(node.type, name)
         if properties:
-            return [child for prop in properties for child in self._children(value, prop)]
+            return [child for prop in properties for child in self.of_property(value, prop)]
         return [] if node.type else self._untyped(value, name)
 
     def children(self, node: Any) -> Iterator[Node]:
@@ -68,7 +68,7 @@ class Model:
             if name == "resourceType" or (name.startswith("_") and name[1:] in node.value):
                 continue
             prop = known.properties.get(name.removeprefix("_")) if known else None
-            yield from self._children(node.value, prop) if prop else self._untyped(node.value, name)
+            yield from self.of_property(node.value, prop) if prop else self._untyped(node.value, name)
 
     def descendants(self, node: Any) -> Iterator[Node]:
         """All elements below an element, without it."""
@@ -107,7 +107,8 @@ class Model:
             self._steps[type_name, name] = found
         return found
 
-    def _children(self, value: dict[str, Any], prop: Property) -> list[Node]:
+    def of_property(self, value: dict[str, Any], prop: Property) -> list[Node]:
+        """The nodes of one JSON property of an object, with the `_name` siblings of primitives."""
         child = value.get(prop.name)
         sibling = value.get("_" + prop.name)
         if child is None and sibling is None:

@@ -15,8 +15,8 @@ from fhirserver.fhir.fhirpath.values import Node, PathError, Temporal, system
 Items = list[Any]
 Closure = Callable[["Scope", Items], Items]
 
-_MAX_ITEMS = 100_000
-_MAX_STEPS = 2_000_000
+_MAX_ITEMS = 1_000_000
+_MAX_STEPS = 3_000_000
 _CONSTANTS = {
     "ucum": "http://unitsofmeasure.org",
     "sct": "http://snomed.info/sct",
@@ -26,6 +26,10 @@ _PREFIXES = {
     "vs-": "http://hl7.org/fhir/ValueSet/",
     "ext-": "http://hl7.org/fhir/StructureDefinition/",
 }
+
+
+class TooLarge(PathError):
+    """The evaluation was given up because it is too large."""
 
 
 class Scope:
@@ -58,7 +62,7 @@ class Scope:
         """The items, counted. Raises PathError when the evaluation has become too large."""
         self.steps += len(items)
         if len(items) > _MAX_ITEMS or self.steps > _MAX_STEPS:
-            raise PathError("the evaluation is too large")
+            raise TooLarge("the evaluation is too large")
         return items
 
     def each(self, items: Items, criteria: Closure) -> list[tuple[Any, Items]]:

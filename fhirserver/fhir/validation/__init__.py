@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.fhirpath import TooLarge
 from fhirserver.fhir.problem import Issue
 from fhirserver.fhir.validation.place import MAX_FAULTS, Fault
 from fhirserver.fhir.validation.structure import Structure
@@ -23,14 +24,18 @@ _STRUCTURAL = frozenset({"structure", "required", "value", "code-invalid"})
 def validate(definitions: Definitions, resource: Any, *, profiles: bool = True) -> list[Issue]:
     """Every fault of a resource (about 100 of each severity), errors of structure first; [] when there is none."""
     try:
-        faults = _structure(definitions).resource(resource)
+        faults = _structure(definitions).resource(resource, profiles=profiles)
+    except TooLarge:
+        faults = [Fault("too-costly", "", "is too large for its invariants to be asked: send it in parts")]
     except RecursionError:
         faults = [Fault("structure", "", "is nested too deeply")]
     if not faults:
         return []
     kind = resource.get("resourceType") if isinstance(resource, dict) else None
     root = kind if isinstance(kind, str) and kind in definitions.resource_types else ""
-    ordered = sorted(faults, key=lambda fault: (fault.severity != "error", fault.code not in _STRUCTURAL))
+    ordered = sorted(
+        dict.fromkeys(faults), key=lambda fault: (fault.severity != "error", fault.code not in _STRUCTURAL)
+    )
     errors = [fault for fault in ordered if fault.severity == "error"]
     return [_issue(fault, root) for fault in errors[:MAX_FAULTS] + ordered[len(errors) :][:MAX_FAULTS]]
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from fhirserver.fhir.definitions import Constraint, Definitions, TypeDefinition
 from fhirserver.fhir.definitions_structure import constraints_of
-from fhirserver.fhir.fhirpath import Node, PathError, model_of
+from fhirserver.fhir.fhirpath import Node, PathError, TooLarge, model_of
 from fhirserver.fhir.fhirpath.compiler import compile_tree
-from fhirserver.fhir.fhirpath.model import Model
 from fhirserver.fhir.fhirpath.parser import Tree, parse
-from fhirserver.fhir.fhirpath.scope import Scope, boolean
+from fhirserver.fhir.fhirpath.scope import boolean
 from fhirserver.fhir.problem import Problem
-from fhirserver.fhir.validation.place import Check, Fault, Faults, Place
+from fhirserver.fhir.validation.place import Check, Fault, Faults, Place, scope_of
 
 Truth = Callable[[Any, Place], bool | None]
 
@@ -46,7 +45,7 @@ class Invariants:
 
     def check(self, constraints: Iterable[Constraint], definition: TypeDefinition) -> Check | None:
         """The check of some constraints on values of a type; None when the walk of the structure holds them all."""
-        rules = [(self._truth(c, definition), _fault(c)) for c in constraints if c.key not in _HELD]
+        rules = [(self._truth(c, definition), broken(c)) for c in constraints if c.key not in _HELD]
         tests = [(test, fault) for test, fault in rules if test is not None]
         if not tests:
             return None
@@ -85,7 +84,9 @@ class Invariants:
         def test(value: Any, place: Place) -> bool | None:
             node = Node(value, name)
             try:
-                return boolean(closure(_scope(place, model, node), [node]))
+                return boolean(closure(scope_of(place, model, node), [node]))
+            except TooLarge:
+                raise
             except PathError:
                 return None
 
@@ -146,19 +147,11 @@ def _names(tree: Tree) -> tuple[str, ...]:
     return ()
 
 
-def _scope(place: Place, model: Model, context: Node) -> Scope:
-    scope = place.scope
-    if scope is None:
-        variables = {"resource": model.root(place.resource), "rootResource": model.root(place.root)}
-        place.scope = scope = Scope(model, variables)
-    scope.this = None
-    scope.variables["context"] = context
-    return scope
-
-
-def _fault(constraint: Constraint) -> Fault:
+def broken(constraint: Constraint) -> Fault:
+    """The fault of a constraint that does not hold."""
     severity = "error" if constraint.severity == "error" else "warning"
-    return Fault("invariant", "", f"{constraint.human.rstrip(' .')} ({constraint.key})", severity)
+    human = constraint.human[:1].upper() + constraint.human[1:].rstrip(" .")
+    return Fault("invariant", "", f"{human} ({constraint.key})", severity)
 
 
 def _not(value: bool | None) -> bool | None:

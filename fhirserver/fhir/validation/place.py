@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fhirserver.fhir.fhirpath import Node
+from fhirserver.fhir.fhirpath.model import Model
 from fhirserver.fhir.fhirpath.scope import Scope
 
+_BEYOND_STRUCTURE = frozenset({"invariant", "extension"})
 MAX_FAULTS = 100  # of each severity
 
 
@@ -22,10 +25,11 @@ class Fault(NamedTuple):
 class Place:
     """Where a value stands: the resource it belongs to, the one that contains that (or itself), and its contained."""
 
-    __slots__ = ("contained", "mentioned", "resource", "root", "scope")
+    __slots__ = ("contained", "mentioned", "profiles", "resource", "root", "scope")
 
-    def __init__(self, resource: dict[str, Any], outer: Place | None = None) -> None:
+    def __init__(self, resource: dict[str, Any], outer: Place | None = None, profiles: bool = True) -> None:
         self.resource = resource
+        self.profiles = profiles  # whether profiles and extension definitions are asked too
         self.scope: Scope | None = None  # of the FHIRPath invariants, made when the first needs it
         if outer is None:
             self.root = resource
@@ -35,13 +39,24 @@ class Place:
             self.root, self.contained, self.mentioned = outer.root, outer.contained, outer.mentioned
 
 
+def scope_of(place: Place, model: Model, context: Node) -> Scope:
+    """The scope to evaluate FHIRPath on an element in: one for all elements of a resource."""
+    scope = place.scope
+    if scope is None:
+        variables = {"resource": model.root(place.resource), "rootResource": model.root(place.root)}
+        place.scope = scope = Scope(model, variables)
+    scope.this = None
+    scope.variables["context"] = context
+    return scope
+
+
 Faults = list[Fault] | None
 Check = Callable[[Any, Place], Faults]
 
 
 def sound(faults: Faults) -> bool:
     """Whether the structure of a value is right, so that invariants can be asked of it."""
-    return not faults or all(fault.code == "invariant" for fault in faults)
+    return not faults or all(fault.code in _BEYOND_STRUCTURE for fault in faults)
 
 
 def bounded(faults: list[Fault]) -> tuple[list[Fault], bool]:

@@ -18,6 +18,7 @@ from fhirserver.fhir.primitives import PRIMITIVES
 from fhirserver.fhir.validation import values
 from fhirserver.fhir.validation.invariants import Invariants
 from fhirserver.fhir.validation.place import Check, Fault, Faults, Place, bounded, mentions, sound
+from fhirserver.fhir.validation.profiles import Profiles
 
 _MAX_SHOWN = 12
 _type_name = re.compile(r"[A-Za-z]{1,64}").fullmatch
@@ -29,11 +30,12 @@ class Structure:
     def __init__(self, definitions: Definitions) -> None:
         self.definitions = definitions
         self._invariants = Invariants(definitions)
+        self._profiles = Profiles(definitions)
         self._ready: dict[str, Check] = {}
         self._making: dict[str, Check] = {}
         self._lock = threading.RLock()
 
-    def resource(self, value: Any, outer: Place | None = None) -> Faults:
+    def resource(self, value: Any, outer: Place | None = None, profiles: bool = True) -> Faults:
         """The faults of a resource; `outer` is the place of the resource that contains it."""
         if type(value) is not dict:
             return [Fault("structure", "", "must be a JSON object with a resourceType")]
@@ -44,7 +46,11 @@ class Structure:
             shown = f" {name}" if _type_name(name) else ""
             return [Fault("structure", "", f"has a resourceType{shown} that is not a resource type of this server")]
         check = self._ready.get(name) or self.check(name)
-        return check(value, Place(value, outer))
+        place = Place(value, outer, profiles)
+        faults = check(value, place)
+        if profiles and "meta" in value and sound(faults):
+            return (faults or []) + self._profiles.claimed(value, place) or None
+        return faults
 
     def check(self, name: str) -> Check:
         """The check of a type, compiled with every type it leads to."""
@@ -114,6 +120,8 @@ class Structure:
                 values.target(known, frozenset(prop.targets) if known.issuperset(prop.targets) else frozenset())
             )
         more += [check for check in self._invariants_of(prop) if check is not None]
+        if prop.type == "Extension":
+            more.append(self._modifier if prop.name == "modifierExtension" else self._extension)
         if prop.max_length is not None:
             more.append(values.shorter(prop.max_length))
         if prop.fixed is not None:
@@ -125,11 +133,20 @@ class Structure:
         own = self._invariants.check(prop.constraints, definition) if prop.constraints else None
         return [own, *(self._invariants.of_profile(url, definition) for url in prop.profiles)]
 
-    def _entry(self, value: Any, _place: Place) -> Faults:
-        return self.resource(value)
+    def _extension(self, value: Any, place: Place) -> Faults:
+        return self._profiles.extension(value, place) or None if place.profiles else None
+
+    def _modifier(self, value: Any, place: Place) -> Faults:
+        if not place.profiles or self._profiles.knows_extension(value):
+            return None
+        text = "The meaning of this modifierExtension is not known here, so that nothing can be said about the rest."
+        return [Fault("extension", "", text)]
+
+    def _entry(self, value: Any, place: Place) -> Faults:
+        return self.resource(value, None, place.profiles)
 
     def _contained(self, value: Any, place: Place) -> Faults:
-        faults = self.resource(value, place) or []
+        faults = self.resource(value, place, place.profiles) or []
         if type(value) is dict:
             faults += _contained_faults(value, place.mentioned)
         return faults or None

@@ -26,7 +26,13 @@ def definitions() -> Definitions:
 
 def cases(name: str) -> list[Any]:
     loaded = json.decode((CASES / name).read_bytes())
-    return [pytest.param(case, id=case["name"]) for case in loaded]
+    table = loaded["cases"] if isinstance(loaded, dict) else loaded
+    return [pytest.param(case, id=case["name"]) for case in table]
+
+
+@pytest.fixture(scope="module")
+def with_profiles(definitions: Definitions) -> Definitions:
+    return definitions.extended(json.decode((CASES / "profiles.json").read_bytes())["definitions"], 1)
 
 
 def found(issues: list[Issue]) -> list[list[str]]:
@@ -43,6 +49,22 @@ def test_structure(definitions: Definitions, case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", cases("invariants.json"))
 def test_invariants(definitions: Definitions, case: dict[str, Any]) -> None:
     assert found(validate(definitions, case["resource"])) == sorted(case.get("issues", []))
+
+
+@pytest.mark.parametrize("case", cases("profiles.json"))
+def test_profiles(with_profiles: Definitions, case: dict[str, Any]) -> None:
+    assert found(validate(with_profiles, case["resource"])) == sorted(case.get("issues", []))
+
+
+def test_profiles_can_be_left_out(with_profiles: Definitions) -> None:
+    url = "http://example.org/fhir/StructureDefinition/named"
+    resource = {
+        "resourceType": "Patient",
+        "meta": {"profile": [url]},
+        "modifierExtension": [{"url": "a", "valueId": "a"}],
+    }
+    assert len(found(validate(with_profiles, resource))) == 3
+    assert found(validate(with_profiles, resource, profiles=False)) == []
 
 
 @pytest.mark.skipif(not EXAMPLES, reason="FHIR_R4_EXAMPLES names no folder with the official examples (JSON files)")
