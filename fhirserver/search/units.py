@@ -24,7 +24,9 @@ _APART = re.compile(
     r"|CCID_50|TCID_50|EID_50|PFU|FFU|CFU|BAU|AU|Amb'a'1'U|D'ag'U|IR|FEU|ELU|EU|LPFU?|Lf|S|GPLU|hp'?_[XCMQ]"
     r"|hnsf'U|MET|pH|p'diop|m/s2/Hz\^0\.5)\]|\[kp_[CXMQ]\]|\bB(?:\[[^\]]*\])?\b|\bNep\b|\bbit_s\b|%\[slope\]"
 )
-_LENGTH = 100
+_LENGTH = 60
+# Powers and factors that nobody measures in, over which the libraries would calculate for minutes.
+_HUGE = re.compile(r"\d{7}|[*^]\d{3}|[+-]\d{3}|[A-Za-z\]}'\")][+-]?\d{2}")
 _KELVIN = "K"
 
 # Unit -> (factor, canonical unit), where value * factor is in the canonical unit; made by `_ask` and checked by a test.
@@ -88,7 +90,7 @@ def _round(value: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _linear(code: str) -> tuple[float, float, str] | None:
-    if not code or len(code) > _LENGTH or _APART.search(code):
+    if not code or len(code) > _LENGTH or _APART.search(code) or _HUGE.search(code):
         return None
     try:
         return _ask(code)
