@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from flask import Flask
+from wsgiref.types import WSGIApplication
 
 from fhirserver import __version__
 from fhirserver.auth import keys
@@ -148,7 +148,7 @@ def new_id() -> str:
     return f"{stamp:012x}{secrets.token_hex(10)}"
 
 
-def create_app(installation: Installation) -> Flask:
+def create_app(installation: Installation) -> WSGIApplication:
     """The WSGI application of an installation."""
     server, settings = installation.server, installation.settings
     authenticate = installation.tokens.authenticate
@@ -157,7 +157,7 @@ def create_app(installation: Installation) -> Flask:
         (
             oauth.blueprint(installation.tokens),
             Fhir(server, authenticate, settings.max_body).blueprint(),
-            Hl7v2(server, authenticate, intake(installation).take).blueprint(),
+            Hl7v2(server, authenticate, _taking(installation)).blueprint(),
         ),
         max_body=settings.max_body,
         cors_origins=settings.cors_origins,
@@ -169,7 +169,13 @@ def intake(installation: Installation) -> Intake:
     return Intake(installation.server, load_maps(folder("mappings"), installation.server.definitions))
 
 
-def wsgi() -> Flask:
+def _taking(installation: Installation) -> Callable[[bytes, str, str], bytes | None]:
+    """Takes a message in; the maps are loaded with the first one, so that a web worker starts without them."""
+    loaded = cache(lambda: intake(installation))
+    return lambda raw, address, organization: loaded().take(raw, address, organization)
+
+
+def wsgi() -> WSGIApplication:
     """The WSGI application of the settings in the environment: what each web worker runs."""
     return create_app(build(Settings.from_env()))
 
