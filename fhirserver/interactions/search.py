@@ -28,6 +28,7 @@ from fhirserver.store.model import Page, Stored, Total
 from fhirserver.store.search import Search, compile_search, find, total
 
 COMPARTMENTS = ("Patient", "Encounter", "RelatedPerson", "Practitioner", "Device")
+COUNTED = ("accurate", "estimate")
 DIRECTIONS = {"n": "after", "p": "before"}
 LIMITS = Limits()
 
@@ -144,7 +145,7 @@ def _over_types(
         search = compile_search(server.store, access, type, criteria, request.session)
         if search is None:
             continue
-        if query.total or query.summary == "count":
+        if query.total in COUNTED or query.summary == "count":
             part = total(server.store, search, server.total_bound - counted.count, request.session)
             counted = Total(counted.count + part.count, counted.bounded or part.bounded)
         if type < begin or len(matches) >= asked.count or query.summary == "count":
@@ -161,7 +162,7 @@ def _over_types(
         after = [type, *page.after] if page.after else None
         if after:
             break
-    page = Page(matches, after=after, total=counted if query.total or query.summary == "count" else None)
+    page = Page(matches, after=after, total=counted if query.total in COUNTED or query.summary == "count" else None)
     return Response(200, resource=_bundle(server, request, access, asked, page))
 
 
@@ -193,9 +194,9 @@ def _total(server: Server, query: Query, page: Page, search: Search | None, sess
     """The total where it is asked for, or known without counting: the first page was also the last."""
     if search is None:
         return Total(0)
-    if query.summary == "count" or query.count == 0 or query.total:
+    if query.summary == "count" or query.count == 0 or query.total in COUNTED:
         return total(server.store, search, server.total_bound, session)
-    if not query.cursor and page.after is None:
+    if not query.cursor and page.after is None and query.total != "none":
         return Total(len(page.matches))
     return None
 

@@ -71,6 +71,11 @@ class Api:
     token: str = ""
     origin: str = "http://api.test"
 
+    @property
+    def organization(self) -> str:
+        """The key of the organization whose base this is."""
+        return self.base.split("/")[4]
+
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request. `path` is below the base or a whole URL; header names have _ for -; a body that is not bytes is
         sent as JSON."""

@@ -13,6 +13,14 @@ from fhirserver.auth.principal import Principal
 from fhirserver.settings import Secret, Settings
 from tests.api.client import Api
 
+HOSPITAL = {
+    "resourceType": "Organization",
+    "active": True,
+    "name": "Test Hospital",
+    "type": [
+        {"coding": [{"system": "https://fhirserver.example/fhir/CodeSystem/organization-kind", "code": "provider"}]}
+    ],
+}
 KEY = "a master key for tests that is long enough"
 
 
@@ -51,40 +59,25 @@ def registry(flask_app: Flask, token: Callable[[Principal], str]) -> Api:
     return Api(flask_app, "/1/health/fhir/4", token(operator))
 
 
-@pytest.fixture
-def organization(registry: Api) -> str:
-    """The id of a new provider organization."""
-    made = registry.create(
-        {
-            "resourceType": "Organization",
-            "active": True,
-            "name": "Test Hospital",
-            "type": [
-                {
-                    "coding": [
-                        {"system": "https://fhirserver.example/fhir/CodeSystem/organization-kind", "code": "provider"}
-                    ]
-                }
-            ],
-        }
-    )
-    return str(made["id"])
+@pytest.fixture(scope="session")
+def new_base(registry: Api, token: Callable[[Principal], str]) -> Callable[..., Api]:
+    """Makes a provider organization and answers a caller on its base; `scopes` are those of the caller's token."""
+
+    def make(scopes: str = "system/*.cruds", organization: str = "") -> Api:
+        id = organization or str(registry.create(HOSPITAL)["id"])
+        principal = Principal("operator", id="operator", organization=id, operator=True, scopes=scopes, name="tests")
+        return Api(registry.app, f"/1/health/organizations/{id}/fhir/4", token(principal))
+
+    return make
 
 
 @pytest.fixture
-def scoped(flask_app: Flask, token: Callable[[Principal], str], organization: str) -> Callable[[str], Api]:
-    """A caller on the organization's base whose token has these scopes."""
-
-    def caller(scopes: str) -> Api:
-        principal = Principal(
-            "operator", id="operator", organization=organization, operator=True, scopes=scopes, name="tests"
-        )
-        return Api(flask_app, f"/1/health/organizations/{organization}/fhir/4", token(principal))
-
-    return caller
-
-
-@pytest.fixture
-def api(scoped: Callable[[str], Api]) -> Api:
+def api(new_base: Callable[..., Api]) -> Api:
     """Somebody who may do everything on the base of an organization of the test's own."""
-    return scoped("system/*.cruds")
+    return new_base()
+
+
+@pytest.fixture
+def scoped(new_base: Callable[..., Api], api: Api) -> Callable[[str], Api]:
+    """A caller on the same base as `api` whose token has these scopes."""
+    return lambda scopes: new_base(scopes, api.organization)
