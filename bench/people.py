@@ -16,14 +16,19 @@ LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
 CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 
-_STARTS = "Al Ban Cor Dre El Far Gan Hol Is Jan Kor Lin Mar Nor Ol Pel Quin Ros Sten Tor Ul Ver Wes Yar Zim".split()
-_MIDDLES = "a e i o u an en in or er ar is os ett ill and ing ol am em".split()
-_ENDS = "son berg man ley ford ton ski dottir ez ini ova sen wick worth dal mer ner tis rade lund".split()
-_GIVEN = (
-    "Ada Bela Carl Dora Emil Fina Gero Hana Ivan Juna Kai Lea Milo Nora Otto Pia Quin Rosa Sami Tea Udo Vera Wim Xenia "
-    "Yves Zoe Anton Berta Cosmo Dana Erik Flora Gil Helga Igor Jette Klaus Luisa Marek Nina"
-).split()
-_CITIES = [(f"{start}{end}", f"{region}") for start in _STARTS for end, region in (("burg", "North"), ("haven", "Coast"))]
+_STARTS, _MIDDLES, _ENDS, _GIVEN = (
+    tuple(words.split())
+    for words in (
+        "Al Ban Cor Dre El Far Gan Hol Is Jan Kor Lin Mar Nor Ol Pel Quin Ros Sten Tor Ul Ver Wes Yar Zim",
+        "a e i o u an en in or er ar is os ett ill and ing ol am em",
+        "son berg man ley ford ton ski dottir ez ini ova sen wick worth dal mer ner tis rade lund",
+        "Ada Bela Carl Dora Emil Fina Gero Hana Ivan Juna Kai Lea Milo Nora Otto Pia Quin Rosa Sami Tea Udo Vera Wim "
+        "Xenia Yves Zoe Anton Berta Cosmo Dana Erik Flora Gil Helga Igor Jette Klaus Luisa Marek Nina",
+    )
+)
+_CITIES = [
+    (f"{start}{end}", f"{region}") for start in _STARTS for end, region in (("burg", "North"), ("haven", "Coast"))
+]
 # code, display, unit, lowest, highest, how often
 _MEASURED = (
     ("8867-4", "Heart rate", "/min", 45, 140, 30),
@@ -91,7 +96,15 @@ def patient(number: int) -> dict[str, Any]:
                 "state": state,
                 "postalCode": f"{chance.randrange(10_000, 99_999)}",
                 "country": "US",
-            }
+            },
+            {
+                "use": "work",
+                "line": [f"{chance.randint(1, 90)} Harbour Road", "Third floor"],
+                "city": chance.choice(_CITIES)[0],
+                "postalCode": f"{chance.randrange(10_000, 99_999)}",
+                "country": "US",
+                "period": {"start": "2019-04-01"},
+            },
         ],
         "maritalStatus": {
             "coding": [
@@ -112,7 +125,9 @@ def patient(number: int) -> dict[str, Any]:
         ],
         "communication": [
             {
-                "language": {"coding": [{"system": "urn:ietf:bcp:47", "code": chance.choice(("en", "es", "de", "fr"))}]},
+                "language": {
+                    "coding": [{"system": "urn:ietf:bcp:47", "code": chance.choice(("en", "es", "de", "fr"))}]
+                },
                 "preferred": True,
             }
         ],
