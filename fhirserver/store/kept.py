@@ -37,9 +37,9 @@ class Kept:
         return True
 
     def get(self, key: str, now: datetime) -> dict[str, Any] | None:
-        """The value of a key, None where there is none any more."""
+        """The value of a key, None where there is none any more, or it has been spent."""
         with translated():
-            return _value(self._collection().find_one({"_id": key, "until": {"$gt": now}}))
+            return _value(self._collection().find_one({"_id": key, "until": {"$gt": now}, "spent": None}))
 
     def any(self, keys: list[str], now: datetime) -> bool:
         """Whether one of the keys is there."""

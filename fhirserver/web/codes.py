@@ -1,4 +1,5 @@
-"""What a user's consent turns into: authorization codes and refresh tokens, each good once. RFC 6749 4.1, 6; RFC 7636; RFC 9700.
+"""What a user's consent turns into: authorization codes and refresh tokens, each good once. RFC 6749 4.1, 6; RFC 7636;
+RFC 9700.
 
 Everything that comes of one consent is a family; using a code or a refresh token a second time ends the whole family.
 """
@@ -26,7 +27,9 @@ VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What a user let an application do: on which base, with which scopes, for which patient; and how the code is bound."""
+    """What a user let an application do: on which base, with which scopes, for which patient; and how the code is
+    bound.
+    """
 
     client: str
     user: str
@@ -59,7 +62,9 @@ def new_code(kept: Kept, consent: Consent, now: datetime) -> str:
 
 
 def redeem(kept: Kept, code: str, client: str, redirect_uri: str, verifier: str, now: datetime) -> Consent:
-    """The consent a code stands for. Raises Spent where client, redirect URI or verifier differ, or it was used before."""
+    """The consent a code stands for. Raises Spent where client, redirect URI or verifier differ, or it was used
+    before.
+    """
     consent = _spend(kept, f"code/{digest(code)}", client, now)
     same = hmac.compare_digest(consent.redirect_uri, redirect_uri) & hmac.compare_digest(
         consent.challenge, challenge_of(verifier) if VERIFIER.fullmatch(verifier) else ""
@@ -82,7 +87,9 @@ def new_refresh(kept: Kept, consent: Consent, now: datetime, lifetime: timedelta
 
 
 def refresh(kept: Kept, token: str, client: str, now: datetime) -> Consent:
-    """The consent a refresh token stands for; it is spent by this. Raises Spent, also where its sign-in session has ended."""
+    """The consent a refresh token stands for; it is spent by this. Raises Spent, also where its sign-in session has
+    ended.
+    """
     consent = _spend(kept, f"refresh/{digest(token)}", client, now)
     if consent.session and kept.get(f"session/{consent.session}", now) is None:
         raise Spent("the user has signed out")

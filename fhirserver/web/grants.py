@@ -1,4 +1,5 @@
-"""The token endpoint's grants over authlib's server: client_credentials, authorization_code, refresh_token; client authentication.
+"""The token endpoint's grants over authlib's server: client_credentials, authorization_code, refresh_token; client
+authentication.
 
 RFC 6749 (errors in its own form), RFC 7523, OpenID Connect Core 1.0 (id_token), SMART App Launch 2.2 (launch context).
 """
@@ -30,6 +31,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.client import is_public
+from fhirserver.store.kept import Kept
 from fhirserver.web import codes
 from fhirserver.web.codes import Consent, Spent
 from fhirserver.web.tokens import Tokens, basic, client_principal, scopes_of
@@ -105,11 +107,17 @@ class AuthorizationCode(_Grant):
             raise InvalidRequestError("Send code, redirect_uri and code_verifier.")
         try:
             consent = codes.redeem(
-                self.server.kept, form["code"], client["id"], form.get("redirect_uri", ""), form["code_verifier"], now
+                self.server.lasting,
+                form["code"],
+                client["id"],
+                form.get("redirect_uri", ""),
+                form["code_verifier"],
+                now,
             )
         except Spent as reason:
             raise InvalidGrantError(f"The code is no good: {reason}.") from None
-        return self.server.tokens_for(client, consent, consent.scope)
+        server: Server = self.server
+        return server.tokens_for(client, consent, consent.scope)
 
 
 class RefreshToken(_Grant):
@@ -122,13 +130,14 @@ class RefreshToken(_Grant):
         text = http.form.get("refresh_token", "")
         if not text:
             raise InvalidRequestError("Missing 'refresh_token' in request.")
-        found = codes.held(self.server.kept, text, tokens.now())
+        found = codes.held(self.server.lasting, text, tokens.now())
         scope = _narrowed(found, http.form.get("scope"), tokens.types()) if found else ""
         try:
-            consent = codes.refresh(self.server.kept, text, client["id"], tokens.now())
+            consent = codes.refresh(self.server.lasting, text, client["id"], tokens.now())
         except Spent as reason:
             raise InvalidGrantError(f"The refresh token is no good: {reason}.") from None
-        return self.server.tokens_for(client, consent, scope or consent.scope)
+        server: Server = self.server
+        return server.tokens_for(client, consent, scope or consent.scope)
 
 
 def _narrowed(consent: Consent, requested: str | None, types: frozenset[str]) -> str:
@@ -150,17 +159,24 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
     def __init__(self, tokens: Tokens) -> None:
         super().__init__()
         self.tokens = tokens
-        self.kept = tokens.kept
         for grant in grants(tokens):
             self.register_grant(grant)
+
+    @property
+    def lasting(self) -> Kept:
+        """What all processes agree on. The grants and endpoints that need it are there only where it is."""
+        assert self.tokens.kept is not None
+        return self.tokens.kept
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Nobody listens."""
 
     def authenticate_client(self, request: Any, methods: Any, endpoint: str = "token") -> Client:
-        """The client of the request: by Basic header, by secret or assertion in the form, or a public one by its id alone.
+        """The client of the request: by Basic header, by secret or assertion in the form, or a public one by its id
+        alone.
 
-        Raises InvalidRequestError for more than one way at once, InvalidClientError (401) for credentials that are no good.
+        Raises InvalidRequestError for more than one way at once, InvalidClientError (401) for credentials that are no
+        good.
         """
         scheme, _, credentials = (http.headers.get("Authorization") or "").partition(" ")
         ways = [bool(scheme), "client_secret" in http.form, "client_assertion" in http.form]
@@ -187,7 +203,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
         """The client of a client_assertion; its jti is spent by this. Failures count like wrong secrets."""
         now, address = self.tokens.now(), http.remote_addr or ""
         try:
-            if http.form.get("client_assertion_type") != assertions.TYPE or self.kept is None:
+            if http.form.get("client_assertion_type") != assertions.TYPE or self.tokens.kept is None:
                 raise assertions.Refused(f"client_assertion_type must be {assertions.TYPE}")
             assertion = http.form["client_assertion"]
             id_ = assertions.subject(assertion)
@@ -197,7 +213,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
             jwks = self._keys_of(client)
             claims = assertions.verify(jwks, assertion, id_, audiences, now, client.get("jwksUri", ""))
             until = datetime.fromtimestamp(claims["exp"], UTC) + timedelta(minutes=1)
-            if not self.kept.put(f"assertion/{codes.digest(id_ + ' ' + claims['jti'])}", {}, until):
+            if not self.lasting.put(f"assertion/{codes.digest(id_ + ' ' + claims['jti'])}", {}, until):
                 raise assertions.Refused("the assertion has been used before")
         except assertions.Refused as reason:
             self.tokens.failed(address, "assertion")
@@ -219,7 +235,9 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
         raise assertions.Refused("the client has no keys that can be read")
 
     def tokens_for(self, client: Resource, consent: Consent, scope: str) -> dict[str, Any]:
-        """The token response for a user's consent: access token, and by its scopes id token, refresh token and context."""
+        """The token response for a user's consent: access token, and by its scopes id token, refresh token and
+        context.
+        """
         tokens, now = self.tokens, self.tokens.now()
         user = tokens.user(consent.user)
         if user is None or user.get("active") is False:
@@ -247,7 +265,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
         if "refresh_token" in client["grantType"] and {"offline_access", "online_access"} & set(words):
             bound = replace(consent, session="" if "offline_access" in words else consent.session)
             seconds = int(client.get("refreshTokenLifetime", codes.REFRESH_LIFETIME.total_seconds()))
-            answer["refresh_token"] = codes.new_refresh(self.kept, bound, now, timedelta(seconds=seconds))
+            answer["refresh_token"] = codes.new_refresh(self.lasting, bound, now, timedelta(seconds=seconds))
         return answer
 
     def _id_token(self, client: Resource, consent: Consent, user: Resource, lifetime: int) -> str:

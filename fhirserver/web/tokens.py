@@ -1,4 +1,6 @@
-"""Access tokens: issued by this installation, read from Authorization headers, ended before their time. RFC 6750, 7617, 9068."""
+"""Access tokens: issued by this installation, read from Authorization headers, ended before their time. RFC 6750,
+7617, 9068.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ Private = Mapping[str, Any]
 class Tokens:
     """The issuing and reading of access tokens over plain values and a few functions of the composition root.
 
-    `client` and `user` answer what the database holds now, None for what is absent or deleted. `keys` are the signing keys,
-    the current one first. `matches` compares a secret with its keyed hash in constant time. `lifetime` is in seconds.
-    `kept` holds what all processes must agree on; without it there is no revocation and no grant but client_credentials.
-    `account` answers a User with its private part, for signing in; `organization` an Organization of the registry;
-    `patients` a few (id, label) of an organization's patients for a text, as the user may see them; `fetch` the JWK Set at
-    a URL.
+    `client` and `user` answer what the database holds now, None for what is absent or deleted. `keys` are the signing
+    keys, the current one first. `matches` compares a secret with its keyed hash in constant time. `lifetime` is in
+    seconds. `kept` holds what all processes must agree on; without it there is no revocation and no grant but
+    client_credentials. `account` answers a User with its private part, for signing in; `organization` an Organization
+    of the registry; `patients` a few (id, label) of an organization's patients for a text, as the user may see them;
+    `fetch` the JWK Set at a URL.
     """
 
     issuer: str
@@ -57,7 +59,8 @@ class Tokens:
     def issue(self, principal: Principal, lifetime: int | None = None, family: str = "") -> str:
         """An access token for this principal; `lifetime` in seconds where it is other than the usual.
 
-        It is for the bases in the principal's `audience`, for all of them where there is none; ending the `family` ends it.
+        It is for the bases in the principal's `audience`, for all of them where there is none; ending the `family`
+        ends it.
         """
         claims = tokens.claims_of(
             principal,
@@ -95,7 +98,9 @@ class Tokens:
         return claims
 
     def principal(self, claims: Mapping[str, Any]) -> Principal:
-        """The principal of an access token on the base that is called. Raises Problem(login) where it is for another base."""
+        """The principal of an access token on the base that is called. Raises Problem(login) where it is for another
+        base.
+        """
         held = claims.get("aud", [])
         audience = [held] if isinstance(held, str) else held
         here = self.issuer + http.path + "/"
@@ -178,7 +183,8 @@ def basic(credentials: str) -> tuple[str, str]:
 
 
 def scopes_of(client: Resource, types: frozenset[str], levels: Sequence[str], requested: str | None = None) -> str:
-    """The scope a client is granted: of what it asks for (default everything) that which it registered, on these levels.
+    """The scope a client is granted: of what it asks for (default everything) that which it registered, on these
+    levels.
 
     Raises Problem(value) for a request that is no scope.
     """

@@ -13,43 +13,83 @@ from fhirserver.auth.keys import ALGORITHM
 
 TOKEN_PATH = "/oauth2/token"  # noqa: S105 - a path, not a secret
 JWKS_PATH = "/oauth2/jwks"
-CLIENT_AUTHENTICATION = ("client_secret_basic", "client_secret_post")
-SCOPES = ("system/*.cruds", "system/*.rs", "user/*.cruds", "user/*.rs")
+AUTHORIZE_PATH = "/oauth2/authorize"
+INTROSPECT_PATH = "/oauth2/introspect"
+REVOKE_PATH = "/oauth2/revoke"
+USERINFO_PATH = "/oauth2/userinfo"
+LOGOUT_PATH = "/oauth2/logout"
+SYSTEM_SCOPES = ("system/*.cruds", "system/*.rs")
+USER_SCOPES = (
+    "openid",
+    "profile",
+    "email",
+    "fhirUser",
+    "offline_access",
+    "online_access",
+    "user/*.cruds",
+    "user/*.rs",
+)
+PATIENT_SCOPES = ("launch/patient", "patient/*.cruds", "patient/*.rs")
 
 
-def metadata(issuer: str, grants: Sequence[str]) -> dict[str, Any]:
-    """The authorization server metadata (RFC 8414)."""
+def documents(issuer: str, grants: Sequence[str], lasting: bool, patients: bool) -> Mapping[str, dict[str, Any]]:
+    """Every document by its name below `/.well-known/`.
+
+    `grants` are those that work; `lasting` says that tokens can be revoked and assertions replayed once only;
+    `patients` that a patient can be chosen.
+    """
+    users = "authorization_code" in grants
+    metadata = _metadata(issuer, grants, lasting, users, patients)
     return {
+        "smart-configuration": {**metadata, "capabilities": _capabilities(lasting, users, patients)},
+        "oauth-authorization-server": metadata,
+        "openid-configuration": {
+            **metadata,
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": [ALGORITHM],
+        },
+    }
+
+
+def _metadata(issuer: str, grants: Sequence[str], lasting: bool, users: bool, patients: bool) -> dict[str, Any]:
+    ways = ["client_secret_basic", "client_secret_post", *(["private_key_jwt"] if lasting else [])]
+    metadata: dict[str, Any] = {
         "issuer": issuer,
         "token_endpoint": issuer + TOKEN_PATH,
         "jwks_uri": issuer + JWKS_PATH,
         "grant_types_supported": list(grants),
-        "response_types_supported": [],
-        "token_endpoint_auth_methods_supported": list(CLIENT_AUTHENTICATION),
-        "scopes_supported": list(SCOPES),
+        "response_types_supported": ["code"] if users else [],
+        "token_endpoint_auth_methods_supported": [*ways, *(["none"] if users else [])],
+        "scopes_supported": [
+            *SYSTEM_SCOPES,
+            *(USER_SCOPES if users else ()),
+            *(PATIENT_SCOPES if users and patients else ()),
+        ],
         "code_challenge_methods_supported": ["S256"],
     }
+    if lasting:
+        metadata |= {
+            "token_endpoint_auth_signing_alg_values_supported": ["RS384", "ES384"],
+            "introspection_endpoint": issuer + INTROSPECT_PATH,
+            "revocation_endpoint": issuer + REVOKE_PATH,
+        }
+    if users:
+        metadata |= {
+            "authorization_endpoint": issuer + AUTHORIZE_PATH,
+            "userinfo_endpoint": issuer + USERINFO_PATH,
+            "end_session_endpoint": issuer + LOGOUT_PATH,
+            "authorization_response_iss_parameter_supported": True,
+        }
+    return metadata
 
 
-def smart_configuration(issuer: str, grants: Sequence[str]) -> dict[str, Any]:
-    """The SMART configuration of a FHIR base."""
-    capabilities = ["client-confidential-symmetric", "permission-v1", "permission-v2"]
-    return {**metadata(issuer, grants), "capabilities": capabilities}
-
-
-def openid_configuration(issuer: str, grants: Sequence[str]) -> dict[str, Any]:
-    """The OpenID provider metadata."""
-    return {
-        **metadata(issuer, grants),
-        "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": [ALGORITHM],
-    }
-
-
-def documents(issuer: str, grants: Sequence[str]) -> Mapping[str, dict[str, Any]]:
-    """Every document by its name below `/.well-known/`."""
-    return {
-        "smart-configuration": smart_configuration(issuer, grants),
-        "oauth-authorization-server": metadata(issuer, grants),
-        "openid-configuration": openid_configuration(issuer, grants),
-    }
+def _capabilities(lasting: bool, users: bool, patients: bool) -> list[str]:
+    found = ["client-confidential-symmetric", "permission-v1", "permission-v2"]
+    if lasting:
+        found.append("client-confidential-asymmetric")
+    if users:
+        found += ["launch-standalone", "client-public", "sso-openid-connect", "permission-user", "permission-offline"]
+        found += ["permission-online", "authorize-post"]
+    if users and patients:
+        found += ["context-standalone-patient", "permission-patient"]
+    return sorted(found)

@@ -1,0 +1,335 @@
+"""From an authorization request to a code: who the user is, which patient, what the application may do. A user decides.
+
+RFC 6749 4.1, RFC 7636 (S256 only), RFC 9207 (iss), SMART App Launch 2.2 standalone launch, OpenID Connect logout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from urllib.parse import urlencode, urlsplit
+
+from flask import Blueprint
+from flask import Response as HttpResponse
+from flask import request as http
+
+from fhirserver.auth import scopes
+from fhirserver.auth.principal import Principal
+from fhirserver.auth.secrets import check_password
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Problem
+from fhirserver.rules.model import target
+from fhirserver.rules.user import user_id
+from fhirserver.store.kept import Kept
+from fhirserver.web import codes
+from fhirserver.web.asking import PARAMETERS, Asked, Fault, Refused, about_patient, asked, client_of
+from fhirserver.web.codes import Consent
+from fhirserver.web.pages import page
+from fhirserver.web.tokens import Tokens, person
+from fhirserver.web.wellknown import AUTHORIZE_PATH, LOGOUT_PATH
+
+FLOW, SESSION = "fhirserver_flow", "fhirserver_session"
+FLOW_LIFETIME = timedelta(minutes=15)
+GRANT_LIFETIME = timedelta(days=365)
+WORDS = {
+    "openid": "Know who you are",
+    "profile": "See your name",
+    "email": "See your e-mail address",
+    "fhirUser": "Know which user of the exchange you are",
+    "offline_access": "Go on when you have signed out",
+    "online_access": "Go on while you are signed in",
+    "launch/patient": "Know which patient you choose",
+}
+
+
+class SignIn:
+    """The authorization endpoint and the pages behind it."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        assert tokens.kept is not None
+        self.tokens = tokens
+        self.kept: Kept = tokens.kept
+
+    def add_to(self, blueprint: Blueprint) -> None:
+        """Adds the routes."""
+        for path, view, methods in (
+            (AUTHORIZE_PATH, self.authorize, ["GET", "POST"]),
+            ("/oauth2/sign-in", self.sign_in, ["POST"]),
+            ("/oauth2/patient", self.choose, ["POST"]),
+            ("/oauth2/consent", self.consent, ["GET", "POST"]),
+            (LOGOUT_PATH, self.logout, ["GET", "POST"]),
+        ):
+            blueprint.add_url_rule(path, path.rpartition("/")[2], self._guarded(view), methods=methods)
+
+    def authorize(self) -> HttpResponse:
+        """The authorization endpoint: keeps the request for this browser and asks the user to sign in or to consent."""
+        given = http.form if http.method == "POST" else http.args
+        parameters = {name: given.get(name, "") for name in PARAMETERS}
+        client = client_of(self.tokens, parameters, given.getlist)
+        try:
+            request = asked(self.tokens, parameters, client)
+            if any(len(given.getlist(name)) > 1 for name in PARAMETERS):
+                raise Refused("invalid_request", "A parameter is given more than once.")
+        except Refused as refusal:
+            return self._back(parameters, error=refusal.error, error_description=refusal.description)
+        flow = secrets.token_urlsafe(32)
+        self._keep(flow, request.parameters)
+        answer = self._next(request, flow)
+        self._cookie(answer, FLOW, flow, FLOW_LIFETIME)
+        return answer
+
+    def sign_in(self) -> HttpResponse:
+        """Takes e-mail address and password. The same answer, after the same time, for a wrong one of either."""
+        request, flow = self._flow()
+        email, password = http.form.get("email", ""), http.form.get("password", "")
+        address = http.remote_addr or ""
+        self.tokens.refuse_throttled(address, email.lower())
+        try:
+            account = self.tokens.account(user_id(email)) if self.tokens.account else None
+        except Problem:
+            account = None
+        hashed = account[1].get("password") if account and account[0].get("active") is not False else None
+        if not check_password(password, hashed) or account is None:
+            self.tokens.failed(address, email.lower())
+            return self._sign_in_page(request, flow, "The e-mail address or the password is wrong.")
+        session = secrets.token_urlsafe(32)
+        value = {"user": account[0]["id"], "signed_in": int(self._now().timestamp())}
+        self.kept.put(f"session/{codes.digest(session)}", value, self._now() + codes.SESSION_LIFETIME)
+        if request.parameters["prompt"] == "login":  # it has been done
+            self._keep(flow, {**request.parameters, "prompt": ""})
+        answer = HttpResponse(status=303, headers={"Location": "/oauth2/consent"})
+        self._cookie(answer, SESSION, session, codes.SESSION_LIFETIME)
+        return answer
+
+    def choose(self) -> HttpResponse:
+        """Takes the patient the user chose: one that this user may see."""
+        request, flow = self._flow()
+        user, _ = self._user()
+        chosen = http.form.get("patient", "")
+        if chosen not in dict(self._patients(user, request.organization, chosen)):
+            return self._patient_page(request, flow, user, "", "Choose one of these patients.")
+        self._keep(flow, {**request.parameters, "patient": chosen})
+        return HttpResponse(status=303, headers={"Location": "/oauth2/consent"})
+
+    def consent(self) -> HttpResponse:
+        """Shows what is asked for, or takes the decision and leads back to the application with a code."""
+        request, flow = self._flow(checked=http.method == "POST")
+        if http.method == "GET":
+            return self._next(request, flow, http.args.get("find", ""))
+        user, session = self._user()
+        self.kept.drop(f"flow/{codes.digest(flow)}")
+        if http.form.get("decision") != "allow":
+            return self._back(request.parameters, error="access_denied", error_description="The user said no.")
+        chosen = [word for word in request.scope.split() if word in http.form.getlist("scope")]
+        if not chosen:
+            return self._back(request.parameters, error="access_denied", error_description="The user allowed nothing.")
+        self._remember(request, user, " ".join(chosen))
+        return self._code(request, user, session, " ".join(chosen))
+
+    def logout(self) -> HttpResponse:
+        """Ends the sign-in session once the user confirms; leads back only where the application named has
+        registered.
+        """
+        to, session = self._registered(), http.cookies.get(SESSION, "")
+        if http.method == "GET" and session:
+            id_ = http.values.get("client_id", "")
+            return page(
+                "sign-out",
+                "Sign out?",
+                leads_to=_origin(to),
+                values={"csrf": _csrf(session), "to": to, "client": id_},
+            )
+        if session and not hmac.compare_digest(http.form.get("csrf", ""), _csrf(session)):
+            raise Fault("This page is out of date.")
+        self.kept.drop(f"session/{codes.digest(session)}")
+        answer = HttpResponse(status=303, headers={"Location": to}) if to else page("signed-out", "You are signed out")
+        self._cookie(answer, SESSION, "", timedelta(0))
+        return answer
+
+    def _registered(self) -> str:
+        """Where to lead after signing out: a redirect URI of the client named, else nowhere."""
+        to = http.values.get("post_logout_redirect_uri", "")
+        found = self.tokens.client(http.values.get("client_id", "")) if to else None
+        return to if found and to in found[0].get("redirectUri", ()) else ""
+
+    # Which request, by whom
+
+    def _keep(self, flow: str, parameters: Mapping[str, str]) -> None:
+        key = f"flow/{codes.digest(flow)}"
+        self.kept.drop(key)
+        self.kept.put(key, parameters, self._now() + FLOW_LIFETIME)
+
+    def _flow(self, checked: bool = True) -> tuple[Asked, str]:
+        """The request this browser is in the middle of. Raises Fault where there is none, or the form is not ours."""
+        flow = http.cookies.get(FLOW, "")
+        parameters = self.kept.get(f"flow/{codes.digest(flow)}", self._now()) if flow else None
+        if parameters is None:
+            raise Fault("This sign-in has expired, or it was begun in another browser.")
+        if checked and not hmac.compare_digest(http.form.get("csrf", ""), _csrf(flow)):
+            raise Fault("This page is out of date.")
+        client = client_of(self.tokens, parameters, lambda name: [])
+        try:
+            return asked(self.tokens, parameters, client), flow
+        except Refused as refusal:
+            raise Fault(refusal.description) from None
+
+    # Who decides, and on what
+
+    def _user(self) -> tuple[Resource, str]:
+        session = http.cookies.get(SESSION, "")
+        value = codes.session_of(self.kept, session, self._now())
+        user = self.tokens.user(value["user"]) if value else None
+        if user is None or user.get("active") is False:
+            raise Fault("You are not signed in any more.")
+        return user, session
+
+    def _next(self, request: Asked, flow: str, find: str = "") -> HttpResponse:
+        """The page that is next: sign in, choose a patient, consent; or the code where the user consented before."""
+        silent, prompt = request.parameters["prompt"] == "none", request.parameters["prompt"]
+        try:
+            user, session = self._user()
+        except Fault:
+            user, session = {}, ""
+        if not user or prompt == "login":
+            return self._silence(request, "login_required") if silent else self._sign_in_page(request, flow)
+        if request.organization != "registry" and request.organization not in person(user)["roles"]:
+            text = "The user has no role in this organization."
+            return self._back(request.parameters, error="access_denied", error_description=text)
+        if request.about_patient and not request.parameters.get("patient"):
+            if silent:
+                return self._silence(request, "interaction_required")
+            return self._patient_page(request, flow, user, find)
+        if prompt != "consent" and self._consented(request, user):
+            self.kept.drop(f"flow/{codes.digest(flow)}")
+            return self._code(request, user, session, request.scope)
+        return self._silence(request, "consent_required") if silent else self._consent_page(request, flow, user)
+
+    def _silence(self, request: Asked, error: str) -> HttpResponse:
+        return self._back(request.parameters, error=error, error_description="The user would have to be asked.")
+
+    def _consented(self, request: Asked, user: Resource) -> bool:
+        """Whether the user allowed all of this before."""
+        before, types = self.kept.get(self._grant_key(request, user), self._now()), self.tokens.types()
+        if before is None:
+            return False
+        return scopes.cached(before["scope"], types).covers(scopes.cached(request.scope, types))
+
+    def _sign_in_page(self, request: Asked, flow: str, fault: str = "") -> HttpResponse:
+        values = {"fault": fault, "csrf": _csrf(flow), **self._names(request)}
+        return page("sign-in", "Sign in", status=401 if fault else 200, values=values)
+
+    def _patient_page(self, request: Asked, flow: str, user: Resource, find: str, fault: str = "") -> HttpResponse:
+        found = self._patients(user, request.organization, find)
+        values = {"fault": fault, "csrf": _csrf(flow), "find": find, "patients": found, **self._names(request)}
+        return page("patient", "Choose a patient", values=values)
+
+    def _consent_page(self, request: Asked, flow: str, user: Resource) -> HttpResponse:
+        types = self.tokens.types()
+        words = request.scope.split()
+        known = self.tokens.organization(request.organization) if self.tokens.organization else None
+        values = {
+            "csrf": _csrf(flow),
+            "scopes": [(word, WORDS.get(word) or scopes.sentence(scopes.cached(word, types))) for word in words],
+            "user": user.get("name") or user["email"],
+            "organization": (known or {}).get("name", "the registry"),
+            "patient": request.parameters.get("patient", ""),
+            **self._names(request),
+        }
+        leads_to = _origin(request.parameters["redirect_uri"])
+        return page("consent", "Allow access?", leads_to=leads_to, values=values)
+
+    def _names(self, request: Asked) -> dict[str, str]:
+        owner = target(request.client.get("managingOrganization"), "Organization")
+        known = self.tokens.organization(owner) if self.tokens.organization and owner else None
+        return {"client": str(request.client["name"]), "publisher": str((known or {}).get("name", ""))}
+
+    def _patients(self, user: Resource, organization: str, find: str) -> list[tuple[str, str]]:
+        if self.tokens.patients is None or not find:
+            return []
+        principal = Principal("user", user["id"], **person(user))
+        return list(self.tokens.patients(principal, organization, find[:200]))
+
+    # What comes of it
+
+    def _grant_key(self, request: Asked, user: Resource) -> str:
+        return f"grant/{user['id']}/{request.client['id']}/{request.organization}"
+
+    def _remember(self, request: Asked, user: Resource, scope: str) -> None:
+        key = self._grant_key(request, user)
+        self.kept.drop(key)
+        value = {"client": request.client["id"], "organization": request.organization, "scope": scope}
+        self.kept.put(key, value, self._now() + GRANT_LIFETIME, f"grants/{user['id']}")
+
+    def _code(self, request: Asked, user: Resource, session: str, scope: str) -> HttpResponse:
+        signed_in = codes.session_of(self.kept, session, self._now()) or {}
+        consent = Consent(
+            client=request.client["id"],
+            user=user["id"],
+            scope=scope,
+            audience=request.parameters["aud"].rstrip("/"),
+            patient=request.parameters.get("patient", "") if about_patient(scope) else "",
+            redirect_uri=request.parameters["redirect_uri"],
+            challenge=request.parameters["code_challenge"],
+            nonce=request.parameters["nonce"],
+            signed_in=int(signed_in.get("signed_in", 0)),
+            session=codes.digest(session),
+        )
+        return self._back(request.parameters, code=codes.new_code(self.kept, consent, self._now()))
+
+    def _back(self, parameters: Mapping[str, str], **answer: str) -> HttpResponse:
+        """Leads back to the application, with its state and our name (RFC 9207)."""
+        state = {"state": parameters["state"]} if parameters["state"] else {}
+        uri = parameters["redirect_uri"]
+        text = urlencode({**answer, **state, "iss": self.tokens.issuer})
+        response = HttpResponse(status=303, headers={"Location": f"{uri}{'&' if '?' in uri else '?'}{text}"})
+        self._cookie(response, FLOW, "", timedelta(0))
+        return response
+
+    def _cookie(self, answer: HttpResponse, name: str, value: str, lifetime: timedelta) -> None:
+        answer.set_cookie(
+            name,
+            value,
+            max_age=int(lifetime.total_seconds()),
+            path="/oauth2",
+            secure=self.tokens.issuer.startswith("https"),
+            httponly=True,
+            samesite="Lax",
+        )
+        answer.headers["Cache-Control"] = "no-store"
+        answer.headers["Referrer-Policy"] = "no-referrer"
+
+    def _now(self) -> datetime:
+        return self.tokens.now()
+
+    def _guarded(self, view: Callable[[], HttpResponse]) -> Callable[[], HttpResponse]:
+        """The view with its faults as pages."""
+
+        def show() -> HttpResponse:
+            try:
+                return view()
+            except Fault as fault:
+                return page("fault", "This did not work", status=400, values={"fault": str(fault)})
+            except Problem as refusal:
+                answer = page(
+                    "fault",
+                    "This did not work",
+                    status=refusal.status,
+                    values={"fault": refusal.issues[0].diagnostics},
+                )
+                answer.headers.update(refusal.headers)
+                return answer
+
+        return show
+
+
+def _csrf(cookie: str) -> str:
+    """What the forms of a browser with this cookie carry: nobody who cannot read the cookie can make it."""
+    return hashlib.sha256(f"csrf {cookie}".encode()).hexdigest()
+
+
+def _origin(uri: str) -> str:
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:" if parts.scheme else ""
