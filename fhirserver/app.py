@@ -10,11 +10,11 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -29,24 +29,18 @@ from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
-from fhirserver.hl7v2.senders import endpoint_resource
-from fhirserver.interactions.capabilities import served_types
-from fhirserver.interactions.dispatch import dispatch, perform
-from fhirserver.interactions.model import OperationRow, Request, Response, Server
+from fhirserver.interactions.dispatch import perform
+from fhirserver.interactions.model import OperationRow, Server
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
 from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
-from fhirserver.interactions.write import DEFINING, SILENT
+from fhirserver.interactions.write import DEFINING
 from fhirserver.jobs.queue import Queue
 from fhirserver.rules import RULES
 from fhirserver.rules.authorization import authorization_id
 from fhirserver.rules.model import Context
-from fhirserver.rules.organization import kind_concept
-from fhirserver.rules.user import user_id
 from fhirserver.settings import Settings, folder
 from fhirserver.store.database import Database
-from fhirserver.store.load import Loaded, Loading
-from fhirserver.store.load import load as load_files
 from fhirserver.store.model import REGISTRY, Stored
 from fhirserver.store.resources import Store
 from fhirserver.web import oauth
@@ -56,7 +50,6 @@ from fhirserver.web.hl7v2 import Hl7v2
 
 OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *STEPS)
 MOST_ACCESSES = 2_000
-OPERATOR = Principal("system", id="local", operator=True, name="the local operator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +61,20 @@ class Installation:
     vault: Vault
     tokens: oauth.Tokens
     queue: Queue | None
+
+    def close(self) -> None:
+        """Ends its connections."""
+        self.server.store.database.close()
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Installation]:
+    """An installation for the length of a command."""
+    installation = build(settings)
+    try:
+        yield installation
+    finally:
+        installation.close()
 
 
 def build(settings: Settings) -> Installation:
@@ -180,138 +187,6 @@ def wsgi() -> WSGIApplication:
     return create_app(build(Settings.from_env()))
 
 
-FIRST_OPERATOR = "operator@localhost"
-
-
-def first_credentials(settings: Settings) -> str:
-    """Lays the ground in a fresh database and answers what the operator needs to begin, the password on the first
-    start only.
-    """
-    installation = build(settings)
-    server = installation.server
-    if server.store.read(everything(REGISTRY), "User", user_id(FIRST_OPERATOR)):
-        return f"operator  {FIRST_OPERATOR} (the password was shown at the first start)"
-    password = f"{secrets.token_urlsafe(18)}-7{secrets.choice('!$%+=?')}"
-    user = {
-        "resourceType": "User",
-        "email": FIRST_OPERATOR,
-        "name": "Operator",
-        "role": "operator",
-        "password": password,
-    }
-    _create(server, user)
-    return f"operator  {FIRST_OPERATOR}, password {password} (shown this once)"
-
-
-# The local commands
-
-
-def create_organization(settings: Settings, name: str, kind: str) -> str:
-    """Creates an Organization (kind provider or application) and answers its id."""
-    resource = {"resourceType": "Organization", "active": True, "type": [kind_concept(kind)], "name": name}
-    return _create(build(settings).server, resource)
-
-
-def create_user(settings: Settings, email: str, organization: str, role: str) -> str:
-    """Creates a User of an organization, or gives an existing one this role, and answers the id."""
-    server = build(settings).server
-    resource = {
-        "resourceType": "User",
-        "email": email,
-        "organization": {"reference": f"Organization/{organization}"},
-        "role": role,
-    }
-    existing = server.store.read(everything(REGISTRY), "User", user_id(email))
-    if existing is None or existing.deleted:
-        return _create(server, resource)
-    changed = {**existing.resource(), **resource}
-    _run(server, "update", "User", changed, id=existing.id)
-    return existing.id
-
-
-def create_endpoint(
-    settings: Settings, organization: str, *, sending_application: str, sending_facility: str, default: bool
-) -> str:
-    """Creates the Endpoint that says which organization a sender's messages belong to, and answers its id."""
-    return _create(
-        build(settings).server, endpoint_resource(organization, sending_application, sending_facility, default)
-    )
-
-
-def operator_token(settings: Settings, organization: str, scope: str) -> str:
-    """An access token of the local operator for the base of an organization and the registry."""
-    installation = build(settings)
-    principal = Principal(
-        "operator", id="operator", organization=organization, operator=True, scopes=scope, name="local operator"
-    )
-    return installation.tokens.issue(principal)
-
-
-def user_token(settings: Settings, email: str) -> str:
-    """An access token that acts as a user. Raises Problem(not-found) where there is no active user of that address."""
-    installation = build(settings)
-    found = installation.server.store.read(everything(REGISTRY), "User", user_id(email))
-    if found is None or found.deleted or found.resource().get("active") is False:
-        raise problem("not-found", f"There is no active user {email}.")
-    user = found.resource()
-    return installation.tokens.issue(Principal("user", id=found.id, **oauth.person(user)))
-
-
-def load(
-    settings: Settings, files: Sequence[Path], organization: str, validated: bool, progress: Callable[[Loaded], None]
-) -> Loaded:
-    """Stores the resources in NDJSON and Bundle files on an organization's base, beside the API.
-
-    Types with rules of their own (clients, subscriptions, ...) are not loaded: they come to be through the API only.
-    Raises Problem(not-found) where there is no such organization.
-    """
-    server = build(settings).server
-    server.refresh()
-    _require_organization(server, organization)
-    loading = Loading(
-        open=lambda: Database(settings.mongo_url.reveal(), settings.mongo_database),
-        definitions=server.definitions,
-        organization=organization,
-        base=server.base(organization),
-        types=frozenset(served_types(server, organization)) - set(RULES) - SILENT,
-        now=server.now,
-        new_id=server.new_id,
-        validated=validated,
-    )
-    return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
-
-
-def check(settings: Settings) -> list[tuple[str, str]]:
-    """What was looked at and what is wrong with it ("" when nothing): settings, database, definitions, mappings,
-    queue.
-    """
-    found: list[tuple[str, str]] = []
-    installation = build(settings)
-    for name, look in (
-        ("database", installation.server.store.ping),
-        ("definitions", installation.server.refresh),
-        ("queue", installation.queue.ping if installation.queue else _no_queue_ping),
-    ):
-        try:
-            look()
-            found.append((name, ""))
-        except Exception as error:  # noqa: BLE001 - the report names whatever is wrong
-            found.append((name, str(error)))
-    return found
-
-
-def _create(server: Server, resource: Resource) -> str:
-    response = _run(server, "create", resource["resourceType"], resource)
-    assert response.location
-    return response.location.split("/_history/")[0].rpartition("/")[2]
-
-
-def _run(server: Server, interaction: str, type: str, resource: Resource, id: str | None = None) -> Response:
-    """One interaction by the local operator, who stands beside the database with its credentials."""
-    request = Request(interaction, REGISTRY, server.base(REGISTRY), OPERATOR, type=type, id=id, body=resource)
-    return dispatch(server, request)
-
-
 def _operation_key(row: OperationRow) -> str:
     """Operations of one type stand under Type/name, so that two types may have operations of the same name."""
     return f"{row.types[0]}/{row.name}" if len(row.types) == 1 and row.types != ("Resource",) else row.name
@@ -371,7 +246,7 @@ class _Accesses:
         if id and organization != REGISTRY:
             authorization = self._registered(server, "ClientAuthorization", authorization_id(id, organization))
         if organization != REGISTRY and authorization is None:
-            _require_organization(server, organization)
+            require_organization(server, organization)
         key = (
             principal.token or id_of(principal),
             organization,
@@ -406,7 +281,7 @@ def id_of(principal: Principal) -> str:
     return f"{principal.kind} {principal.id}"
 
 
-def _require_organization(server: Server, organization: str) -> None:
+def require_organization(server: Server, organization: str) -> None:
     known: set[str] = server.caches.setdefault("organizations", set())
     if organization in known:
         return
@@ -418,7 +293,3 @@ def _require_organization(server: Server, organization: str) -> None:
 
 def _no_queue(name: str, *ids: str) -> None:
     """Without Redis nothing is enqueued: MongoDB is the truth, and the relay's sweep does it later."""
-
-
-def _no_queue_ping() -> None:
-    raise problem("transient", "no Redis is configured")

@@ -89,10 +89,10 @@ def settings(data: Path | None) -> None:
 @_data
 def check(data: Path | None) -> None:
     """Check settings, database, queue, definitions and mappings; exit 1 if something is wrong."""
-    from fhirserver import app
+    from fhirserver import local
 
     wrong = 0
-    for name, fault in app.check(_beside(data)):
+    for name, fault in local.check(_beside(data)):
         wrong += bool(fault)
         click.echo(f"{'FAIL' if fault else 'ok':5}{name}{f': {fault}' if fault else ''}")
     sys.exit(1 if wrong else 0)
@@ -109,9 +109,9 @@ def organization() -> None:
 @_data
 def create_organization(name: str, kind: str, data: Path | None) -> None:
     """Create an Organization and print its id."""
-    from fhirserver import app
+    from fhirserver import local
 
-    click.echo(app.create_organization(_beside(data), name, kind))
+    click.echo(local.create_organization(_beside(data), name, kind))
 
 
 @commands.group()
@@ -126,9 +126,9 @@ def user() -> None:
 @_data
 def create_user(email: str, organization: str, role: str, data: Path | None) -> None:
     """Create a User, or give one another role, and print the id."""
-    from fhirserver import app
+    from fhirserver import local
 
-    click.echo(app.create_user(_beside(data), email, organization, role))
+    click.echo(local.create_user(_beside(data), email, organization, role))
 
 
 @commands.command()
@@ -138,7 +138,7 @@ def create_user(email: str, organization: str, role: str, data: Path | None) -> 
 @_data
 def token(organization: str | None, scope: str | None, user: str | None, data: Path | None) -> None:
     """Print an access token: of a local operator for an organization's base and the registry, or of a user."""
-    from fhirserver import app
+    from fhirserver import local
 
     if bool(organization) == bool(user):
         raise click.UsageError("give either --organization or --user")
@@ -146,9 +146,9 @@ def token(organization: str | None, scope: str | None, user: str | None, data: P
         raise click.UsageError("--scope goes with --organization; a user's token has the scopes of the user's role")
     beside = _beside(data)
     if user:
-        click.echo(app.user_token(beside, user))
+        click.echo(local.user_token(beside, user))
     else:
-        click.echo(app.operator_token(beside, str(organization), scope or "system/*.cruds"))
+        click.echo(local.operator_token(beside, str(organization), scope or "system/*.cruds"))
 
 
 @commands.group()
@@ -170,11 +170,11 @@ def create_endpoint(
     data: Path | None,
 ) -> None:
     """Create an Endpoint that says whose messages a sender's are, and print its id."""
-    from fhirserver import app
+    from fhirserver import local
 
     if not (sending_application or sending_facility or is_default):
         raise click.UsageError("give --sending-application, --sending-facility or --default")
-    made = app.create_endpoint(
+    made = local.create_endpoint(
         _beside(data),
         organization,
         sending_application=sending_application or "",
@@ -194,9 +194,9 @@ def load(files: tuple[Path, ...], organization: str, no_validate: bool, data: Pa
 
     Nobody is notified of them. Exits with 1 if any was refused.
     """
-    from fhirserver import app
+    from fhirserver import local
 
-    done = app.load(_beside(data), files, organization, not no_validate, lambda so_far: None)
+    done = local.load(_beside(data), files, organization, not no_validate, lambda so_far: None)
     for reason in done.reasons:
         click.echo(reason, err=True)
     click.echo(f"{done.stored} stored, {done.there} were there already, {done.refused} refused")
@@ -225,9 +225,9 @@ def _process(name: str, says: str, run: Callable[[Settings], object]) -> None:
 
 
 def _prepare(settings: Settings) -> None:
-    from fhirserver import app
+    from fhirserver import local
 
-    click.echo(app.first_credentials(settings))
+    click.echo(local.first_credentials(settings))
 
 
 def _web(settings: Settings) -> None:

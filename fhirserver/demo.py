@@ -30,7 +30,7 @@ from typing import Any
 
 import requests
 
-from fhirserver import app, supervisor
+from fhirserver import local, supervisor
 from fhirserver.embedded import free_port
 from fhirserver.hl7v2.framing import frame
 from fhirserver.hl7v2.message import Message
@@ -109,7 +109,7 @@ class Story:
 
     def organizations(self) -> list[str]:
         """the operator creates an application provider, a provider organization and their administrators"""
-        operator = app.user_token(self.settings, app.FIRST_OPERATOR)
+        operator = local.user_token(self.settings, local.FIRST_OPERATOR)
         lines = []
         for kind, name in (("application", "Acme Apps"), ("provider", "Lakeside Hospital")):
             organization = {"resourceType": "Organization", "active": True, "name": name, "type": [kind_concept(kind)]}
@@ -118,7 +118,7 @@ class Story:
             user = {"email": email, "role": "admin", "organization": {"reference": f"Organization/{id}"}}
             self._post("User", {"resourceType": "User", **user}, operator, 201)
             self.facts[kind] = id
-            self.facts[f"{kind} admin"] = app.user_token(self.settings, email)
+            self.facts[f"{kind} admin"] = local.user_token(self.settings, email)
             lines.append(f"{name} ({kind}) is Organization/{id}, administered by {email}")
         endpoint = endpoint_resource(self.facts["provider"], "", "LAKESIDE", False)
         self._post("Endpoint", endpoint, self.facts["provider admin"], 201)
@@ -259,7 +259,7 @@ class Story:
         refusal = self._send(stranger)
         _expect(refusal.startswith("AR"), f"AR, not {refusal}")
         kept = self._get("InboundMessage?control-id=BAD1", self.facts["provider admin"], 200, organization=True)
-        operator = app.user_token(self.settings, app.FIRST_OPERATOR)
+        operator = local.user_token(self.settings, local.FIRST_OPERATOR)
         quarantined = self._get("InboundMessage?control-id=BAD2", operator, 200)
         _expect(bool(kept.get("entry")) and bool(quarantined.get("entry")), "both messages kept as InboundMessages")
         return [ack, refusal, "both are kept as InboundMessages, the stranger's in quarantine"]

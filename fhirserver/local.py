@@ -1,0 +1,172 @@
+"""The local commands: what people beside the database with its credentials may do. The command line, the supervisor
+and the demo call them.
+
+What they write goes through the same interactions as everybody's; only the right to do it comes from standing here.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fhirserver import app
+from fhirserver.auth.access import everything
+from fhirserver.auth.principal import Principal
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Problem, problem
+from fhirserver.hl7v2.senders import endpoint_resource
+from fhirserver.interactions.capabilities import served_types
+from fhirserver.interactions.dispatch import dispatch
+from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.interactions.write import SILENT
+from fhirserver.rules import RULES
+from fhirserver.rules.organization import kind_concept
+from fhirserver.rules.user import user_id
+from fhirserver.settings import Settings
+from fhirserver.store.database import Database
+from fhirserver.store.load import Loaded, Loading
+from fhirserver.store.load import load as load_files
+from fhirserver.store.model import REGISTRY
+from fhirserver.web import oauth
+
+OPERATOR = Principal("system", id="local", operator=True, name="the local operator")
+FIRST_OPERATOR = "operator@localhost"
+
+
+def first_credentials(settings: Settings) -> str:
+    """Lays the ground in a fresh database and answers what the operator needs to begin, the password on the first
+    start only.
+    """
+    with app.opened(settings) as installation:
+        return _first_operator(installation.server)
+
+
+def _first_operator(server: Server) -> str:
+    if server.store.read(everything(REGISTRY), "User", user_id(FIRST_OPERATOR)):
+        return f"operator  {FIRST_OPERATOR} (the password was shown at the first start)"
+    password = f"{secrets.token_urlsafe(18)}-7{secrets.choice('!$%+=?')}"
+    user = {
+        "resourceType": "User",
+        "email": FIRST_OPERATOR,
+        "name": "Operator",
+        "role": "operator",
+        "password": password,
+    }
+    _create(server, user)
+    return f"operator  {FIRST_OPERATOR}, password {password} (shown this once)"
+
+
+def create_organization(settings: Settings, name: str, kind: str) -> str:
+    """Creates an Organization (kind provider or application) and answers its id."""
+    resource = {"resourceType": "Organization", "active": True, "type": [kind_concept(kind)], "name": name}
+    with app.opened(settings) as installation:
+        return _create(installation.server, resource)
+
+
+def create_user(settings: Settings, email: str, organization: str, role: str) -> str:
+    """Creates a User of an organization, or gives an existing one this role, and answers the id."""
+    resource = {
+        "resourceType": "User",
+        "email": email,
+        "organization": {"reference": f"Organization/{organization}"},
+        "role": role,
+    }
+    with app.opened(settings) as installation:
+        server = installation.server
+        existing = server.store.read(everything(REGISTRY), "User", user_id(email))
+        if existing is None or existing.deleted:
+            return _create(server, resource)
+        _run(server, "update", "User", {**existing.resource(), **resource}, id=existing.id)
+        return existing.id
+
+
+def create_endpoint(
+    settings: Settings, organization: str, *, sending_application: str, sending_facility: str, default: bool
+) -> str:
+    """Creates the Endpoint that says which organization a sender's messages belong to, and answers its id."""
+    resource = endpoint_resource(organization, sending_application, sending_facility, default)
+    with app.opened(settings) as installation:
+        return _create(installation.server, resource)
+
+
+def operator_token(settings: Settings, organization: str, scope: str) -> str:
+    """An access token of the local operator for the base of an organization and the registry."""
+    principal = Principal(
+        "operator", id="operator", organization=organization, operator=True, scopes=scope, name="local operator"
+    )
+    with app.opened(settings) as installation:
+        return installation.tokens.issue(principal)
+
+
+def user_token(settings: Settings, email: str) -> str:
+    """An access token that acts as a user. Raises Problem(not-found) where there is no active user of that address."""
+    with app.opened(settings) as installation:
+        found = installation.server.store.read(everything(REGISTRY), "User", user_id(email))
+        if found is None or found.deleted or found.resource().get("active") is False:
+            raise problem("not-found", f"There is no active user {email}.")
+        return installation.tokens.issue(Principal("user", id=found.id, **oauth.person(found.resource())))
+
+
+def load(
+    settings: Settings, files: Sequence[Path], organization: str, validated: bool, progress: Callable[[Loaded], None]
+) -> Loaded:
+    """Stores the resources in NDJSON and Bundle files on an organization's base, beside the API.
+
+    Types with rules of their own (clients, subscriptions, ...) are not loaded: they come to be through the API only.
+    Raises Problem(not-found) where there is no such organization.
+    """
+    with app.opened(settings) as installation:
+        server = installation.server
+        server.refresh()
+        app.require_organization(server, organization)
+        loading = Loading(
+            open=lambda: Database(settings.mongo_url.reveal(), settings.mongo_database),
+            definitions=server.definitions,
+            organization=organization,
+            base=server.base(organization),
+            types=frozenset(served_types(server, organization)) - set(RULES) - SILENT,
+            now=server.now,
+            new_id=server.new_id,
+            validated=validated,
+        )
+        return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
+
+
+def check(settings: Settings) -> list[tuple[str, str]]:
+    """What was looked at and what is wrong with it ("" when nothing): settings, database, definitions, mappings,
+    queue.
+    """
+    with app.opened(settings) as installation:
+        queue = installation.queue
+        looks: Sequence[tuple[str, Callable[[], object]]] = (
+            ("database", installation.server.store.ping),
+            ("definitions", installation.server.refresh),
+            ("mappings", lambda: app.intake(installation)),
+            ("queue", queue.ping if queue else _no_queue),
+        )
+        return [(name, _fault(look)) for name, look in looks]
+
+
+def _fault(look: Callable[[], object]) -> str:
+    try:
+        return "" if look() is not False else "does not answer"
+    except (Problem, OSError, ValueError, KeyError) as error:
+        return str(error)
+
+
+def _no_queue() -> None:
+    raise problem("transient", "no Redis is configured")
+
+
+def _create(server: Server, resource: Resource) -> str:
+    response = _run(server, "create", resource["resourceType"], resource)
+    assert response.location
+    return response.location.split("/_history/")[0].rpartition("/")[2]
+
+
+def _run(server: Server, interaction: str, type: str, resource: Resource, id: str | None = None) -> Response:
+    """One interaction by the local operator, who stands beside the database with its credentials."""
+    request = Request(interaction, REGISTRY, server.base(REGISTRY), OPERATOR, type=type, id=id, body=resource)
+    return dispatch(server, request)
