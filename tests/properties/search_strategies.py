@@ -144,7 +144,7 @@ value_sets = _resource(
         useContext=_some(st.builds(lambda code, q: {"code": code, "valueQuantity": q}, codings, quantities)),
     ),
 )
-resources = st.one_of(patients, observations, assessments, value_sets)
+resources = {"Patient": patients, "Observation": observations, "RiskAssessment": assessments, "ValueSet": value_sets}
 
 
 def escaped(text: str) -> str:
@@ -239,4 +239,11 @@ def criteria(type: str) -> st.SearchStrategy[tuple[str, str]]:
     return st.one_of(*written, missing, updated, ids)
 
 
-searches = pick(TYPES).flatmap(lambda type: st.tuples(st.just(type), st.lists(criteria(type), min_size=1, max_size=2)))
+populations = pick(TYPES).flatmap(
+    lambda type: st.tuples(
+        st.just(type),
+        st.lists(resources[type], min_size=4, max_size=12),
+        st.lists(st.lists(criteria(type), min_size=1, max_size=2), min_size=15, max_size=30),
+    )
+)
+"""A type, resources of it, and searches on it."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
@@ -17,7 +16,7 @@ from fhirserver.search import mongo
 from fhirserver.search.index import Entry, Indexer, indexer
 from fhirserver.search.match import matches
 from fhirserver.search.parse import parse
-from tests.properties.search_strategies import BASE, TYPES, resources, searches
+from tests.properties.search_strategies import BASE, TYPES, populations
 
 NOW = datetime(2020, 3, 1, tzinfo=UTC)
 DEFINITIONS = Definitions.load()
@@ -33,27 +32,23 @@ def collection(mongo_url: str) -> Iterator[Collection[dict[str, Any]]]:
 
 def _stored(number: int, resource: dict[str, Any]) -> tuple[dict[str, Any], Entry]:
     entry = INDEXERS[resource["resourceType"]](resource)
-    instant = NOW + timedelta(hours=number)
-    document = {"_id": number, "i": str(number), "t": instant, "type": resource["resourceType"], **entry.document()}
-    return document, entry
+    return {"_id": number, "i": str(number), "t": NOW + timedelta(hours=number), **entry.document()}, entry
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-@given(st.lists(resources, min_size=4, max_size=12), st.lists(searches, min_size=10, max_size=20))
+@settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
+@given(populations)
 def test_mongodb_and_the_matcher_find_the_same_resources(
     collection: Collection[dict[str, Any]],
-    drawn: list[dict[str, Any]],
-    asked: list[tuple[str, list[tuple[str, str]]]],
+    population: tuple[str, list[dict[str, Any]], list[list[tuple[str, str]]]],
 ) -> None:
-    stored = [_stored(number, resource) for number, resource in enumerate(drawn)]
+    type, resources, searches = population
+    stored = [_stored(number, resource) for number, resource in enumerate(resources)]
     collection.delete_many({})
     collection.insert_many([document for document, _ in stored])
-    for type, pairs in asked:
+    for pairs in searches:
         query = parse(DEFINITIONS, type, pairs, base=BASE, now=NOW, strict=True)
-        found = {d["_id"] for d in collection.find({"$and": [{"type": type}, mongo.filter(query.clause)]}, {"_id": 1})}
+        found = {document["_id"] for document in collection.find(mongo.filter(query.clause), {"_id": 1})}
         expected = {
-            document["_id"]
-            for document, entry in stored
-            if document["type"] == type and matches(query.clause, entry, document["i"], document["t"])
+            document["_id"] for document, entry in stored if matches(query.clause, entry, document["i"], document["t"])
         }
         assert found == expected, (type, pairs, query.clause, mongo.filter(query.clause))
