@@ -12,27 +12,22 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.rules.subscription import NEVER_TOPICS, decision, owner
-from fhirserver.search.index import Entry
-from fhirserver.search.parse import parse
-from fhirserver.search.query import Clause, Ids, SortKey
+from fhirserver.rules.subscription import NEVER_TOPICS, owner
 from fhirserver.store.database import Session
 from fhirserver.store.model import REGISTRY, Change, Pending
-from fhirserver.store.search import compile_search, find
 from fhirserver.subscriptions import delivery
-from fhirserver.subscriptions.criteria import Compiler
 from fhirserver.subscriptions.delivery import text
 from fhirserver.subscriptions.lanes import Lanes
-from fhirserver.subscriptions.match import Event, Match, Subscriptions
-from fhirserver.subscriptions.topics import CANONICAL, Catalogue, coded
+from fhirserver.subscriptions.match import Event, Match
+from fhirserver.subscriptions.topics import CANONICAL, Catalogue
+from fhirserver.subscriptions.watching import Watched, Watching, covers
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +36,12 @@ BATCH = 100
 LEASE_SECONDS = 10.0
 SWEEP_SECONDS = 2.0
 MOST_DUE = 1000
-# A stamp younger than this may still be joined by a write of the same millisecond, so it is not relied upon.
-SETTLED = timedelta(seconds=2)
 POISON_SECONDS = 60.0
-PAGE = 500
 
 Put = Callable[[str, Iterable[Sequence[str]]], int]
 """(job name, ids of each job) -> how many were put: the queue's `enqueue_many`."""
 Watcher = Callable[[Pending, Session], None]
 """What else is to happen with an event in the transaction that takes it off its document: its audit record."""
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """The subscriptions of an organization as they were at a stamp."""
-
-    subscriptions: Subscriptions
-    resources: Mapping[str, Resource]
-    stamp: tuple[Any, ...]
-    loaded: datetime
 
 
 @dataclass(slots=True)
@@ -92,13 +74,12 @@ class Relay:
     ) -> None:
         self._server = server
         self._store = server.store
-        self._catalogue = catalogue
         self._put = put
         self._owner = owner
         self._sweeps = (self.sweep, *sweeps)
         self._watcher = watcher
         self._lanes = Lanes(server.store.database)
-        self._watched: dict[str, Watched] = {}
+        self._watching = Watching(server, catalogue)
         self._poison: dict[str, float] = {}
         self._leads_until = 0.0
 
@@ -137,35 +118,6 @@ class Relay:
     def sweep(self) -> int:
         """Enqueues a job for every subscription that is due: the queue may have been emptied, a retry has its time."""
         return self._put("deliver", self._lanes.due(self._server.now(), MOST_DUE))
-
-    def watched(self, organization: str) -> Watched:
-        """The compiled subscriptions of an organization, as they are now."""
-        kept = self._watched.get(organization)
-        stamp = self._stamp(organization)
-        newest = max((part[0] for part in stamp if part), default=None)
-        if kept and kept.stamp == stamp and (newest is None or kept.loaded - newest > SETTLED):
-            return kept
-        loaded = self._load(organization, stamp)
-        self._watched[organization] = loaded
-        return loaded
-
-    def event(self, organization: str, document: Mapping[str, Any]) -> Event:
-        """A pending event as the matcher looks at it, on the stored versions."""
-        server, whole = self._server, everything(organization)
-        base = server.base(organization)
-
-        def version(type: str, id: str, number: int) -> Resource | None:
-            found = server.store.vread(whole, type, id, number)
-            return None if found is None or found.deleted else found.resource()
-
-        def found(type: str, id: str, clause: Clause) -> bool:
-            search = compile_search(server.store, whole, type, [Ids(frozenset({id})), clause], None)
-            return search is not None and bool(find(server.store, search, (), 1).matches)
-
-        def index(resource: Resource) -> Entry:
-            return entry_of(server, resource, base)
-
-        return Event(document, version, found, index)
 
     # One batch
 
@@ -240,11 +192,11 @@ class Relay:
         if types and all(type.lower() in NEVER_TOPICS for type in types):
             return
         if organization not in batch.watched:
-            batch.watched[organization] = self.watched(organization)
+            batch.watched[organization] = self._watching.watched(organization)
         watched = batch.watched[organization]
-        event = self.event(organization, pending.event)
+        event = self._watching.event(organization, pending.event)
         for match in watched.subscriptions.matching(event):
-            if _covers(watched.resources[match.subscription], pending.event["t"]):
+            if covers(watched.resources[match.subscription], pending.event["t"]):
                 batch.matches.setdefault((organization, match.subscription), []).append((event, match))
 
     def _concerned(self, pending: Pending) -> set[tuple[str, str]]:
@@ -292,59 +244,12 @@ class Relay:
                     return found[0]
         return changes[0].reference if changes else "event"
 
-    # Subscriptions
-
-    def _stamp(self, organization: str) -> tuple[Any, ...]:
-        """What moves whenever a Subscription or topic of the organization is written."""
-        stamps: list[Any] = [self._server.definitions.generation and ()]
-        for type in ("Subscription", "SubscriptionTopic"):
-            search = compile_search(self._store, everything(organization), type, [], None)
-            newest = find(self._store, search, [SortKey("_lastUpdated", "t", True)], 1).matches if search else ()
-            stamps.append((newest[0].instant, newest[0].id, newest[0].version) if newest else ())
-        return tuple(stamps)
-
-    def _load(self, organization: str, stamp: tuple[Any, ...]) -> Watched:
-        loaded = self._server.now()
-        topics = {**self._topics(REGISTRY), **self._topics(organization)}
-        compiler = Compiler(self._server.definitions, self._catalogue, topics, self._server.base(organization))
-        clauses = parse(self._server.definitions, "Subscription", [("status", "active,error")]).clauses
-        resources = {resource["id"]: resource for resource in self._all(organization, "Subscription", clauses)}
-        return Watched(Subscriptions.compiled(compiler, resources.values()), resources, stamp, loaded)
-
-    def _topics(self, organization: str) -> dict[str, Resource]:
-        """An organization's topics by url, and by name where it keeps one of that name."""
-        found: dict[str, Resource] = {}
-        for topic in self._all(organization, "SubscriptionTopic", ()):
-            found[topic.get("url", "")] = topic
-            events = topic.get("eventTrigger", ()) if organization != REGISTRY else ()
-            found.update({name: topic for part in events if (name := coded(part.get("event", {})))})
-        return found
-
-    def _all(self, organization: str, type: str, clauses: Iterable[Clause]) -> Iterable[Resource]:
-        search = compile_search(self._store, everything(organization), type, clauses, None)
-        after: Sequence[Any] | None = None
-        while search is not None:
-            page = find(self._store, search, (), PAGE, after=after)
-            yield from (version.resource() for version in page.matches)
-            after = page.after
-            if after is None:
-                return
-
     def _leading(self) -> bool:
         if time.monotonic() < self._leads_until - LEASE_SECONDS / 2:
             return True
         taken = self._store.lease("relay", self._owner, LEASE_SECONDS) is not None
         self._leads_until = time.monotonic() + LEASE_SECONDS if taken else 0.0
         return taken
-
-
-def _covers(subscription: Resource, instant: datetime) -> bool:
-    """Whether a subscription was approved before the change and has not ended before it."""
-    since = (decision(subscription) or {}).get("when", "")
-    end = subscription.get("end", "")
-    return (not since or datetime.fromisoformat(since) <= instant) and (
-        not end or datetime.fromisoformat(end) > instant
-    )
 
 
 def _code(event: Mapping[str, Any], match: Match) -> str:
