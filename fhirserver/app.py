@@ -41,7 +41,7 @@ from fhirserver.rules.authorization import authorization_id
 from fhirserver.rules.model import Context
 from fhirserver.settings import Settings, folder
 from fhirserver.store.database import Database
-from fhirserver.store.model import REGISTRY, Stored
+from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
 from fhirserver.web import oauth
 from fhirserver.web.application import application
@@ -241,10 +241,10 @@ class _Accesses:
         there.
         """
         id = principal.id if principal.kind == "client" else principal.client
-        client = self._registered(server, "ClientApplication", id) if id else None
+        client = server.store.deciding("ClientApplication", id) if id else None
         authorization = None
         if id and organization != REGISTRY:
-            authorization = self._registered(server, "ClientAuthorization", authorization_id(id, organization))
+            authorization = server.store.deciding("ClientAuthorization", authorization_id(id, organization))
         if organization != REGISTRY and authorization is None:
             require_organization(server, organization)
         key = (
@@ -270,10 +270,6 @@ class _Accesses:
             while len(self._kept) > MOST_ACCESSES:
                 self._kept.popitem(last=False)
         return access
-
-    def _registered(self, server: Server, type: str, id: str) -> Stored | None:
-        found = server.store.read(everything(REGISTRY), type, id)
-        return found if found and not found.deleted else None
 
 
 def id_of(principal: Principal) -> str:

@@ -20,16 +20,19 @@ from typing import Any, TypeVar
 from pymongo import errors
 from pymongo.collection import Collection
 
-from fhirserver.auth.access import Access
+from fhirserver.auth.access import Access, everything
 from fhirserver.fhir.problem import problem
 from fhirserver.search.mongo import filter as mongo_filter
 from fhirserver.store import events, leases
 from fhirserver.store.database import Database, Document, Session, translated
 from fhirserver.store.indexes import Indexes
-from fhirserver.store.model import Change, Pending, Stored
+from fhirserver.store.model import REGISTRY, Change, Pending, Stored
+from fhirserver.store.recent import Recent
 
 T = TypeVar("T")
 PROJECTION = {"s": 0, "k": 0, "ev": 0}
+DECIDING = frozenset({"ClientApplication", "ClientAuthorization", "AccessPolicy", "User", "Organization"})
+"""Registry types that decide over every request: see `recent`."""
 
 
 def key(organization: str, id: str) -> str:
@@ -57,7 +60,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.indexes = Indexes(database)
-        self.transaction: Callable[[Callable[[Session], Any]], Any] = database.transaction
+        self._recent = Recent()
 
     # Reading
 
@@ -75,6 +78,15 @@ class Store:
                 filter, PROJECTION, session=session, max_time_ms=self.database.query_limit_ms
             )
         return stored(type, document) if document else None
+
+    def deciding(self, type: str, id: str) -> Stored | None:
+        """A resource of the registry that decides over requests, not deleted, as far as its last writer was told."""
+
+        def ask() -> Stored | None:
+            found = self.read(everything(REGISTRY), type, id)
+            return found if found and not found.deleted else None
+
+        return self._recent.read((type, id), ask)
 
     def vread(self, access: Access, type: str, id: str, version: int) -> Stored | None:
         """One version. Who may not read the current version may not read an older one."""
@@ -101,13 +113,29 @@ class Store:
             self.database.current(change.type)
             if change.previous and change.keep_previous:
                 self.database.history(change.type)
-        with translated(session):
-            if session is not None or (len(changes) == 1 and not _supersedes(changes[0])):
-                self._write(changes, session)
-            else:
-                self.database.transaction(lambda inner: self._write(changes, inner))
+        if session is not None:
+            self._write(changes, session)
+        elif len(changes) == 1 and not _supersedes(changes[0]):
+            with translated(), self._settled():
+                self._write(changes, None)
+        else:
+            self.transaction(lambda inner: self._write(changes, inner))
+
+    def transaction(self, work: Callable[[Session], T]) -> T:
+        """`Database.transaction`, answered when what it has written holds for every request: see `recent`."""
+        with self._settled():
+            return self.database.transaction(work)
+
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        try:
+            yield
+        finally:  # a write that seems to have failed may have happened
+            self._recent.settle()
 
     def _write(self, changes: Sequence[Change], session: Session | None) -> None:
+        if any(change.type in DECIDING for change in changes):
+            self._recent.changed()
         for change in changes:
             if change.previous is not None:
                 self._supersede(change, session)
@@ -215,13 +243,18 @@ class Store:
 
     def generation(self) -> int:
         """The number that moves whenever something compiled at load (definitions, maps, topics) has changed."""
-        with translated():
-            document = self.database.collection("generation").find_one({"_id": "generation"})
-        return int(document["n"]) if document else 0
+
+        def ask() -> int:
+            with translated():
+                document = self.database.collection("generation").find_one({"_id": "generation"})
+            return int(document["n"]) if document else 0
+
+        return self._recent.read("generation", ask)
 
     def advance_generation(self, session: Session | None = None) -> None:
         """Tells every process to rebuild what it compiled."""
-        with translated(session):
+        self._recent.changed()
+        with contextlib.nullcontext() if session else self._settled(), translated(session):
             self.database.collection("generation").update_one(
                 {"_id": "generation"}, {"$inc": {"n": 1}}, upsert=True, session=session
             )
