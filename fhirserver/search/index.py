@@ -125,15 +125,13 @@ def _composite(definitions: Definitions, type: str, parameter: SearchParameter) 
     def extract(node: Any, resource: Resource) -> list[tuple[str, Any]]:
         out: list[tuple[str, Any]] = []
         for _, element in elements.extract(node, resource):
+            parts = [values_of(element, resource) for _, _, values_of in components]
+            if not all(parts):
+                continue
             found: dict[str, Any] = {}
-            for letter, kind, values_of in components:
-                values = values_of(element, resource)
-                if not values:
-                    break
+            for (letter, kind, _), values in zip(components, parts, strict=True):
                 kind.index(letter, values, found)
-                if not found[letter]:
-                    break
-            else:
+            if all(found[letter] for letter, _, _ in components):
                 out.append(("", {letter: found[letter] for letter, _, _ in components}))
         return out
 

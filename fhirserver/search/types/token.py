@@ -88,7 +88,7 @@ def index(name: str, values: Values, found: Found) -> None:
             tokens.extend(forms(None, "true" if value else "false"))
         else:
             tokens.extend(forms(None, str(value)))
-    found[name] = list(dict.fromkeys(tokens))
+    found[name] = tokens if len(values) == 1 and len(tokens) <= 2 else list(dict.fromkeys(tokens))
     texts = [normal(label) for label in labels if label.__class__ is str]
     if texts:
         found[f"{name}:text"] = list(dict.fromkeys(texts))
