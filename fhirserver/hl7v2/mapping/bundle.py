@@ -6,7 +6,6 @@ the same bytes.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
+from fhirserver.hl7v2.mapping.actions import copied, reference_to
 from fhirserver.hl7v2.mapping.maps import Maps, MessageMap, Trigger
-from fhirserver.hl7v2.mapping.rules import reference_to
 from fhirserver.hl7v2.mapping.run import Context, Entry, Run, Traced, Unmapped, uuid_of
 from fhirserver.hl7v2.message import Message
 
@@ -125,7 +124,7 @@ def _default(maps: Maps, entry: Entry) -> None:
         if name not in resource and f"_{name}" not in resource:
             siblings = maps.choices.get(entry.type, {}).get(name, ())
             if not any(sibling in resource for sibling in siblings):
-                resource[name] = copy.deepcopy(value)
+                resource[name] = copied(value)
                 entry.defaulted.add(name)
 
 
@@ -208,8 +207,8 @@ def _bundle(maps: Maps, run: Run, entries: Sequence[Entry]) -> Resource:
     bundle: Resource = {"resourceType": "Bundle", "type": "message"}
     run.entry = Entry("Bundle", bundle, 0)
     header = run.message.segments[0]
-    for write in maps.bundle.rules if maps.bundle else ():
-        write(run, header, header.text, (), bundle)
+    if maps.bundle:
+        maps.bundle.apply(run, header, bundle)
     bundle.setdefault("timestamp", run.context.received.isoformat(timespec="seconds"))
     bundle["entry"] = [{"fullUrl": entry.full_url, "resource": entry.resource} for entry in entries]
     return bundle

@@ -130,6 +130,16 @@ def _valued(src: Source, own: str, depth: int) -> Check:
 
 
 def _component_valued(src: Source, own: str, depth: int) -> Check:
+    if src.segment == "^" and src.component and not src.subcomponent:
+        number = src.component - 1
+
+        def part(run: Run, segment: Segment, raw: str, parts: Sequence[str]) -> bool:
+            found = parts[number] if number < len(parts) else ""
+            return found not in ("", NULL) and not (
+                run.subcomponent in found and not found.strip(run.subcomponent or " ")
+            )
+
+        return part
     field, start = field_of(src, own), depth if src.segment == "^" else 0
 
     def valued(run: Run, segment: Segment, raw: str, parts: Sequence[str]) -> bool:

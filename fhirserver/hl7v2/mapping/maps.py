@@ -5,15 +5,15 @@ The compiled whole is a `Maps`: immutable, shared by all threads, replaced as a 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.mapping import conditions
+from fhirserver.hl7v2.mapping.actions import Members, copied, named, reference_to
 from fhirserver.hl7v2.mapping.paths import Target, compile_target
-from fhirserver.hl7v2.mapping.rules import Compiler, Rule, named, reference_to
+from fhirserver.hl7v2.mapping.rules import Compiler
 from fhirserver.hl7v2.mapping.run import Entry, Run
 from fhirserver.hl7v2.mapping.structure import Group, GroupType, Structures, walk
 from fhirserver.hl7v2.mapping.tables import Table
@@ -40,7 +40,15 @@ class SegmentMap:
     name: str
     segment: str
     type: str
-    rules: list[Rule]
+    rules: Members
+
+    def apply(self, run: Run, segment: Segment, resource: dict[str, Any]) -> None:
+        """Writes into a resource what the rules read of a segment."""
+        fields, text = segment.fields, segment.text
+        count = len(fields)
+        for number, rule in self.rules:
+            if not number or (number < count and fields[number]):
+                rule(run, segment, text, (), resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +130,14 @@ def _apply(rule: MessageRule, run: Run, segment: Segment, shared: frozenset[str]
     resource = entry.resource
     before = len(resource)
     for used in rule.maps:
-        for write in used.rules:
-            write(run, segment, segment.text, (), resource)
+        used.apply(run, segment, resource)
     if rule.mode != "on" and rule.maps and before == len(resource) == 1:
         _forget(rule, run, entry, shared)
         return
     if run.trace:
         run.hits.add(rule.id)
     for name, value in rule.sets.items():
-        resource[name] = copy.deepcopy(value)
+        resource[name] = copied(value)
     _link(rule, run, entry)
     if rule.key is not None and not entry.key:
         entry.key = rule.key(run, segment, segment.text, ())

@@ -7,21 +7,20 @@ datatype map or primitive it is read as, `table` a code table, `value` a literal
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.problem import Issue, Problem, problem
-from fhirserver.hl7v2.mapping import conditions, grammar, values
+from fhirserver.hl7v2.mapping import actions, conditions, grammar, values
+from fhirserver.hl7v2.mapping.actions import Members, Rule
 from fhirserver.hl7v2.mapping.functions import FUNCTIONS, Convert
 from fhirserver.hl7v2.mapping.paths import Target, compile_target
-from fhirserver.hl7v2.mapping.run import Entry, Run, Unmapped
+from fhirserver.hl7v2.mapping.run import Run, Unmapped
 from fhirserver.hl7v2.mapping.structure import Structures
 from fhirserver.hl7v2.mapping.tables import Table
-from fhirserver.hl7v2.message import NULL, Segment
+from fhirserver.hl7v2.message import Segment
 
-Rule = Callable[[Run, Segment, str, Sequence[str], dict[str, Any]], None]
 Spec = Mapping[str, Any]
 
 KEYS = frozenset(
@@ -72,24 +71,25 @@ class Compiler:
 
     def rules(
         self, name: str, specs: Sequence[Spec], own: str, here: str, type: str, depth: int, *, nested: bool = True
-    ) -> list[Rule]:
+    ) -> Members:
         """The rules of a map. `own` is its segment ("" in datatype maps), `here` the v2 datatype of `^`, `type` what
         they fill.
 
         With `nested` the constant rules come last and write only into an object that another rule has begun.
         """
-        made: list[tuple[bool, Rule]] = []
+        made: list[tuple[bool, int, Rule]] = []
         for spec in specs:
             where = f"{name}/{spec.get('id', '?')}"
             try:
-                made.append(self._rule(where, spec, own, here, type, depth))
+                constant, rule = self._rule(where, spec, own, here, type, depth)
+                made.append((constant, _needed(spec, own, nested), rule))
             except Problem as fault:
                 for issue in fault.issues:
                     self.fault(where, issue.diagnostics)
         if not nested:
-            return [rule for _, rule in made]
-        constant = [_where_begun(rule) for is_constant, rule in made if is_constant]
-        return [rule for is_constant, rule in made if not is_constant] + constant
+            return [(number, rule) for _, number, rule in made]
+        last = [(number, actions.where_begun(rule)) for is_constant, number, rule in made if is_constant]
+        return [(number, rule) for is_constant, number, rule in made if not is_constant] + last
 
     def _rule(self, where: str, spec: Spec, own: str, here: str, type: str, depth: int) -> tuple[bool, Rule]:
         self._known(where, spec)
@@ -98,16 +98,16 @@ class Compiler:
         element = grammar.target(str(spec["to"]))[0].name
         write = self._writer(where, path)
         if "link" in spec:
-            rule, constant = _link(str(spec["link"]), write, path), False
+            rule, constant = actions.link(str(spec["link"]), write, path), False
         elif "from" in spec or "format" in spec:
             rule, constant = self._read(where, spec, own, here, path, write, depth), False
         elif "rules" in spec:
             rule, constant = self._object(where, spec, own, here, path, write, depth), False
         else:
-            rule, constant = _literal(spec["value"], write, where, own), True
+            rule, constant = actions.literal(spec["value"], write, where, own), True
         if spec.get("default"):
-            rule = _defaulting(element, rule)
-        return constant, rule if check is None else _guarded(check, rule)
+            rule = actions.defaulting(element, rule)
+        return constant, rule if check is None else actions.guarded(check, rule)
 
     def _known(self, where: str, spec: Spec) -> None:
         unknown = set(spec) - KEYS
@@ -140,7 +140,7 @@ class Compiler:
             if run.trace:
                 run.hits.add(where)
                 index = f"[{len(out.get(text, ())) - 1}]" if is_list and text in out else ""
-                run.entry.traces.append((f"{run.prefix}{text}{index}", _place(segment, source), where))
+                run.entry.traces.append((f"{run.prefix}{text}{index}", actions.place(segment, source), where))
 
         return write
 
@@ -154,9 +154,9 @@ class Compiler:
         inner = conditions.depth_of(src, depth)
         convert = self._convert(where, spec, own, datatype, path, inner)
         if "fill" in spec:
-            convert = _filled(convert, self._members_of(path, spec["fill"]))
+            convert = actions.filled(convert, self._members_of(path, spec["fill"]))
         if src.segment in (own, "^") or src.segment.startswith("$") or src.field:
-            return _fields(src, own, depth, convert, write, path)
+            return actions.fields(src, own, depth, convert, write, path)
         raise problem("invalid", f"`{src}` cannot be read here")
 
     def _members_of(self, path: Target, literal: Spec) -> Spec:
@@ -180,7 +180,7 @@ class Compiler:
 
         def rule(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
             item: dict[str, Any] = {}
-            _fill(run, path.text, members, segment, raw, parts, item)
+            actions.fill(run, path.text, members, segment, raw, parts, item)
             if item:
                 write(run, segment, out, item, "")
 
@@ -189,7 +189,7 @@ class Compiler:
     def _convert(self, where: str, spec: Spec, own: str, datatype: str, path: Target, depth: int) -> Convert:
         if "value" in spec:
             literal = spec["value"]
-            return lambda run, segment, text: copy.deepcopy(literal) if values.leaf(run, text, depth) else None
+            return lambda run, segment, text: actions.copied(literal) if values.leaf(run, text, depth) else None
         if "rules" in spec:
             return self._members(where, spec, own, datatype, path, depth)
         kind = str(spec.get("as", path.property.type))
@@ -215,7 +215,7 @@ class Compiler:
 
         def convert(run: Run, segment: Segment, text: str) -> Any:
             item: dict[str, Any] = {}
-            _fill(run, path.text, members, segment, text, values.parts_of(run, text, depth), item)
+            actions.fill(run, path.text, members, segment, text, values.parts_of(run, text, depth), item)
             return item or None
 
         return convert
@@ -231,7 +231,7 @@ class Compiler:
         convert = self.datatype(kind, depth)
         table = self.tables.get(str(spec.get("table", "")))
         system = str(spec.get("system", ""))
-        return _with_codes(where, convert, table, system, depth, wanted) if table or system else convert
+        return actions.with_codes(where, convert, table, system, depth, wanted) if table or system else convert
 
     def _coded(self, where: str, spec: Spec, path: Target, depth: int) -> Convert:
         table, unmapped = self.tables[str(spec["table"])], spec.get("unmapped")
@@ -252,7 +252,10 @@ class Compiler:
                 return unmapped
             if is_boolean:
                 return mapped.code == "true"
-            return mapped.code if is_code else _concept(mapped.system, mapped.code, mapped.display, path.property.type)
+            if is_code:
+                return mapped.code
+            coding = actions.one_coding(mapped.system, mapped.code, mapped.display)
+            return coding if path.property.type == "Coding" else {"coding": [coding]}
 
         return convert
 
@@ -278,240 +281,18 @@ class Compiler:
         made = str(spec["type"])
         if made in self.definitions.resource_types:
             display = conditions.compile_format(str(spec.get("display", "{^.1}")), "", depth)
-            convert = _reference(made, members, display, depth, name)
+            convert = actions.reference(made, members, display, depth, name)
         else:
-            convert = _complex(members, depth)
+            convert = actions.complex(members, depth)
         self._made[name, depth] = convert
         return convert
 
 
-def _where_begun(rule: Rule) -> Rule:
-    def begun(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
-        if out and (len(out) > 1 or "resourceType" not in out):
-            rule(run, segment, raw, parts, out)
-
-    return begun
-
-
-def _guarded(check: conditions.Check, rule: Rule) -> Rule:
-    def guarded(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
-        if check(run, segment, raw, parts):
-            rule(run, segment, raw, parts, out)
-
-    return guarded
-
-
-def _filled(convert: Convert, literal: Spec) -> Convert:
-    """What the sender left out of an object, taken from the rule: the home telephone is for use at home."""
-
-    def filled(run: Run, segment: Segment, text: str) -> Any:
-        value = convert(run, segment, text)
-        if value is not None:
-            for name, member in literal.items():
-                value.setdefault(name, copy.deepcopy(member))
-        return value
-
-    return filled
-
-
-def _defaulting(element: str, rule: Rule) -> Rule:
-    """What this rule writes serves a resource that is new; it says nothing about one that is stored already."""
-
-    def defaulting(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
-        if element not in out:
-            rule(run, segment, raw, parts, out)
-            run.entry.defaulted.add(element)
-
-    return defaulting
-
-
-def _literal(value: Any, write: Any, where: str, own: str) -> Rule:
-    plain = not isinstance(value, (dict, list))
-
-    def literal(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
-        write(run, segment, out, value if plain else copy.deepcopy(value), "")
-
-    return literal
-
-
-def _link(name: str, write: Any, path: Target) -> Rule:
-    if path.property.type != "Reference":
-        raise problem("invalid", f"`{path.text}` is a {path.property.type}; a link needs a Reference")
-
-    def link(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
-        entry = named(run, name)
-        if entry is not None:
-            write(run, segment, out, reference_to(entry), "")
-
-    return link
-
-
-def named(run: Run, name: str) -> Entry | None:
-    """The resource made under a name: in this group, one around it, or shared by the whole message."""
-    group: Any = run.group
-    while group is not None:
-        if name in group.scope:
-            found: Entry = group.scope[name]
-            return found
-        group = group.parent
-    return run.shared.get(name)
-
-
-def reference_to(entry: Entry, display: str = "") -> dict[str, Any]:
-    """A Reference to an entry; its fullUrl is filled in when the Bundle is put together."""
-    reference: dict[str, Any] = {"reference": ""}
-    if display:
-        reference["display"] = display
-    entry.references.append(reference)
-    return reference
-
-
-def _fields(src: grammar.Source, own: str, depth: int, convert: Convert, write: Any, path: Target) -> Rule:
-    """Reads a field (its repetitions where the target repeats), converts and writes; notes an explicit null."""
-    read, many = conditions.field_of(src, own), path.many and src.segment != "^"
-    whole = not src.component
-    top = bool(own) and src.field > 0 and depth == 0
-    text, start, element = str(src), depth if src.segment == "^" else 0, path.element
-
-    def rule(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
-        found = read(run, segment, raw, parts)
-        if not found:
-            return
-        if found == NULL:
-            if top:
-                run.entry.deletes.append(element)
-            return
-        if top:
-            run.field = text
-        pieces = found.split(run.repetition) if src.field and run.repetition and run.repetition in found else [found]
-        for piece in pieces if many else pieces[:1]:
-            part = piece if whole else conditions.component_of(run, piece, src, start)
-            value = convert(run, segment, part) if part and part != NULL else None
-            if value is not None:
-                write(run, segment, out, value, text)
-
-    if src.segment == "^" and src.component and not src.subcomponent:
-        return _component(src.component - 1, convert, write, text)
-    return rule
-
-
-def _component(number: int, convert: Convert, write: Any, text: str) -> Rule:
-    def component(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
-        if number < len(parts):
-            part = parts[number]
-            if part and part != NULL:
-                value = convert(run, segment, part)
-                if value is not None:
-                    write(run, segment, out, value, text)
-
-    return component
-
-
-def _complex(members: list[Rule], depth: int) -> Convert:
-    def convert(run: Run, segment: Segment, text: str) -> Any:
-        item: dict[str, Any] = {}
-        parts = values.parts_of(run, text, depth)
-        for member in members:
-            member(run, segment, text, parts, item)
-        return item or None
-
-    if not members:
-        return lambda run, segment, text: None
-    return _quiet(convert)
-
-
-def _reference(made: str, members: list[Rule], display: conditions.Read, depth: int, name: str) -> Convert:
-    def convert(run: Run, segment: Segment, text: str) -> Any:
-        resource: dict[str, Any] = {"resourceType": made}
-        parts = values.parts_of(run, text, depth)
-        for member in members:
-            member(run, segment, text, parts, resource)
-        shown = display(run, segment, text, parts)
-        entry = run.known(made, resource) if len(resource) > 1 else None
-        if entry is not None:
-            if run.trace:
-                entry.traces.append(("", _place(segment, run.field), name))
-            return reference_to(entry, shown)
-        return {"type": made, "display": shown} if shown else None
-
-    return _quiet(convert)
-
-
-def _quiet(convert: Convert) -> Convert:
-    """Rules inside a datatype are counted as used, but the trace names the field's own rule."""
-
-    def quiet(run: Run, segment: Segment, text: str) -> Any:
-        if not run.trace:
-            return convert(run, segment, text)
-        kept = len(run.entry.traces)
-        value = convert(run, segment, text)
-        del run.entry.traces[kept:]
-        return value
-
-    return quiet
-
-
-def _fill(
-    run: Run, path: str, members: list[Rule], segment: Segment, raw: str, parts: Sequence[str], item: dict[str, Any]
-) -> None:
-    outer = run.prefix
-    run.prefix = f"{outer}{path}."
-    for member in members:
-        member(run, segment, raw, parts, item)
-    run.prefix = outer
-
-
-def _with_codes(where: str, convert: Convert, table: Table | None, system: str, depth: int, type: str) -> Convert:
-    """A coded value with the table's own coding put first; the code system of the field for codes that name none."""
-    source = system or (table.source if table else "")
-
-    def coded(run: Run, segment: Segment, text: str) -> Any:
-        value = convert(run, segment, text)
-        code = values.leaf(run, values.parts_of(run, text, depth)[0], depth + 1)
-        if value is None or not code:
-            return value
-        codings = [value] if type == "Coding" else value.setdefault("coding", [])
-        for coding in codings:
-            if coding.get("code") == code and source:
-                coding.setdefault("system", source)
-        mapped = table.translate(code) if table else None
-        if mapped is not None:
-            return _enriched(value, codings, _coding(mapped.system, mapped.code, mapped.display), type)
-        if table is not None:
-            run.unmapped.append(Unmapped(table.name, code[:80], run.field, where))
-        return value
-
-    return coded
-
-
-def _enriched(
-    value: dict[str, Any], codings: list[dict[str, Any]], mapped: dict[str, Any], type: str
-) -> dict[str, Any]:
-    for coding in codings:
-        if coding.get("system") == mapped.get("system") and coding.get("code") == mapped["code"]:
-            if "display" in mapped:
-                coding.setdefault("display", mapped["display"])
-            return value
-    if type == "Coding":
-        return mapped
-    codings.insert(0, mapped)
-    return value
-
-
-def _coding(system: str, code: str, display: str) -> dict[str, Any]:
-    made = {"system": system, "code": code, "display": display}
-    return {name: text for name, text in made.items() if text}
-
-
-def _concept(system: str, code: str, display: str, type: str) -> dict[str, Any]:
-    coding = _coding(system, code, display)
-    return coding if type == "Coding" else {"coding": [coding]}
-
-
-def _place(segment: Segment, source: str) -> str:
-    """`PID[1]-3`: the field of a source in its occurrence of the segment."""
-    same = segment.message.all(segment.name)
-    occurrence = same.index(segment) + 1
-    if source.startswith(f"{segment.name}-"):
-        return f"{segment.name}[{occurrence}]{source[len(segment.name) :]}"
-    return source or f"{segment.name}[{occurrence}]"
+def _needed(spec: Spec, own: str, nested: bool) -> int:
+    """The field or component without which a rule does nothing, 0 for none."""
+    if "from" not in spec:
+        return 0
+    src = grammar.source(str(spec["from"]))
+    if src.segment == "^":
+        return src.component
+    return src.field if src.segment == own and not nested else 0
