@@ -82,14 +82,14 @@ class Asked:
     types: tuple[str, ...]
     count: int
     kept: Pairs
-    path: str
+    url: str
     since: datetime | None
     texts: Mapping[str, str] = field(default_factory=dict)
     cursor: str = ""
 
     @property
     def key(self) -> str:
-        return f"{self.path}?{urlencode(self.kept)}"
+        return f"{self.url}?{urlencode(self.kept)}"
 
 
 def everything(server: Server, request: Request, access: Access) -> Response:
@@ -102,7 +102,7 @@ def everything(server: Server, request: Request, access: Access) -> Response:
     start = open_cursor(server, asked.key, asked.cursor) if asked.cursor else []
     matches, after = _page(server, request, access, asked, start)
     referred = _referred(server, request, access, asked, matches)
-    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "link": _links(server, request, asked, after)}
+    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "link": _links(server, asked, after)}
     entries = [_entry(server, request, version, "match") for version in matches]
     entries += [_entry(server, request, version, "include") for version in referred]
     if entries:
@@ -135,7 +135,7 @@ def _asked(server: Server, request: Request) -> Asked:
         types,
         min(int(count), server.page_size_limit),
         tuple((name, texts[name]) for name in ("start", "end", "_since", "_type") if name in texts),
-        f"{request.type}/{request.id}/$everything",
+        f"{request.base}/{request.type}/{request.id}/$everything",
         bounds(texts["_since"], "_since")[0] if "_since" in texts else None,
         texts,
         texts.get("_cursor", ""),
@@ -232,11 +232,11 @@ def _type_of(reference: str) -> str:
     return reference.partition("/")[0]
 
 
-def _links(server: Server, request: Request, asked: Asked, after: list[Any] | None) -> list[Resource]:
+def _links(server: Server, asked: Asked, after: list[Any] | None) -> list[Resource]:
     def url(cursor: str) -> str:
         pairs = [*asked.kept, *([("_count", str(asked.count))] if "_count" in asked.texts or cursor else [])]
         pairs += [("_cursor", cursor)] if cursor else []
-        return f"{request.base}/{asked.path}" + (f"?{urlencode(pairs)}" if pairs else "")
+        return asked.url + (f"?{urlencode(pairs)}" if pairs else "")
 
     links = [{"relation": "self", "url": url(asked.cursor)}]
     if asked.cursor:

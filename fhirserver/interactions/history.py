@@ -58,10 +58,11 @@ def _page(server: Server, request: Request, access: Access, types: list[str]) ->
     found = versions(server.store, access, types, letter, request.id, asked.span, asked.after, asked.count + 1)
     page = found[: asked.count]
     path = "/".join(part for part in (request.type, request.id, "_history") if part)
-    links = [{"relation": "self", "url": _url(request, path, asked, None)}]
+    given = dict(request.query).get("_cursor")
+    links = [{"relation": "self", "url": _url(request, path, asked, given)}]
     if len(found) > asked.count and page:
         last = page[-1]
-        after = seal_cursor(server, path, [last.instant, f"{last.type}/{last.id}", last.version])
+        after = seal_cursor(server, f"{request.base}/{path}", [last.instant, f"{last.type}/{last.id}", last.version])
         links.append({"relation": "next", "url": _url(request, path, asked, after)})
     bundle: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
     if page:
@@ -96,7 +97,7 @@ def _asked(server: Server, request: Request) -> Asked:
     if not (count.isascii() and count.isdigit() and len(count) < 10):
         raise problem("invalid", "_count must be a whole number.", "_count")
     path = "/".join(part for part in (request.type, request.id, "_history") if part)
-    after = open_cursor(server, path, values["_cursor"]) if "_cursor" in values else None
+    after = open_cursor(server, f"{request.base}/{path}", values["_cursor"]) if "_cursor" in values else None
     return Asked(max(1, min(int(count), server.page_size_limit)), _span(values), tuple(after) if after else None)
 
 

@@ -103,7 +103,7 @@ def _searched(
     server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...], path: str
 ) -> Response:
     query = prepare(server, request, type, request.query, strict=request.prefer.strict)
-    asked = _asked(server, query, path)
+    asked = _asked(server, request, query, path)
     criteria = [with_known_codes(server, access, clause) for clause in (*clauses, *query.clauses)]
     search = compile_search(server.store, access, type, criteria, request.session)
     page = _page(server, asked, search, request.session)
@@ -126,7 +126,7 @@ def _over_types(
 ) -> Response:
     """A page that runs through the types in order; each type's matches are paged like a search of their own."""
     query = prepare(server, request, None, request.query, strict=request.prefer.strict)
-    asked = _asked(server, query, path)
+    asked = _asked(server, request, query, path)
     named = [type for type in types if not query.types or type in query.types]
     permitted = [type for type in named if access.clauses(type, "s") is not None]
     if named and not permitted:
@@ -160,7 +160,7 @@ def _over_types(
         page = find(server.store, search, (), asked.count - len(matches), after=start if type == begin else None)
         matches += page.matches
         after = [type, *page.after] if page.after else None
-        if after:
+        if after and query.total not in COUNTED:
             break
     page = Page(matches, after=after, total=counted if query.total in COUNTED or query.summary == "count" else None)
     return Response(200, resource=_bundle(server, request, access, asked, page))
@@ -184,10 +184,10 @@ def _compartment_types(server: Server, request: Request, access: Access) -> Mapp
     return found
 
 
-def _asked(server: Server, query: Query, path: str) -> Asked:
+def _asked(server: Server, request: Request, query: Query, path: str) -> Asked:
     count = server.page_size if query.count is None else min(query.count, server.page_size_limit)
     pairs = sorted(pair for pair in query.used if pair[0] not in ("_cursor", "_count", "_format", "_pretty"))
-    return Asked(query, count, path, f"{path}?{urlencode(pairs)}")
+    return Asked(query, count, path, f"{request.base}/{path}?{urlencode(pairs)}")
 
 
 def _total(server: Server, query: Query, page: Page, search: Search | None, session: Session | None) -> Total | None:
