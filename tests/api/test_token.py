@@ -4,106 +4,17 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
-from fhirserver import app
-from fhirserver.app import Installation
-from fhirserver.auth.principal import Principal
-from fhirserver.rules.organization import kind_concept
-from fhirserver.settings import Secret, Settings
-
-REGISTRY = "/1/health/fhir/4"
-ISSUER = "https://exchange.example"
-
-
-@dataclass
-class Exchange:
-    """An installation in this process, with a hospital, an application provider and their administrators' tokens."""
-
-    installation: Installation
-    http: FlaskClient
-    hospital: str
-    acme: str
-    people: dict[str, str]
-
-    def call(self, method: str, path: str, token: str, body: Any = None) -> TestResponse:
-        return self.http.open(path, method=method, json=body, headers={"Authorization": f"Bearer {token}"})
-
-    def register(self, who: str = "acme", **elements: Any) -> dict[str, Any]:
-        """A client registered by an administrator, with its secret."""
-        client = {
-            "resourceType": "ClientApplication",
-            "name": "Results",
-            "kind": "production",
-            "grantType": ["client_credentials"],
-            "scope": "system/*.cruds",
-            **elements,
-        }
-        answer = self.call("POST", f"{REGISTRY}/ClientApplication", self.people[who], client)
-        assert answer.status_code == 201, answer.text
-        return dict(answer.json)  # type: ignore[arg-type]
-
-    def token(self, client: dict[str, Any], **form: str) -> TestResponse:
-        given = {"grant_type": "client_credentials", "client_id": client["id"], "client_secret": client["secret"]}
-        return self.http.post("/oauth2/token", data=given | form)
-
-    def authorize(self, client: dict[str, Any]) -> str:
-        """Requests and approves access to the hospital; answers the ClientAuthorization's id."""
-        asked = {
-            "resourceType": "Parameters",
-            "parameter": [
-                {"name": "organization", "valueReference": {"reference": f"Organization/{self.hospital}"}},
-                {"name": "reason", "valueString": "To show results"},
-            ],
-        }
-        path = f"{REGISTRY}/ClientApplication/{client['id']}/$request-authorization"
-        answer = self.call("POST", path, self.people["acme"], asked)
-        assert answer.status_code == 200, answer.text
-        id: str = answer.json["id"]  # type: ignore[index]
-        assert self.step(id, "approve").status_code == 200
-        return id
-
-    def step(self, id: str, action: str, who: str = "hospital", note: str = "because") -> TestResponse:
-        body = {"resourceType": "Parameters", "parameter": [{"name": "note", "valueString": note}]}
-        return self.call("POST", f"{REGISTRY}/ClientAuthorization/{id}/${action}", self.people[who], body)
-
-    @property
-    def base(self) -> str:
-        return f"/1/health/organizations/{self.hospital}/fhir/4"
+from tests.api.exchange import ISSUER, REGISTRY, Exchange, exchange_of
 
 
 @pytest.fixture(scope="module")
 def exchange(mongo_url: str) -> Iterator[Exchange]:
-    settings = Settings(
-        mongo_url=Secret(mongo_url),
-        mongo_database="test_token",
-        master_key=Secret("m" * 40),
-        public_url=ISSUER,
-    )
-    installation = app.build(settings)
-    flask = app.create_app(installation)
-    hospital, acme = (app._create(installation.server, _organization(kind)) for kind in ("provider", "application"))
-    people = {}
-    for name, organization in (("hospital", hospital), ("acme", acme)):
-        user = {
-            "resourceType": "User",
-            "email": f"{name}@example.org",
-            "role": "admin",
-            "organization": {"reference": f"Organization/{organization}"},
-        }
-        id = app._create(installation.server, user)
-        people[name] = installation.tokens.issue(Principal("user", id))
-    yield Exchange(installation, flask.test_client(), hospital, acme, people)
-    installation.server.store.database.close()
-
-
-def _organization(kind: str) -> dict[str, Any]:
-    return {"resourceType": "Organization", "name": kind.title(), "type": [kind_concept(kind)]}
+    with exchange_of(mongo_url, "test_token") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,147 @@
+"""An exchange in this process, over real MongoDB: a hospital, an application provider, their administrators, their
+calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from fhirserver import app
+from fhirserver.app import Installation
+from fhirserver.auth.access import everything
+from fhirserver.auth.principal import Principal
+from fhirserver.fhir import Resource
+from fhirserver.interactions.dispatch import dispatch
+from fhirserver.interactions.model import Request
+from fhirserver.rules.organization import kind_concept
+from fhirserver.settings import Secret, Settings
+from fhirserver.store.kept import Kept
+from fhirserver.web.tokens import Private
+
+REGISTRY = "/1/health/fhir/4"
+ISSUER = "https://exchange.example"
+PASSWORD = "correct-horse-battery-9"
+OPERATOR = Principal("system", id="tests", operator=True, name="tests")
+
+
+@dataclass
+class Exchange:
+    """An installation in this process, with a hospital, an application provider and their administrators' tokens."""
+
+    installation: Installation
+    http: FlaskClient
+    hospital: str
+    acme: str
+    people: dict[str, str]
+
+    def call(self, method: str, path: str, token: str, body: Any = None) -> TestResponse:
+        return self.http.open(path, method=method, json=body, headers={"Authorization": f"Bearer {token}"})
+
+    def register(self, who: str = "acme", **elements: Any) -> dict[str, Any]:
+        """A client registered by an administrator, with its secret."""
+        client = {
+            "resourceType": "ClientApplication",
+            "name": "Results",
+            "kind": "production",
+            "grantType": ["client_credentials"],
+            "scope": "system/*.cruds",
+            **elements,
+        }
+        answer = self.call("POST", f"{REGISTRY}/ClientApplication", self.people[who], client)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json)  # type: ignore[arg-type]
+
+    def token(self, client: dict[str, Any], **form: str) -> TestResponse:
+        given = {"grant_type": "client_credentials", "client_id": client["id"], "client_secret": client["secret"]}
+        return self.http.post("/oauth2/token", data=given | form)
+
+    def authorize(self, client: dict[str, Any]) -> str:
+        """Requests and approves access to the hospital; answers the ClientAuthorization's id."""
+        asked = {
+            "resourceType": "Parameters",
+            "parameter": [
+                {"name": "organization", "valueReference": {"reference": f"Organization/{self.hospital}"}},
+                {"name": "reason", "valueString": "To show results"},
+            ],
+        }
+        path = f"{REGISTRY}/ClientApplication/{client['id']}/$request-authorization"
+        answer = self.call("POST", path, self.people["acme"], asked)
+        assert answer.status_code == 200, answer.text
+        id: str = answer.json["id"]  # type: ignore[index]
+        assert self.step(id, "approve").status_code == 200
+        return id
+
+    def step(self, id: str, action: str, who: str = "hospital", note: str = "because") -> TestResponse:
+        body = {"resourceType": "Parameters", "parameter": [{"name": "note", "valueString": note}]}
+        return self.call("POST", f"{REGISTRY}/ClientAuthorization/{id}/${action}", self.people[who], body)
+
+    @property
+    def base(self) -> str:
+        return f"/1/health/organizations/{self.hospital}/fhir/4"
+
+
+@contextmanager
+def exchange_of(mongo_url: str, database: str) -> Iterator[Exchange]:
+    """A new exchange in a database of its own."""
+    settings = Settings(
+        mongo_url=Secret(mongo_url), mongo_database=database, master_key=Secret("m" * 40), public_url=ISSUER
+    )
+    installation = _lasting(app.build(settings))
+    hospital, acme = (_create(installation, _organization(kind)) for kind in ("provider", "application"))
+    people = {}
+    for name, organization in (("hospital", hospital), ("acme", acme)):
+        user = {
+            "resourceType": "User",
+            "email": f"{name}@example.org",
+            "name": name.title(),
+            "role": "admin",
+            "organization": {"reference": f"Organization/{organization}"},
+            "password": PASSWORD,
+        }
+        people[name] = installation.tokens.issue(Principal("user", _create(installation, user)))
+    yield Exchange(installation, app.create_app(installation).test_client(), hospital, acme, people)
+    installation.server.store.database.close()
+
+
+def _lasting(installation: Installation) -> Installation:
+    """The installation with everything that the authorization server can use."""
+    store = installation.server.store
+
+    def account(id_: str) -> tuple[Resource, Private] | None:
+        found = store.read(everything("registry"), "User", id_)
+        return None if found is None or found.deleted else (found.resource(), found.private)
+
+    def organization(id_: str) -> Resource | None:
+        found = store.read(everything("registry"), "Organization", id_)
+        return None if found is None or found.deleted else found.resource()
+
+    def patients(principal: Principal, organization_: str, find: str) -> list[tuple[str, str]]:
+        access = installation.server.access(installation.server, principal, organization_)
+        found = store.read(access, "Patient", find)
+        return [] if found is None or found.deleted else [(found.id, f"Patient {found.id}")]
+
+    lasting = replace(
+        installation.tokens,
+        kept=Kept(store.database),
+        account=account,
+        organization=organization,
+        patients=patients,
+    )
+    return replace(installation, tokens=lasting)
+
+
+def _create(installation: Installation, resource: dict[str, Any]) -> str:
+    server, type_ = installation.server, resource["resourceType"]
+    made = dispatch(server, Request("create", "registry", server.base("registry"), OPERATOR, type=type_, body=resource))
+    assert made.location
+    return made.location.split("/_history/")[0].rpartition("/")[2]
+
+
+def _organization(kind: str) -> dict[str, Any]:
+    return {"resourceType": "Organization", "name": kind.title(), "type": [kind_concept(kind)]}

@@ -1,0 +1,373 @@
+"""A user lets an application in: sign-in, consent, code, tokens - and every attack on the way that is known by name."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from flask.testing import FlaskClient
+from joserfc import jwt
+from joserfc.jwk import KeySet
+from werkzeug.test import TestResponse
+
+from fhirserver.web.codes import challenge_of
+from tests.api.exchange import ISSUER, PASSWORD, REGISTRY, Exchange, exchange_of
+
+CALLBACK = "https://portal.example.com/callback"
+SCOPE = "openid fhirUser profile email offline_access user/Patient.rs user/Observation.rs"
+
+
+@pytest.fixture(scope="module")
+def exchange(mongo_url: str) -> Iterator[Exchange]:
+    with exchange_of(mongo_url, "test_authorization_code") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def portal(exchange: Exchange) -> dict[str, Any]:
+    """A public client that the hospital approved."""
+    client = exchange.register(
+        grantType=["authorization_code", "refresh_token"],
+        responseTypes="code",
+        redirectUri=[CALLBACK, "https://portal.example.com/other"],
+        scope=SCOPE + " launch/patient patient/*.rs online_access",
+    )
+    exchange.authorize(client)
+    return client
+
+
+@dataclass
+class Browser:
+    """One user's browser with its cookies, in the middle of one authorization request."""
+
+    exchange: Exchange
+    client: dict[str, Any]
+    scope: str = SCOPE
+    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
+    state: str = "s-1"
+    http: FlaskClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.http = self.exchange.http.application.test_client()
+
+    def begin(self, **changes: str) -> TestResponse:
+        given = {
+            "response_type": "code",
+            "client_id": self.client["id"],
+            "redirect_uri": CALLBACK,
+            "scope": self.scope,
+            "state": self.state,
+            "code_challenge": challenge_of(self.verifier),
+            "code_challenge_method": "S256",
+            "aud": ISSUER + self.exchange.base,
+            "nonce": "n-1",
+        }
+        query = {name: value for name, value in (given | changes).items() if value}
+        return self.http.get("/oauth2/authorize", query_string=query, base_url=ISSUER)
+
+    def post(self, path: str, shown: TestResponse | None, **form: Any) -> TestResponse:
+        csrf = re.search(r'name="csrf" value="([0-9a-f]+)"', shown.text) if shown else None
+        return self.http.post(path, data={"csrf": csrf[1] if csrf else "", **form}, base_url=ISSUER)
+
+    def get(self, path: str) -> TestResponse:
+        return self.http.get(path, base_url=ISSUER)
+
+    def sign_in(self, who: str = "hospital", password: str = PASSWORD) -> TestResponse:
+        """Begins and signs in; answers the page that follows."""
+        shown = self.begin()
+        done = self.post("/oauth2/sign-in", shown, email=f"{who}@example.org", password=password)
+        return self.get(done.headers["Location"]) if done.status_code == 303 else done
+
+    def allow(self, shown: TestResponse, *scopes: str) -> dict[str, str]:
+        """Consents to some scopes (default all); answers the parameters at the redirect URI."""
+        offered = re.findall(r'name="scope" value="([^"]+)"', shown.text)
+        return back(self.post("/oauth2/consent", shown, decision="allow", scope=list(scopes) or offered))
+
+    def code(self) -> str:
+        return self.allow(self.sign_in())["code"]
+
+    def token(self, code: str, **changes: str) -> TestResponse:
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": CALLBACK,
+            "client_id": self.client["id"],
+            "code_verifier": self.verifier,
+        }
+        return self.http.post("/oauth2/token", data=form | changes)
+
+    def refresh(self, token: str, **more: str) -> TestResponse:
+        form = {"grant_type": "refresh_token", "refresh_token": token, "client_id": self.client["id"], **more}
+        return self.http.post("/oauth2/token", data=form)
+
+
+def back(answer: TestResponse) -> dict[str, str]:
+    """The parameters with which the browser was led back to the application."""
+    assert answer.status_code == 303, answer.text
+    location = urlsplit(answer.headers["Location"])
+    assert f"{location.scheme}://{location.netloc}{location.path}" == CALLBACK
+    return {name: values[0] for name, values in parse_qs(location.query).items()}
+
+
+@pytest.fixture
+def browser(exchange: Exchange, portal: dict[str, Any]) -> Browser:
+    return Browser(exchange, portal)
+
+
+def test_a_user_signs_in_consents_and_the_application_gets_its_tokens(exchange: Exchange, browser: Browser) -> None:
+    shown = browser.sign_in()
+    assert shown.status_code == 200
+    for words in ("Results", "Application", "Provider", "Read Patient, Search Patient", "Know who you are"):
+        assert words in shown.text
+    led = browser.allow(shown)
+    assert (led["state"], led["iss"]) == ("s-1", ISSUER)
+    answer = browser.token(led["code"])
+    assert answer.status_code == 200, answer.text
+    tokens = dict(answer.json or {})
+    assert set(tokens) == {"access_token", "token_type", "expires_in", "scope", "refresh_token", "id_token"}
+    assert tokens["scope"] == SCOPE
+    assert exchange.call("GET", f"{exchange.base}/Patient", tokens["access_token"]).status_code == 200
+    assert exchange.call("GET", f"{exchange.base}/Encounter", tokens["access_token"]).status_code == 403
+    keys = KeySet.import_key_set(exchange.http.get("/oauth2/jwks").json)
+    claims = jwt.decode(tokens["id_token"], keys, algorithms=["RS256"]).claims
+    assert claims["aud"] == browser.client["id"]
+    assert claims["nonce"] == "n-1"
+    assert claims["fhirUser"] == f"{ISSUER}{REGISTRY}/User/{claims['sub']}"
+    assert claims["email"] == "hospital@example.org"
+    info = exchange.call("GET", "/oauth2/userinfo", tokens["access_token"])
+    assert info.json == {name: claims[name] for name in ("sub", "fhirUser", "profile", "name", "email")}
+    assert exchange.call("GET", f"{exchange.base}/Patient", tokens["id_token"]).status_code == 401
+
+
+def test_a_token_is_good_for_the_base_it_was_asked_for_only(exchange: Exchange, browser: Browser) -> None:
+    token = browser.token(browser.code()).json["access_token"]  # type: ignore[index]
+    refused = exchange.call("GET", f"{REGISTRY}/Organization", token)
+    assert refused.status_code == 401
+    assert "another base" in refused.text
+
+
+def test_the_user_may_drop_scopes_and_say_no(exchange: Exchange, browser: Browser) -> None:
+    led = browser.allow(browser.sign_in(), "openid", "user/Patient.rs")
+    tokens = dict(browser.token(led["code"]).json or {})
+    assert tokens["scope"] == "openid user/Patient.rs"
+    assert "refresh_token" not in tokens
+    assert exchange.call("GET", f"{exchange.base}/Observation", tokens["access_token"]).status_code == 403
+    again = Browser(exchange, browser.client)
+    refusal = back(again.post("/oauth2/consent", again.sign_in(), decision="deny"))
+    assert refusal["error"] == "access_denied"
+    assert "code" not in refusal
+
+
+def test_what_was_allowed_is_remembered_and_more_is_asked_for(exchange: Exchange, browser: Browser) -> None:
+    browser.allow(browser.sign_in(), "openid", "user/Patient.rs")
+    browser.scope = "user/Patient.r"
+    assert "code" in back(browser.begin())
+    assert "Allow access?" in browser.begin(prompt="consent").text
+    browser.scope = SCOPE
+    assert "Allow access?" in browser.begin().text
+    assert back(browser.begin(prompt="none"))["error"] == "consent_required"
+    assert back(Browser(exchange, browser.client).begin(prompt="none"))["error"] == "login_required"
+    assert "Sign in" in browser.begin(prompt="login").text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"client_id": "nobody"},
+        {"client_id": ""},
+        {"redirect_uri": "https://evil.example/callback"},
+        {"redirect_uri": CALLBACK + "/"},
+        {"redirect_uri": CALLBACK + "?x=1"},
+        {"redirect_uri": CALLBACK.upper()},
+        {"redirect_uri": ""},
+        {"state": "x" * 9000},
+    ],
+)
+def test_a_request_that_cannot_be_trusted_is_never_redirected(browser: Browser, changes: dict[str, str]) -> None:
+    answer = browser.begin(**changes)
+    assert answer.status_code == 400
+    assert "Location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"response_type": "token"}, "unsupported_response_type"),
+        ({"response_type": ""}, "unsupported_response_type"),
+        ({"code_challenge": ""}, "invalid_request"),
+        ({"code_challenge_method": "plain"}, "invalid_request"),
+        ({"code_challenge_method": ""}, "invalid_request"),
+        ({"code_challenge": "short"}, "invalid_request"),
+        ({"aud": ""}, "invalid_request"),
+        ({"aud": "https://elsewhere.example/fhir"}, "invalid_request"),
+        ({"aud": f"{ISSUER}/1/health/organizations/nobody/fhir/4"}, "invalid_request"),
+        ({"scope": "nonsense"}, "invalid_scope"),
+        ({"scope": "system/*.cruds"}, "invalid_scope"),
+        ({"scope": "user/Encounter.r"}, "invalid_scope"),
+    ],
+)
+def test_a_request_that_may_not_be_granted_leads_back_with_its_error(
+    browser: Browser, changes: dict[str, str], error: str
+) -> None:
+    led = back(browser.begin(**changes))
+    assert (led["error"], led["state"], led["iss"]) == (error, "s-1", ISSUER)
+
+
+def test_a_wrong_password_says_the_same_as_an_unknown_address_and_is_slowed_down(browser: Browser) -> None:
+    shown = browser.begin()
+    texts = set()
+    for email, password in (("hospital@example.org", "wrong"), ("nobody@example.org", PASSWORD), ("x", "y"), ("", "")):
+        answer = browser.post("/oauth2/sign-in", shown, email=email, password=password)
+        assert answer.status_code == 401
+        texts.add(re.sub(r'nonce-?="?[^"]*"', "", answer.text))
+    assert len(texts) == 1
+    environ = {"REMOTE_ADDR": "203.0.113.9"}
+    csrf = re.search(r'name="csrf" value="([0-9a-f]+)"', shown.text)
+    form = {"csrf": csrf[1] if csrf else "", "email": "hospital@example.org", "password": "wrong"}
+    statuses = [
+        browser.http.post("/oauth2/sign-in", data=form, base_url=ISSUER, environ_base=environ).status_code
+        for _ in range(12)
+    ]
+    assert statuses[-1] == 429
+
+
+def test_the_pages_cannot_be_framed_scripted_or_posted_to_from_elsewhere(exchange: Exchange, browser: Browser) -> None:
+    shown = browser.begin()
+    policy = shown.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "default-src 'none'" in policy
+    assert shown.headers["X-Frame-Options"] == "DENY"
+    cookie = shown.headers["Set-Cookie"]
+    assert all(word in cookie for word in ("Secure", "HttpOnly", "SameSite=Lax"))
+    forged = browser.post("/oauth2/sign-in", None, email="hospital@example.org", password=PASSWORD)
+    assert forged.status_code == 400
+    consent = browser.sign_in()
+    assert browser.post("/oauth2/consent", None, decision="allow", scope=["openid"]).status_code == 400
+    victim = Browser(exchange, browser.client)
+    assert victim.post("/oauth2/consent", consent, decision="allow", scope=["openid"]).status_code == 400
+
+
+def test_a_name_cannot_inject_markup(exchange: Exchange) -> None:
+    named = exchange.register(
+        name="<script>alert(1)</script>", grantType=["authorization_code"], redirectUri=[CALLBACK], scope=SCOPE
+    )
+    shown = Browser(exchange, named).begin()
+    assert "<script>" not in shown.text
+    assert "&lt;script&gt;" in shown.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code_verifier": "x" * 43},
+        {"code_verifier": "short"},
+        {"redirect_uri": "https://portal.example.com/other"},
+        {"redirect_uri": ""},
+        {"code": "guess"},
+    ],
+)
+def test_a_code_is_bound_to_its_request(browser: Browser, changes: dict[str, str]) -> None:
+    answer = browser.token(browser.code(), **changes)
+    assert answer.status_code == 400
+    assert answer.json["error"] == "invalid_grant"  # type: ignore[index]
+
+
+def test_a_code_is_bound_to_its_client(exchange: Exchange, browser: Browser) -> None:
+    thief = exchange.register(grantType=["authorization_code"], redirectUri=[CALLBACK], scope=SCOPE)
+    answer = browser.token(browser.code(), client_id=thief["id"])
+    assert answer.json["error"] == "invalid_grant"  # type: ignore[index]
+
+
+def test_a_code_used_twice_ends_what_came_of_it(exchange: Exchange, browser: Browser) -> None:
+    code = browser.code()
+    tokens = dict(browser.token(code).json or {})
+    assert exchange.call("GET", f"{exchange.base}/Patient", tokens["access_token"]).status_code == 200
+    assert browser.token(code).json["error"] == "invalid_grant"  # type: ignore[index]
+    assert exchange.call("GET", f"{exchange.base}/Patient", tokens["access_token"]).status_code == 401
+    assert browser.refresh(tokens["refresh_token"]).json["error"] == "invalid_grant"  # type: ignore[index]
+
+
+def test_a_refresh_token_rotates_and_its_reuse_ends_the_family(exchange: Exchange, browser: Browser) -> None:
+    first = dict(browser.token(browser.code()).json or {})
+    second = dict(browser.refresh(first["refresh_token"]).json or {})
+    assert second["refresh_token"] != first["refresh_token"]
+    assert second["scope"] == SCOPE
+    assert exchange.call("GET", f"{exchange.base}/Patient", second["access_token"]).status_code == 200
+    assert browser.refresh(first["refresh_token"]).json["error"] == "invalid_grant"  # type: ignore[index]
+    assert browser.refresh(second["refresh_token"]).json["error"] == "invalid_grant"  # type: ignore[index]
+    assert exchange.call("GET", f"{exchange.base}/Patient", second["access_token"]).status_code == 401
+
+
+def test_refreshing_gives_less_but_never_more(browser: Browser) -> None:
+    first = dict(browser.token(browser.code()).json or {})
+    more = browser.refresh(first["refresh_token"], scope="user/*.cruds")
+    assert more.json["error"] == "invalid_scope"  # type: ignore[index]
+    less = dict(browser.refresh(first["refresh_token"], scope="user/Patient.r").json or {})
+    assert less["scope"] == "user/Patient.r"
+    whole = dict(browser.refresh(less["refresh_token"]).json or {})
+    assert whole["scope"] == SCOPE
+
+
+def test_online_access_ends_with_the_session(exchange: Exchange, portal: dict[str, Any]) -> None:
+    browser = Browser(exchange, portal, scope="openid online_access user/Patient.rs")
+    tokens = dict(browser.token(browser.allow(browser.sign_in())["code"]).json or {})
+    again = dict(browser.refresh(tokens["refresh_token"]).json or {})
+    shown = browser.get("/oauth2/logout")
+    assert browser.post("/oauth2/logout", shown).status_code == 200
+    assert browser.refresh(again["refresh_token"]).json["error"] == "invalid_grant"  # type: ignore[index]
+
+
+def test_signing_out_leads_nowhere_but_to_a_registered_address(exchange: Exchange, browser: Browser) -> None:
+    browser.sign_in()
+    evil = f"client_id={browser.client['id']}&post_logout_redirect_uri=https://evil.example"
+    assert browser.get(f"/oauth2/logout?{evil}").headers.get("Location") is None
+    shown = browser.get(f"/oauth2/logout?client_id={browser.client['id']}&post_logout_redirect_uri={CALLBACK}")
+    given = {"client_id": browser.client["id"], "post_logout_redirect_uri": CALLBACK}
+    assert browser.post("/oauth2/logout", None, **given).status_code == 400
+    done = browser.post("/oauth2/logout", shown, **given)
+    assert done.headers["Location"] == CALLBACK
+    assert "Sign in" in browser.begin().text
+
+
+def test_a_patient_is_chosen_and_the_token_is_confined_to_it(exchange: Exchange, portal: dict[str, Any]) -> None:
+    admin = exchange.people["hospital"]
+    ids = []
+    for _ in range(2):
+        made = exchange.call("POST", f"{exchange.base}/Patient", admin, {"resourceType": "Patient"})
+        ids.append(str((made.json or {})["id"]))
+    browser = Browser(exchange, portal, scope="launch/patient patient/*.rs")
+    assert "Choose a patient" in browser.sign_in().text
+    found = browser.get(f"/oauth2/consent?find={ids[0]}")
+    assert browser.post("/oauth2/patient", found, patient="nobody").status_code == 200
+    chosen = browser.post("/oauth2/patient", found, patient=ids[0])
+    tokens = dict(browser.token(browser.allow(browser.get(chosen.headers["Location"]))["code"]).json or {})
+    assert tokens["patient"] == ids[0]
+    token = tokens["access_token"]
+    assert exchange.call("GET", f"{exchange.base}/Patient/{ids[0]}", token).status_code == 200
+    assert exchange.call("GET", f"{exchange.base}/Patient/{ids[1]}", token).status_code == 404
+    listed = exchange.call("GET", f"{exchange.base}/Patient", token).json or {}
+    assert [entry["resource"]["id"] for entry in listed["entry"]] == [ids[0]]
+
+
+def test_a_user_without_a_role_in_the_organization_gets_no_code(browser: Browser) -> None:
+    shown = browser.begin()
+    done = browser.post("/oauth2/sign-in", shown, email="acme@example.org", password=PASSWORD)
+    assert back(browser.get(done.headers["Location"]))["error"] == "access_denied"
+
+
+def test_a_public_client_has_no_other_grant(exchange: Exchange, portal: dict[str, Any]) -> None:
+    form = {"grant_type": "client_credentials", "client_id": portal["id"]}
+    assert exchange.http.post("/oauth2/token", data=form).status_code in (400, 401)
+
+
+def test_discovery_now_lists_signing_in(exchange: Exchange) -> None:
+    found = exchange.http.get(f"{exchange.base}/.well-known/smart-configuration").json or {}
+    assert found["code_challenge_methods_supported"] == ["S256"]
+    assert {"launch-standalone", "client-public", "context-standalone-patient"} <= set(found["capabilities"])
+    for name in ("authorization_endpoint", "introspection_endpoint", "revocation_endpoint"):
+        assert found[name].startswith(ISSUER)

@@ -1,0 +1,70 @@
+"""search over all types. FHIR R4: http#search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.api.client import Api
+from tests.api.samples import observation, patient
+
+
+def test_all_types_are_searched(api: Api) -> None:
+    api.store(patient(id="p"))
+    api.store(observation("Patient/p", id="o"))
+    assert api.found("") == ["o", "p"]
+    assert api.found("?_id=o") == ["o"]
+    assert api.found("?_lastUpdated=ge2020") == ["o", "p"]
+
+
+def test_type_names_the_types(api: Api) -> None:
+    api.store(patient(id="p", gender="male"))
+    api.store(observation("Patient/p", id="o"))
+    api.store({"resourceType": "Practitioner", "id": "d", "gender": "male"})
+    assert api.found("?_type=Patient,Observation") == ["o", "p"]
+    assert api.found("?_type=Patient,Practitioner&gender=male") == ["d", "p"]
+
+
+def test_post_search(api: Api) -> None:
+    api.store(patient(id="p"))
+    form = "application/x-www-form-urlencoded"
+    assert api.post("_search", b"_type=Patient&_id=p", Content_Type=form).ids == ["p"]
+
+
+def test_pages_run_through_the_types_and_hold_everything_once(api: Api) -> None:
+    for number in range(5):
+        api.store(patient(id=f"p{number}"))
+        api.store(observation(id=f"o{number}"))
+    for count in (1, 2, 3, 5):
+        seen = [id for page in api.pages(f"?_type=Patient,Observation&_count={count}") for id in page]
+        assert seen == [f"o{number}" for number in range(5)] + [f"p{number}" for number in range(5)]
+
+
+def test_total_counts_over_all_types(api: Api) -> None:
+    for number in range(3):
+        api.store(patient(id=f"p{number}"))
+        api.store(observation(id=f"o{number}"))
+    assert api.get("?_total=accurate&_count=1").json["total"] == 6
+    assert api.get("?_summary=count").json["total"] == 6
+
+
+def test_a_parameter_that_not_all_types_have_is_unknown(api: Api) -> None:
+    api.store(patient(id="p"))
+    assert "gender" in api.get("?gender=male").notes
+    assert api.get("?gender=male", Prefer="handling=strict").status == 400
+    assert api.get("?_type=Nothing").status == 400
+
+
+def test_only_types_that_the_caller_may_search_are_shown(api: Api, scoped: Callable[[str], Api]) -> None:
+    api.store(patient(id="p"))
+    api.store(observation("Patient/p", id="o"))
+    narrow = scoped("system/Observation.rs")
+    assert narrow.get("").ids == ["o"]
+    assert narrow.get("?_type=Patient").status == 403
+    assert narrow.get("?_summary=count").json["total"] == 1
+
+
+def test_includes_work_over_types(api: Api) -> None:
+    api.store(patient(id="p"))
+    api.store(observation("Patient/p", id="o"))
+    answer = api.get("?_type=Observation&_include=Observation:subject")
+    assert (answer.ids, answer.included) == (["o"], ["Patient/p"])
