@@ -160,8 +160,8 @@ def test_every_type_says_its_prefixes_and_modifiers() -> None:
 
 
 def test_the_table_of_common_units_says_what_the_library_says() -> None:
-    for code, (factor, unit) in units.COMMON.items():
-        assert units._ask(code) == (factor, 0.0, unit), code
+    for code, (factor, offset, unit) in units.COMMON.items():
+        assert units._ask(code) == (pytest.approx(factor, rel=1e-12), pytest.approx(offset, rel=1e-12), unit), code
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,7 @@ def test_the_table_of_common_units_says_what_the_library_says() -> None:
         ((1.0, "mmol/L"), (1.0, "mol/m3")),
         ((1.0, "[degF]"), (1.0, "[degF]")),
         ((60.0, "/min"), (1.0, "Hz")),
+        ((60.0, "mL/min"), (3.6, "L/h")),
         ((1.0, "10*9/L"), (1.0, "10*3/uL")),
     ],
 )
