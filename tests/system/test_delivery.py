@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-from flask.testing import FlaskClient
 from standardwebhooks.webhooks import Webhook
-from werkzeug.test import TestResponse
+from werkzeug.test import Client, TestResponse
 
 from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
+from fhirserver.interactions.dispatch import dispatch
+from fhirserver.interactions.model import Request, Server
 from fhirserver.jobs import Queue, run_worker
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.subscription import SIGNING_SECRET
@@ -47,7 +48,7 @@ class Exchange:
     """An installation in this process with a hospital and one authorized client; time can be moved forward."""
 
     installation: app.Installation
-    http: FlaskClient
+    http: Client
     receiver: Receiver
     hospital: str
     people: dict[str, str]
@@ -144,6 +145,16 @@ class Exchange:
         return [json.loads(body) for _, _, body in self.receiver.arrived]
 
 
+def _create(server: Server, resource: dict[str, Any]) -> str:
+    operator = Principal("system", id="tests", operator=True)
+    type = resource["resourceType"]
+    response = dispatch(
+        server, Request("create", "registry", server.base("registry"), operator, type=type, body=resource)
+    )
+    assert response.location
+    return response.location.split("/_history/")[0].rpartition("/")[2]
+
+
 def _organization(kind: str) -> dict[str, Any]:
     return {"resourceType": "Organization", "active": True, "name": kind.title(), "type": [kind_concept(kind)]}
 
@@ -165,16 +176,16 @@ def installation(mongo_url: str) -> Iterator[app.Installation]:
 @pytest.fixture
 def exchange(installation: app.Installation, tmp_path: Path) -> Iterator[Exchange]:
     server = installation.server
-    hospital, acme = (app._create(server, _organization(kind)) for kind in ("provider", "application"))
+    hospital, acme = (_create(server, _organization(kind)) for kind in ("provider", "application"))
     people = {}
     for name, organization in (("hospital", hospital), ("acme", acme)):
         email = f"{name}-{uuid.uuid4().hex[:6]}@example.org"
         reference = {"reference": f"Organization/{organization}"}
         user = {"resourceType": "User", "email": email, "role": "admin", "organization": reference}
-        people[name] = installation.tokens.issue(Principal("user", app._create(server, user)))
+        people[name] = installation.tokens.issue(Principal("user", _create(server, user)))
     clock = server.now
     with receiving(tmp_path) as receiver:
-        made = Exchange(installation, app.create_app(installation).test_client(), receiver, hospital, people)
+        made = Exchange(installation, Client(app.create_app(installation)), receiver, hospital, people)
         client = {
             "resourceType": "ClientApplication",
             "name": "Results",
