@@ -18,6 +18,8 @@ Check = Callable[[Any], str | None]
 MAX_STRING = 1_048_576  # "strings SHALL NOT exceed 1MB in size"
 _MAX_BASE64 = 64 * 1_048_576
 _DECIMAL_DIGITS = 1_000
+_DECIMAL_EXPONENT = 400  # what follows may write the number out: 1e999999999 would take a gigabyte
+_TOO_LARGE = 10**_DECIMAL_EXPONENT
 
 _YEAR = r"(?!0000)([0-9]{4})"
 _MONTH = r"(0[1-9]|1[0-2])"
@@ -96,9 +98,14 @@ def _boolean(value: Any) -> str | None:
 
 
 def _decimal(value: Any) -> str | None:
-    if type(value) is Decimal or type(value) is float:
-        return None if len(str(value)) <= _DECIMAL_DIGITS else "has too many digits"
-    return None if type(value) is int else "must be a JSON number (decimal)"
+    if type(value) is int:
+        return None if abs(value) < _TOO_LARGE else "is too large"
+    if type(value) is not Decimal and type(value) is not float:
+        return "must be a JSON number (decimal)"
+    number = value if type(value) is Decimal else Decimal(value)
+    if not number.is_finite() or abs(number.adjusted()) > _DECIMAL_EXPONENT:
+        return "is too large, or too close to zero"
+    return None if len(number.as_tuple().digits) <= _DECIMAL_DIGITS else "has too many digits"
 
 
 def _base64(value: Any) -> str | None:

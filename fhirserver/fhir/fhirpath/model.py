@@ -52,6 +52,8 @@ class Model:
         if properties is None:
             properties = self._find(node.type, name)
         if properties:
+            if len(properties) > 1:  # a choice: the one type that is there
+                properties = tuple(p for p in properties if p.name in value or "_" + p.name in value)
             return [child for prop in properties for child in self.of_property(value, prop)]
         return [] if node.type else self._untyped(value, name)
 

@@ -105,7 +105,11 @@ def to_text(value: Any) -> str:
     if type(value) is bool:
         return "true" if value else "false"
     if type(value) is Decimal:
-        return format(value, "f")
+        return _digits(value)
     if type(value) in (str, int, Temporal):
         return str(value)
-    return f"{format(value.value, 'f')} '{value.unit}'"
+    return f"{_digits(value.value)} '{value.unit}'"
+
+
+def _digits(value: Decimal) -> str:
+    return format(value, "f") if value.is_finite() and abs(value.adjusted()) < 1_000 else str(value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fhirserver.fhir.definitions import Property
 from fhirserver.fhir.fhirpath import Node
 from fhirserver.fhir.fhirpath.model import Model
 from fhirserver.fhir.fhirpath.scope import Scope
 
+KEYWORDS = frozenset({"and", "or", "xor", "implies", "div", "mod", "true", "false"})  # of FHIRPath
 _BEYOND_STRUCTURE = frozenset({"invariant", "extension"})
 MAX_FAULTS = 100  # of each severity
 
@@ -52,6 +54,18 @@ def scope_of(place: Place, model: Model, context: Node) -> Scope:
 
 Faults = list[Fault] | None
 Check = Callable[[Any, Place], Faults]
+
+
+def step_to(prop: Property) -> str:
+    """The FHIRPath step to a property: `.value.ofType(Quantity)` for valueQuantity, keywords quoted."""
+    if prop.choice:
+        return f".{prop.element}.ofType({prop.type})"
+    return "." + quoted(prop.name)
+
+
+def quoted(name: str) -> str:
+    """An element's name as FHIRPath writes it: keywords stand in backticks."""
+    return f"`{name}`" if name in KEYWORDS else name
 
 
 def sound(faults: Faults) -> bool:

@@ -153,7 +153,8 @@ def _loosen(rule: Rule, known: list[Property]) -> None:
     rule.max_length = None if rule.max_length == prop.max_length else rule.max_length
     if {p.type for p in known} <= {t.code for t in rule.types} or all(t.code in _IN_PLACE for t in rule.types):
         base = {(p.type, frozenset(p.profiles), frozenset(p.targets)) for p in known}
-        rule.types = tuple(t for t in rule.types if (t.profiles or t.targets) and _shape(t) not in base)
+        if all(_shape(t) in base or not (t.profiles or t.targets) for t in rule.types):
+            rule.types = ()
 
 
 def _shape(rule: TypeRule) -> tuple[str, frozenset[str], frozenset[str]]:

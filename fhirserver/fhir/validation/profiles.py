@@ -18,7 +18,7 @@ from fhirserver.fhir.fhirpath.scope import boolean
 from fhirserver.fhir.fhirpath.values import compared, system
 from fhirserver.fhir.problem import Problem
 from fhirserver.fhir.validation.invariants import broken
-from fhirserver.fhir.validation.place import MAX_FAULTS, Fault, Place, scope_of
+from fhirserver.fhir.validation.place import MAX_FAULTS, Fault, Place, scope_of, step_to
 from fhirserver.fhir.validation.profile_tree import Profile, Rule, read_profile
 
 Item = tuple[str, Node]  # the FHIRPath step to an element, and the element
@@ -129,13 +129,13 @@ class _Check:
             for node in self.model.step(parent, name):
                 yield f".{name}", node
             return
+        value = parent.value
         for json_name in known.choices.get(name) or (name,):
-            prop = known.properties.get(json_name)
-            if prop is not None:
-                yield from self._of_property(parent, prop)
+            if (json_name in value or "_" + json_name in value) and json_name in known.properties:
+                yield from self._of_property(parent, known.properties[json_name])
 
     def _of_property(self, parent: Node, prop: Property) -> Iterator[Item]:
-        step = f".{prop.element}.ofType({prop.type})" if prop.choice else f".{prop.name}"
+        step = step_to(prop)
         for index, node in enumerate(self.model.of_property(parent.value, prop)):
             yield (f"{step}[{index}]" if prop.is_list else step), node
 

@@ -17,7 +17,18 @@ from fhirserver.fhir.definitions import Definitions, Property, TypeDefinition
 from fhirserver.fhir.primitives import PRIMITIVES
 from fhirserver.fhir.validation import values
 from fhirserver.fhir.validation.invariants import Invariants
-from fhirserver.fhir.validation.place import Check, Fault, Faults, Place, bounded, mentions, sound
+from fhirserver.fhir.validation.place import (
+    KEYWORDS,
+    Check,
+    Fault,
+    Faults,
+    Place,
+    bounded,
+    mentions,
+    quoted,
+    sound,
+    step_to,
+)
 from fhirserver.fhir.validation.profiles import Profiles
 
 _MAX_SHOWN = 12
@@ -81,7 +92,7 @@ class Structure:
         return check
 
     def _property(self, prop: Property) -> Check:
-        step = f".{prop.element}.ofType({prop.type})" if prop.choice else f".{prop.name}"
+        step = step_to(prop)
         more = self._more(prop)
         if prop.type in PRIMITIVES and not prop.is_list and not more:
             codes = self._codes(prop)
@@ -213,7 +224,7 @@ def _whole(definition: TypeDefinition) -> Callable[[dict[str, Any]], list[Fault]
         for element, names in names_of:
             if not any(name in value or "_" + name in value for name in names):
                 text = "is required: add it" if len(names) == 1 else f"is required: add one of {_shown(names)}"
-                faults.append(Fault("required", f".{element}", text))
+                faults.append(Fault("required", f".{quoted(element)}", text))
         for element, group in groups:
             if len(value.keys() & group) > 1:
                 faults.append(Fault("structure", f".{element}", f"must be of one type only: keep one of {element}[x]"))
@@ -236,7 +247,7 @@ def _excused(found: list[Fault], name: str, child: Any, value: dict[str, Any]) -
 
 
 def _unknown(name: str, label: str) -> list[Fault]:
-    shown = name if len(name) <= 64 and name.isidentifier() else ""
+    shown = name if len(name) <= 64 and name not in KEYWORDS and name.isascii() and name.isidentifier() else ""
     known = f"is not a property of {label}: check its spelling, and the type at the end of its name if it has choices"
     return [Fault("structure", f".{shown}" if shown else "", f"{'' if shown else 'has a property that '}{known}")]
 
