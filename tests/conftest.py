@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from fhirserver import embedded
+from fhirserver import embedded, lifeline
 from fhirserver.store import bootstrap
 from tests.running import Running
 
@@ -55,7 +58,8 @@ class _Process:
         self._argv = argv
 
     def __enter__(self) -> subprocess.Popen[bytes]:
-        self._process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL)
+        tied = partial(lifeline.tie, signal.SIGKILL, os.getpid())  # gone with the tests, however these end
+        self._process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL, preexec_fn=tied)
         return self._process
 
     def __exit__(self, *_: object) -> None:

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from fhirserver import embedded
+from fhirserver import embedded, lifeline
 from fhirserver.settings import bare_environ
 
 
@@ -50,7 +51,14 @@ class Running:
         """Start it and wait until GET /healthz answers 200."""
         with open(self.log, "ab") as log:
             argv = [sys.executable, "-m", "fhirserver", "up"]
-            self.process = subprocess.Popen(argv, env=self.environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                argv,
+                env=self.environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=partial(lifeline.tie, signal.SIGTERM, os.getpid()),  # gone with the tests, however these end
+            )
         wait_until(self.healthy, timeout, lambda: self.process.poll() is None, self.log)
         return self
 
