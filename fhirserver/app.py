@@ -31,6 +31,7 @@ from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.interactions.dispatch import perform
 from fhirserver.interactions.model import OperationRow, Server
+from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
 from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
@@ -48,7 +49,7 @@ from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
 
-OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *STEPS)
+OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *REINDEX_OPERATIONS, *STEPS)
 MOST_ACCESSES = 2_000
 
 

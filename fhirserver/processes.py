@@ -16,6 +16,7 @@ import yaml
 from fhirserver import app
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.ingest import Receiver
+from fhirserver.interactions import reindex
 from fhirserver.jobs.worker import run_worker
 from fhirserver.settings import Settings, folder
 from fhirserver.subscriptions.deliver import Deliverer
@@ -38,9 +39,15 @@ def worker(settings: Settings) -> None:
         installation.server.enqueue,
         random.random,
     )
+
+    def mapped(organization: str, lane: str) -> None:
+        installation.server.refresh()
+        process.process(intake, organization, lane)
+
     functions: Mapping[str, Callable[..., object]] = {
-        "process": lambda organization, lane: process.process(intake, organization, lane),
+        "process": mapped,
         "deliver": deliverer.deliver,
+        reindex.JOB: lambda type: reindex.run(installation.server, type),
     }
     try:
         run_worker(settings.redis_url.reveal(), functions, _until_signalled())
@@ -58,7 +65,7 @@ def relay(settings: Settings) -> None:
         catalogue(),
         installation.queue.enqueue_many,
         owner=installation.server.new_id(),
-        sweeps=(lambda: process.sweep(intake),),
+        sweeps=(lambda: process.sweep(intake), lambda: reindex.plan(installation.server)),
     ).run(_until_signalled())
 
 

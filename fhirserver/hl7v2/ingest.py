@@ -79,6 +79,7 @@ class Intake:
         now = time.monotonic()
         if now - self._read > age:
             with contextlib.suppress(Problem):
+                self.server.refresh()
                 self._senders = Senders(_endpoints(self.server))
                 self._read = now
         return self._senders

@@ -20,6 +20,7 @@ from fhirserver.interactions.codes import with_known_codes
 from fhirserver.interactions.cursor import open_cursor, seal_cursor
 from fhirserver.interactions.includes import included
 from fhirserver.interactions.model import Pairs, Request, Response, Server
+from fhirserver.interactions.reindex import unready
 from fhirserver.interactions.summary import subset
 from fhirserver.search.parse import Limits, parse, render
 from fhirserver.search.query import Clause, Query, compartment
@@ -35,12 +36,13 @@ LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A search under way: its parsed query, page size, and the key that its cursors belong to."""
+    """A search under way: its parsed query, page size, the key its cursors belong to, and what to say of it."""
 
     query: Query
     count: int
     path: str
     key: str
+    notes: tuple[Issue, ...] = ()
 
 
 def prepare(server: Server, request: Request, type: str | None, pairs: Pairs, *, strict: bool = True) -> Query:
@@ -103,7 +105,8 @@ def _searched(
     server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...], path: str
 ) -> Response:
     query = prepare(server, request, type, request.query, strict=request.prefer.strict)
-    asked = _asked(server, request, query, path)
+    notes = unready(server, type, query, strict=request.prefer.strict)
+    asked = replace(_asked(server, request, query, path), notes=tuple(notes))
     criteria = [with_known_codes(server, access, clause) for clause in (*clauses, *query.clauses)]
     search = compile_search(server.store, access, type, criteria, request.session)
     page = _page(server, asked, search, request.session)
@@ -204,7 +207,7 @@ def _total(server: Server, query: Query, page: Page, search: Search | None, sess
 def _bundle(server: Server, request: Request, access: Access, asked: Asked, page: Page) -> Resource:
     query = asked.query
     bundle: Resource = {"resourceType": "Bundle", "type": "searchset"}
-    notes = [*_notes(query, page.total)]
+    notes = [*asked.notes, *_notes(query, page.total)]
     if page.total is not None and not page.total.bounded:
         bundle["total"] = page.total.count
     bundle["link"] = _links(server, request, asked, page)
