@@ -1,1 +1,3 @@
-"""HTTP: FHIR routes made from the interactions table, OAuth endpoints, HL7v2 over HTTP. The only room that knows Flask."""
+"""HTTP: FHIR routes made from the interactions table, OAuth endpoints, HL7v2 over HTTP. The only room that knows
+Flask.
+"""

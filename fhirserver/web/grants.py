@@ -201,7 +201,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
 
     def _asserted(self) -> Resource:
         """The client of a client_assertion; its jti is spent by this. Failures count like wrong secrets."""
-        now, address = self.tokens.now(), http.remote_addr or ""
+        now, address, id_ = self.tokens.now(), http.remote_addr or "", "an assertion"
         try:
             if http.form.get("client_assertion_type") != assertions.TYPE or self.tokens.kept is None:
                 raise assertions.Refused(f"client_assertion_type must be {assertions.TYPE}")
@@ -216,7 +216,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
             if not self.lasting.put(f"assertion/{codes.digest(id_ + ' ' + claims['jti'])}", {}, until):
                 raise assertions.Refused("the assertion has been used before")
         except assertions.Refused as reason:
-            self.tokens.failed(address, "assertion")
+            self.tokens.failed(address, id_)
             raise InvalidClientError(status_code=401, description=f"The client is not known: {reason}.") from None
         return client
 

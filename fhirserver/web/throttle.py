@@ -20,24 +20,20 @@ class Throttle:
         self._debts: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def wait(self, now: float, *keys: str) -> int:
-        """Seconds until all of the keys may try again, 0 where they may now. `now` is in seconds."""
+    def wait(self, now: float, key: str) -> int:
+        """Seconds until the key may try again, 0 where it may now. `now` is in seconds."""
         with self._lock:
-            return max(0, *(self._left(key, now) for key in keys))
+            excess = self._debt(key, now) - self._attempts + 1
+        return int(excess * self._seconds) + 1 if excess > 0 else 0
 
-    def failed(self, now: float, *keys: str) -> None:
-        """Counts a failure against each of the keys."""
+    def failed(self, now: float, key: str) -> None:
+        """Counts a failure against the key."""
         with self._lock:
-            for key in keys:
-                self._debts[key] = (self._debt(key, now) + 1, now)
-                self._debts.move_to_end(key)
+            self._debts[key] = (self._debt(key, now) + 1, now)
+            self._debts.move_to_end(key)
             while len(self._debts) > self._size:
                 self._debts.popitem(last=False)
 
     def _debt(self, key: str, now: float) -> float:
         debt, since = self._debts.get(key, (0.0, now))
         return max(0.0, debt - (now - since) / self._seconds)
-
-    def _left(self, key: str, now: float) -> int:
-        excess = self._debt(key, now) - self._attempts + 1
-        return int(excess * self._seconds) + 1 if excess > 0 else 0

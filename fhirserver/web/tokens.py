@@ -50,6 +50,7 @@ class Tokens:
     lifetime: int = 300
     cache: tokens.TokenCache = field(default_factory=tokens.TokenCache)
     throttle: Throttle = field(default_factory=Throttle)
+    addresses: Throttle = field(default_factory=lambda: Throttle(attempts=100, seconds=0.6))
     kept: Kept | None = None
     account: Callable[[str], tuple[Resource, Private] | None] | None = None
     organization: Callable[[str], Resource | None] | None = None
@@ -135,14 +136,19 @@ class Tokens:
 
     def refuse_throttled(self, address: str, who: str) -> None:
         """Raises Problem(throttled) where this address, or somebody there as `who`, has failed too often."""
-        wait = self.throttle.wait(self.now().timestamp(), f"{address} {who[:64]}", address)
+        now = self.now().timestamp()
+        wait = max(self.throttle.wait(now, _pair(address, who)), self.addresses.wait(now, address))
         if wait:
             text = f"Too many failed attempts: try again in {wait} seconds."
             raise problem("throttled", text, headers={"Retry-After": str(wait)})
 
     def failed(self, address: str, who: str) -> None:
-        """Counts a failed attempt of an address as `who`."""
-        self.throttle.failed(self.now().timestamp(), f"{address} {who[:64]}", address)
+        """Counts a failed attempt of an address as `who`: the two together may fail ten times, the address a
+        hundred.
+        """
+        now = self.now().timestamp()
+        self.throttle.failed(now, _pair(address, who))
+        self.addresses.failed(now, address)
 
     def _basic(self, credentials: str) -> Principal:
         id_, secret = basic(credentials)
@@ -151,6 +157,10 @@ class Tokens:
             refusal = tokens.refused("The client id or secret is wrong, or the client may not use basic_auth.")
             raise Problem(refusal.issues, headers={"WWW-Authenticate": 'Basic realm="fhir", Bearer realm="fhir"'})
         return client_principal(found[0], scopes_of(found[0], self.types(), ("system",)))
+
+
+def _pair(address: str, who: str) -> str:
+    return f"{address} {who[:64]}"
 
 
 def _ended_keys(claims: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,11 @@ class Exchange:
     def call(self, method: str, path: str, token: str, body: Any = None) -> TestResponse:
         return self.http.open(path, method=method, json=body, headers={"Authorization": f"Bearer {token}"})
 
+    def operator(self) -> str:
+        """A token of the local operator, issued for the application provider."""
+        principal = Principal("operator", "local", self.acme, operator=True, scopes="system/*.cruds")
+        return self.installation.tokens.issue(principal)
+
     def register(self, who: str = "acme", **elements: Any) -> dict[str, Any]:
         """A client registered by an administrator, with its secret."""
         client = {

@@ -78,8 +78,8 @@ class Browser:
         return self.http.get(path, base_url=ISSUER)
 
     def sign_in(self, who: str = "hospital", password: str = PASSWORD) -> TestResponse:
-        """Begins and signs in; answers the page that follows."""
-        shown = self.begin()
+        """Begins and signs in; answers the page that follows: consent is asked for even where it is remembered."""
+        shown = self.begin(prompt="consent")
         done = self.post("/oauth2/sign-in", shown, email=f"{who}@example.org", password=password)
         return self.get(done.headers["Location"]) if done.status_code == 303 else done
 
@@ -272,7 +272,7 @@ def test_a_name_cannot_inject_markup(exchange: Exchange) -> None:
     ],
 )
 def test_a_code_is_bound_to_its_request(browser: Browser, changes: dict[str, str]) -> None:
-    answer = browser.token(browser.code(), **changes)
+    answer = browser.token(**({"code": browser.code()} | changes))
     assert answer.status_code == 400
     assert answer.json["error"] == "invalid_grant"  # type: ignore[index]
 

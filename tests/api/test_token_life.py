@@ -113,7 +113,7 @@ def test_every_other_assertion_is_invalid_client(exchange: Exchange, client: dic
 
 
 def test_a_deleted_client_is_out_and_its_namesake_inherits_nothing(exchange: Exchange) -> None:
-    admin, path = exchange.people["acme"], f"{REGISTRY}/ClientApplication/phoenix"
+    admin, path = exchange.operator(), f"{REGISTRY}/ClientApplication/phoenix"
     client = {
         "resourceType": "ClientApplication",
         "id": "phoenix",
