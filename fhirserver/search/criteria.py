@@ -31,7 +31,7 @@ from fhirserver.search.query import (
 from fhirserver.search.text import split, unescape
 from fhirserver.search.types import TYPES, Context
 from fhirserver.search.types.composite import Operand
-from fhirserver.search.types.reference import ID
+from fhirserver.search.types.reference import ID, RELATIVE
 
 UNSUPPORTED: Mapping[str, str] = {
     "_filter": "filter expressions are not supported",
@@ -195,7 +195,7 @@ class Reader:
             return Leaf(code, "composite", tuple(self.composite(types, parameter, text, context) for text in values))
         operands = tuple(dict.fromkeys(kind.parse(text, context) for text in values))
         if parameter.type == "reference" and modifier in ("above", "below"):
-            return NeedsHierarchy(code, modifier, frozenset(form for operand in operands for form in operand))
+            return self.hierarchy(code, modifier, operands, whole)
         if modifier == "not":
             return Not(Leaf(code, parameter.type, operands))
         return Leaf(code, parameter.type, operands, "" if typed else modifier)
@@ -203,6 +203,12 @@ class Reader:
     def targets(self, types: tuple[str, ...], parameter: SearchParameter) -> tuple[str, ...]:
         """The types that a reference parameter can point at; () is any."""
         return reference_targets(self.definitions, types[0], parameter)
+
+    def hierarchy(self, code: str, modifier: str, operands: tuple[tuple[str, ...], ...], whole: str) -> Clause:
+        relative = frozenset(form for operand in operands for form in operand if RELATIVE.fullmatch(form))
+        if not relative:
+            raise problem("invalid", f"{whole}: the value must be an id or Type/id of this server.", f"http.{whole}")
+        return NeedsHierarchy(code, modifier, relative)
 
     def context(self, types: tuple[str, ...], parameter: SearchParameter, modifier: str, whole: str) -> Context:
         targets = self.targets(types, parameter) if parameter.type == "reference" else ()

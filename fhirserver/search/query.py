@@ -115,8 +115,8 @@ class NeedsCodes:
 
 @dataclass(frozen=True, slots=True)
 class NeedsHierarchy:
-    """A reference parameter points at one of `references` or at what lies above or below it in the hierarchy of its own
-    type. The store replaces it by References."""
+    """A reference parameter points at one of `references` ("Location/1") or at what lies above or below it in the
+    hierarchy of its own type. The store replaces it by References."""
 
     parameter: str
     modifier: str
@@ -207,9 +207,11 @@ def either(*clauses: Clause) -> Clause:
 
 
 def rewrite(clause: Clause, replacement: Callable[[Clause], Clause | None]) -> Clause:
-    """The clause with every part replaced for which `replacement` answers another; it is asked outermost first, and
-    not about the parts of what it replaced, nor about the clauses inside Chain and Has (which are about other
-    resources)."""
+    """The clause with every part replaced for which `replacement` answers another.
+
+    It is asked outermost first, and not about the parts of what it replaced. It is asked about the clauses inside Chain
+    and Has too, which are about other resources, unless it replaced the Chain or Has.
+    """
     replaced = replacement(clause)
     if replaced is not None:
         return replaced
@@ -220,6 +222,9 @@ def rewrite(clause: Clause, replacement: Callable[[Clause], Clause | None]) -> C
     if isinstance(clause, Not):
         inner = rewrite(clause.clause, replacement)
         return And(()) if inner == Nothing() else replace(clause, clause=inner)
+    if isinstance(clause, Chain | Has):
+        inner = rewrite(clause.clause, replacement)
+        return inner if inner == Nothing() else replace(clause, clause=inner)
     return clause
 
 

@@ -16,7 +16,7 @@ from fhirserver.search.types.model import Context, Found, SearchType, Values
 from fhirserver.search.types.string import key
 
 ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
-_RELATIVE = re.compile(r"([A-Z][A-Za-z0-9]*)/([A-Za-z0-9\-.]{1,64})(?:/_history/([A-Za-z0-9\-.]{1,64}))?")
+RELATIVE = re.compile(r"([A-Z][A-Za-z0-9]*)/([A-Za-z0-9\-.]{1,64})(?:/_history/([A-Za-z0-9\-.]{1,64}))?")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
 
 
@@ -66,7 +66,7 @@ def parse(text: str, context: Context) -> Any:
     if base and value.startswith(base):
         value = value[len(base) :]
     modifier_type = context.modifier if context.modifier in context.resource_types else ""
-    match = _RELATIVE.fullmatch(value)
+    match = RELATIVE.fullmatch(value)
     if match and match[1] in context.resource_types:
         if modifier_type and match[1] != modifier_type:
             raise context.invalid(f"the reference is to a {match[1]}, the modifier says {modifier_type}.")

@@ -1,6 +1,6 @@
 """URI parameters: exact match; `:below` and `:above` along the path of a URL.
 
-FHIR R4: search#uri. s.<p>: the URIs.
+FHIR R4: search#uri. s.<p>: the URIs; a canonical URL with its version and without.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _SEGMENTS = 64
 
 
 def index(name: str, values: Values, found: Found) -> None:
-    found[name] = list(dict.fromkeys(value for _, value in values if isinstance(value, str)))
+    uris = [value for _, value in values if isinstance(value, str)]
+    uris += [value.split("|", 1)[0] for type, value in values if type == "canonical" and "|" in str(value)]
+    found[name] = list(dict.fromkeys(uris))
 
 
 def parse(text: str, context: Context) -> str:

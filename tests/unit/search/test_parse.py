@@ -225,7 +225,7 @@ CLAUSES: list[tuple[str, str, str, Clause]] = [
         "Location",
         "partof:below",
         "1",
-        NeedsHierarchy("partof", "below", frozenset({"Location/1", "http://own.example/fhir/Location/1", "1"})),
+        NeedsHierarchy("partof", "below", frozenset({"Location/1"})),
     ),
 ]
 
@@ -311,6 +311,16 @@ def test_rewriting_replaces_parts_and_folds_what_can_no_longer_match() -> None:
     assert rewrite(clause, resolved) == both(leaf, References("subject", frozenset({"Patient/1"})))
     assert rewrite(both(leaf, Listed("1")), resolved) == Nothing()
     assert rewrite(Not(Listed("1")), resolved) == And(())
+
+
+def test_codes_are_filled_in_inside_chains_too() -> None:
+    needs = NeedsCodes("code", "in", url="u")
+    clause = Has("Observation", "subject", Chain("encounter", "Encounter", needs))
+    found = Leaf("code", "token", ("x",))
+    assert rewrite(clause, lambda part: found if part == needs else None) == Has(
+        "Observation", "subject", Chain("encounter", "Encounter", found)
+    )
+    assert rewrite(clause, lambda part: Nothing() if part == needs else None) == Nothing()
 
 
 def test_codes_found_take_the_place_of_a_value_set() -> None:
