@@ -14,6 +14,7 @@ from pymongo import IndexModel, ReturnDocument, errors
 from pymongo.collection import Collection
 
 from fhirserver.store.database import Database, Document, translated
+from fhirserver.store.recent import Recent
 
 _INDEXES = [IndexModel([("until", 1)], name="until", expireAfterSeconds=60), IndexModel([("group", 1)], name="group")]
 
@@ -23,6 +24,7 @@ class Kept:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._recent = Recent()
         self._ready = False
         self._making = threading.Lock()
 
@@ -41,11 +43,21 @@ class Kept:
         with translated():
             return _value(self._collection().find_one({"_id": key, "until": {"$gt": now}, "spent": None}))
 
-    def any(self, keys: list[str], now: datetime) -> bool:
-        """Whether one of the keys is there."""
-        with translated():
-            found = self._collection().find_one({"_id": {"$in": keys}, "until": {"$gt": now}}, {"_id": 1})
-        return found is not None
+    def end(self, key: str, until: datetime) -> None:
+        """Says that what this key stands for has ended; once this returns, `ended` says so in every process."""
+        self.put(f"ended/{key}", {}, until)
+        self._recent.changed()
+        self._recent.settle()
+
+    def ended(self, *keys: str) -> bool:
+        """Whether one of these has been ended. Asked with every request, so the answer is read once in a blink."""
+
+        def ask() -> bool:
+            with translated():
+                found = self._collection().find_one({"_id": {"$in": [f"ended/{key}" for key in keys]}}, {"_id": 1})
+            return found is not None
+
+        return self._recent.read(keys, ask)
 
     def spend(self, key: str, now: datetime) -> tuple[dict[str, Any], bool] | None:
         """The value of a key and whether this is the first time it is spent; None where there is none any more.

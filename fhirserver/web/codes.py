@@ -104,7 +104,7 @@ def held(kept: Kept, token: str, now: datetime) -> Consent | None:
 
 def end_family(kept: Kept, family: str, now: datetime) -> None:
     """Ends every token that came of one consent."""
-    kept.put(f"ended/{family}", {}, now + REFRESH_LIFETIME)
+    kept.end(family, now + REFRESH_LIFETIME)
     kept.drop_group(f"family/{family}")
 
 
@@ -115,7 +115,7 @@ def _spend(kept: Kept, key: str, client: str, now: datetime) -> Consent:
     consent = Consent(**found[0])
     if consent.client != client:
         raise Spent("it was issued to another client")
-    if not found[1] or kept.any([f"ended/{consent.family}"], now):
+    if not found[1] or kept.ended(consent.family):
         end_family(kept, consent.family, now)
         raise Spent("it has been used before, so everything that came of it has been revoked")
     return consent

@@ -94,7 +94,7 @@ class Tokens:
         if claims is None:
             claims = tokens.verify(by_kid(self.keys()), token, self.issuer, now)
             self.cache.put(token, claims)
-        if self.kept and self.kept.any(_ended_keys(claims), now):
+        if self.kept and self.kept.ended(*(claims[name] for name in ("jti", "family") if claims.get(name))):
             raise tokens.refused("The access token has been revoked.")
         return claims
 
@@ -117,7 +117,7 @@ class Tokens:
     def end(self, claims: Mapping[str, Any]) -> None:
         """Ends one access token before its time, for every process at once."""
         if self.kept:
-            self.kept.put(f"ended/{claims['jti']}", {}, datetime.fromtimestamp(claims["exp"], UTC))
+            self.kept.end(claims["jti"], datetime.fromtimestamp(claims["exp"], UTC))
 
     def authenticated(self, id_: str, secret: str, address: str) -> tuple[Resource, Private] | None:
         """The active client with this id and secret, None for wrong ones; failures count against client and address.
@@ -161,10 +161,6 @@ class Tokens:
 
 def _pair(address: str, who: str) -> str:
     return f"{address} {who[:64]}"
-
-
-def _ended_keys(claims: Mapping[str, Any]) -> list[str]:
-    return [f"ended/{claims[name]}" for name in ("jti", "family") if claims.get(name)]
 
 
 def person(user: Resource) -> dict[str, Any]:
