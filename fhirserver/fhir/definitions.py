@@ -7,11 +7,11 @@ official package made by tools/build_definitions.py. A Definitions is immutable:
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import resources as files
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from fhirserver.fhir.problem import problem
 
 __all__ = ["Binding", "CodeList", "Constraint", "Definitions", "Property", "SearchParameter", "TypeDefinition"]
 
+T = TypeVar("T")
 Compartments = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 # Code lists that name every type: those a server adds belong into them, or none could refer to its own types.
@@ -32,24 +33,25 @@ _TYPE_LISTS = {
 }
 
 
-class _Profiles(Mapping[str, Resource]):
-    """Canonical URL -> StructureDefinition (derivation constraint); the official ones are read when first asked for."""
+class _Layered(Mapping[str, T]):
+    """What is at hand, before what the official package has, which is read when it is first asked for."""
 
-    def __init__(self, added: Mapping[str, Resource]) -> None:
-        self._added = added
+    def __init__(self, own: Mapping[str, T], official: Callable[[], Mapping[str, T]]) -> None:
+        self._own, self._official = own, official
 
-    def __getitem__(self, url: str) -> Resource:
-        return self._added[url] if url in self._added else _official_profiles()[url]
+    def __getitem__(self, url: str) -> T:
+        return self._own[url] if url in self._own else self._official()[url]
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._added
-        yield from (url for url in _official_profiles() if url not in self._added)
+        yield from self._own
+        yield from (url for url in self._official() if url not in self._own)
 
     def __len__(self) -> int:
-        return len({*self._added, *_official_profiles()})
+        return len({*self._own, *self._official()})
 
-    def with_added(self, added: Mapping[str, Resource]) -> _Profiles:
-        return _Profiles({**self._added, **added})
+    def plus(self, more: Mapping[str, T]) -> _Layered[T]:
+        """The same with more at hand."""
+        return _Layered({**self._own, **more}, self._official)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +70,8 @@ class Definitions:
     types: Mapping[str, TypeDefinition]
     parameters: Mapping[str, Mapping[str, SearchParameter]]
     compartments: Compartments
-    profiles: Mapping[str, Resource]
-    code_lists: Mapping[str, CodeList]
+    profiles: _Layered[Resource]
+    code_lists: _Layered[CodeList]
     _found: dict[str, Mapping[str, SearchParameter]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -118,15 +120,14 @@ class Definitions:
         added = _by_kind(kept)
         types = _with_types(self.types, added["specialization"])
         profiles = {s["url"]: s for s in added["constraint"] if "url" in s}
-        assert isinstance(self.profiles, _Profiles)
         return replace(
             self,
             generation=generation,
             types=types,
             parameters=_with_parameters(self.parameters, added["SearchParameter"]),
             compartments=_with_compartments(self.compartments, added["CompartmentDefinition"]),
-            profiles=self.profiles.with_added(profiles),
-            code_lists=_with_codes(self.code_lists, added["terminology"], types),
+            profiles=self.profiles.plus(profiles),
+            code_lists=self.code_lists.plus(_codes(self.code_lists, added["terminology"], types)),
             _found={},
         )
 
@@ -202,20 +203,21 @@ def _with_compartments(known: Compartments, resources: Iterable[Resource]) -> Co
     return merged
 
 
-def _with_codes(
+def _codes(
     known: Mapping[str, CodeList], terminology: Iterable[Resource], types: Mapping[str, TypeDefinition]
-) -> Mapping[str, CodeList]:
-    merged = dict(known)
+) -> dict[str, CodeList]:
+    """The code lists that value sets and types add to those that are known."""
+    added: dict[str, CodeList] = {}
     at_hand = Terminology(terminology, known)
     for url in at_hand.value_sets:
         try:
-            merged[url] = at_hand.expand(url)
+            added[url] = at_hand.expand(url)
         except (Inexpandable, KeyError, TypeError, AttributeError):
             continue
     resource_types = frozenset(n for n, t in types.items() if t.kind == "resource")
     for url, system in _TYPE_LISTS.items():
-        merged[url] = {**merged[url], system: merged[url][system] | resource_types}
-    return merged
+        added[url] = {**known[url], system: known[url][system] | resource_types}
+    return added
 
 
 def _read(name: str) -> Any:
@@ -226,19 +228,25 @@ def _read(name: str) -> Any:
 @cache
 def _official() -> Definitions:
     snapshot = _read("r4.json.gz")
-    codes = {
-        url: {system: frozenset(codes) for system, codes in lists.items()} for url, lists in snapshot["codes"].items()
-    }
     return Definitions(
         generation=0,
         types=_with_types({}, snapshot["StructureDefinition"]),
         parameters=_with_parameters({}, snapshot["SearchParameter"]),
         compartments=_with_compartments({}, snapshot["CompartmentDefinition"]),
-        profiles=_Profiles({}),
-        code_lists=codes,
+        profiles=_Layered({}, _official_profiles),
+        code_lists=_Layered(_lists(snapshot["codes"]), _official_codes),
     )
 
 
 @cache
 def _official_profiles() -> Mapping[str, Resource]:
     return {s["url"]: s for s in _read("r4-profiles.json.gz")["StructureDefinition"]}
+
+
+@cache
+def _official_codes() -> Mapping[str, CodeList]:
+    return _lists(_read("r4-codes.json.gz"))
+
+
+def _lists(codes: Mapping[str, Mapping[str, list[str]]]) -> Mapping[str, CodeList]:
+    return {url: {system: frozenset(of) for system, of in systems.items()} for url, systems in codes.items()}
