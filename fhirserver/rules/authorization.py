@@ -42,6 +42,18 @@ STEPS: Mapping[str, Step] = {
         Step("remove", (WAITING, APPROVED, REJECTED, DISABLED, WITHDRAWN), REMOVED, "system"),
     )
 }
+MORE: Mapping[str, Step] = {
+    step.name: step
+    for step in (
+        Step("request", (APPROVED,), APPROVED, "application", needs_note=True),
+        Step("approve", (APPROVED,), APPROVED, "provider"),
+        Step("reject", (APPROVED,), APPROVED, "provider", needs_note=True),
+    )
+}
+"""The steps that decide on `pendingScope`: what an approved client asks for beyond what it may. It stays approved
+meanwhile.
+"""
+
 MOST_DECISIONS = 50
 """How many decisions the resource shows; older ones are in its history."""
 
@@ -71,7 +83,8 @@ def request(
     organization that cannot take part, conflict where a request is already waiting or was approved.
     """
     only_on_registry(context, TYPE)
-    step = allowed_step(STEPS, "request", str((existing or {}).get("status", "")), reason)
+    more = _wants_more(client, existing)
+    step = allowed_step(MORE if more else STEPS, "request", str((existing or {}).get("status", "")), reason)
     provider = target(client.get("managingOrganization"), "Organization")
     _require_side(step, context.principal, client["id"], provider, organization["id"])
     if client.get("active") is False:
@@ -88,7 +101,7 @@ def request(
         "provider": reference("Organization", provider, provider_name) if provider else None,
         "providerName": provider_name or None,
         "kind": client.get("kind"),
-        "scope": client.get("scope"),
+        **({"pendingScope": client["scope"]} if more else {"scope": client.get("scope"), "pendingScope": None}),
         "reason": reason,
         "requested": instant(context.now),
     }
@@ -104,7 +117,18 @@ def step(context: Context, previous: Resource, action: str, note: str = "") -> P
     client = target(previous.get("client"), "ClientApplication")
     provider = target(previous.get("provider"), "Organization")
     _require_side(STEPS[action], context.principal, client, provider, target(previous["organization"], "Organization"))
+    if previous["status"] == APPROVED and previous.get("pendingScope") and action in MORE:
+        taken = allowed_step(MORE, action, APPROVED, note)
+        scope = previous["pendingScope"] if action == "approve" else previous.get("scope")
+        return Prepared(_after(context, {**previous, "scope": scope, "pendingScope": None}, taken, note))
     return Prepared(_after(context, previous, allowed_step(STEPS, action, previous["status"], note), note))
+
+
+def _wants_more(client: Resource, existing: Resource | None) -> bool:
+    """Whether an approved client has registered another scope since, and asks for that."""
+    if existing is None or existing["status"] != APPROVED:
+        return False
+    return bool(client.get("scope")) and client["scope"] not in (existing.get("scope"), existing.get("pendingScope"))
 
 
 def _require_side(step: Step, principal: Principal, client: str, provider: str, organization: str) -> None:

@@ -140,11 +140,7 @@ def _of_client(server: Server, id_: str) -> dict[str, Any] | None:
     """What RFC 7662 says of the token in the request, None where it is not an active one of this client."""
     tokens, token = server.tokens, http.form["token"]
     consent = codes.held(server.lasting, token, tokens.now())
-    if (
-        consent is not None
-        and consent.client == id_
-        and not server.lasting.any([f"ended/{consent.family}"], tokens.now())
-    ):
+    if consent is not None and consent.client == id_:
         return {"active": True, "client_id": id_, "scope": consent.scope, "sub": consent.user, "iss": tokens.issuer}
     claims = _claims(tokens, token)
     if claims is None or claims.get("client_id") != id_:

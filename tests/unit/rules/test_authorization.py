@@ -156,3 +156,27 @@ def test_it_is_written_by_operations_only() -> None:
     refused = RULES["ClientAuthorization"].refused
     assert set(refused) == {"create", "update", "patch", "delete"}
     assert "$request-authorization" in refused["create"]
+
+
+def test_an_approved_client_may_ask_for_more_and_keeps_what_it_has_meanwhile(
+    made: Any, people: dict[str, Principal]
+) -> None:
+    approved = authorization.step(made(people["hospital"]), asked(made, people), "approve").resource
+    wider = {**CLIENT, "scope": "system/*.rs"}
+    more = authorization.request(made(people["acme"]), wider, approved, HOSPITAL, "More", "Acme").resource
+    assert (more["status"], more["scope"], more["pendingScope"]) == ("approved", "system/Patient.rs", "system/*.rs")
+    assert faults(more) == []
+    with pytest.raises(Problem) as twice:
+        authorization.request(made(people["acme"]), wider, more, HOSPITAL, "More", "Acme")
+    assert twice.value.status == 409
+    with pytest.raises(Problem) as wrong:
+        authorization.step(made(people["acme"]), more, "approve")
+    assert wrong.value.status == 403
+    granted = authorization.step(made(people["hospital"]), more, "approve").resource
+    assert granted["scope"] == "system/*.rs"
+    assert "pendingScope" not in granted
+    refused = authorization.step(made(people["hospital"]), more, "reject", "no").resource
+    assert (refused["status"], refused["scope"]) == ("approved", "system/Patient.rs")
+    assert "pendingScope" not in refused
+    disabled = authorization.step(made(people["hospital"]), more, "disable").resource
+    assert disabled["status"] == "disabled"
