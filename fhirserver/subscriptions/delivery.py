@@ -19,6 +19,7 @@ from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.write import stamped
 from fhirserver.search.query import References
+from fhirserver.store.database import translated
 from fhirserver.store.model import Change, Stored
 from fhirserver.store.search import compile_search, find
 
@@ -55,6 +56,23 @@ def delivery_id(subscription: str, number: int) -> str:
     """The id of a subscription's delivery of that number; ids sort as numbers do."""
     stem = subscription if len(subscription) <= 50 else hashlib.sha256(subscription.encode()).hexdigest()[:40]
     return f"{stem}.{number:012d}"
+
+
+def counter(organization: str, subscription: str) -> str:
+    """The name of the counter that numbers a subscription's events."""
+    return f"{organization}/Subscription/{subscription}"
+
+
+def last_number(server: Server, organization: str, subscription: str) -> int:
+    """The number of a subscription's latest event, 0 before the first."""
+    with translated():
+        found = server.store.database.collection("counters").find_one({"_id": counter(organization, subscription)})
+    return int(found["n"]) if found else 0
+
+
+def instant(written: str) -> datetime:
+    """The instant that a FHIR instant says."""
+    return datetime.fromisoformat(written)
 
 
 def text(instant: datetime) -> str:

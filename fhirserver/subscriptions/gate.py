@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from fhirserver.auth.access import Access, everything
@@ -20,6 +21,8 @@ WHILE_STOPPED = f"{CANONICAL}/StructureDefinition/subscription-while-stopped"
 RETRY_HOURS = f"{CANONICAL}/StructureDefinition/subscription-retry-hours"
 SECONDS = 10.0
 MOST_SECONDS = 30
+OVERLAP = 24
+"""Hours for which a signing secret that was replaced goes on signing."""
 
 SEND, HOLD, SKIP = "send", "hold", "skip"
 
@@ -73,7 +76,7 @@ def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: s
         stopped = _code(resource, WHILE_STOPPED)
         return Gate(SKIP if stopped == "skip" else HOLD, str(refusal), found, resource)
     try:
-        channel = _channel(resource, found.private, decrypt)
+        channel = channel_of(resource, found.private, decrypt, server.now())
     except ValueError:
         return Gate(
             HOLD, "The subscription's secrets cannot be decrypted with the present master key.", found, resource
@@ -90,13 +93,14 @@ def _access(server: Server, organization: str, client: str) -> Access:
     return server.access(server, Principal("client", id=client, scopes=scopes), organization)
 
 
-def _channel(resource: Resource, private: Mapping[str, Any], decrypt: Callable[[str], str]) -> Channel:
+def channel_of(resource: Resource, private: Mapping[str, Any], decrypt: Callable[[str], str], now: datetime) -> Channel:
+    """The channel with its secrets opened. Raises ValueError where they cannot be."""
     channel = resource["channel"]
     asked = channel_number(resource, TIMEOUT)
     return Channel(
         endpoint=channel["endpoint"],
         headers={entry["name"]: decrypt(entry["value"]) for entry in private.get("headers", ())},
-        secrets=tuple(decrypt(envelope) for envelope in _signing(private)),
+        secrets=tuple(decrypt(envelope) for envelope in _signing(private, now)),
         payload=channel.get("payload", "application/fhir+json"),
         seconds=float(min(max(asked, 1), MOST_SECONDS)) if asked else SECONDS,
         retry_hours=channel_number(resource, RETRY_HOURS),
@@ -104,9 +108,12 @@ def _channel(resource: Resource, private: Mapping[str, Any], decrypt: Callable[[
     )
 
 
-def _signing(private: Mapping[str, Any]) -> Iterable[str]:
+def _signing(private: Mapping[str, Any], now: datetime) -> Iterable[str]:
     """The present secret and, while it is being replaced, the one before."""
-    return [private[name] for name in ("signing", "retiring") if private.get(name)]
+    if private.get("signing"):
+        yield private["signing"]
+    if private.get("retiring") and datetime.fromisoformat(private["retiringUntil"]) > now:
+        yield private["retiring"]
 
 
 def _code(resource: Resource, url: str) -> str:

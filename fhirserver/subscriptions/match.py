@@ -138,6 +138,10 @@ class Subscriptions:
                         found[id] = _joined(found.get(id), Match(id, judgement.changes, judgement.why))
         return list(found.values())
 
+    def types(self) -> set[str]:
+        """The resource types that the subscriptions are about, as far as they say."""
+        return {type for triggers in self._triggers.values() for trigger in triggers for type in trigger.types}
+
     def explain(self, subscription: str, event: Event) -> tuple[bool, str]:
         """Whether the event matches one subscription, and why or why not."""
         if subscription in self.refused:

@@ -211,7 +211,7 @@ class Relay:
         organization, id = key
         told = batch.matches[key]
         subscription = batch.watched[organization].resources[id]
-        first = self._store.next_number(f"{organization}/Subscription/{id}", len(told), session)
+        first = self._store.next_number(delivery.counter(organization, id), len(told), session)
         whole = any(e.get("url") == ORDER and e.get("valueCode") == "subscription" for e in _extensions(subscription))
         for number, (event, match) in enumerate(told, first):
             resource = delivery.new(

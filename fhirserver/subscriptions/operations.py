@@ -1,0 +1,400 @@
+"""The operations of Subscription and NotificationDelivery: what was sent, why, once more, and what would be.
+
+Subscriptions R5 Backport: $status, $events, $get-ws-binding-token; the others are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from fhirserver.auth.access import Access, everything
+from fhirserver.auth.secrets import signing_secret
+from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
+from fhirserver.fhir.problem import problem
+from fhirserver.interactions.model import OperationRow, Request, Response, Server
+from fhirserver.interactions.operations import parameters, text_parameter
+from fhirserver.interactions.read import current
+from fhirserver.interactions.write import persist, put
+from fhirserver.rules.model import Prepared
+from fhirserver.search.parse import parse
+from fhirserver.search.query import SortKey
+from fhirserver.store.model import Stored
+from fhirserver.store.search import by_references, compile_search, find
+from fhirserver.subscriptions import delivery, notification
+from fhirserver.subscriptions.delivery import Delivery, text
+from fhirserver.subscriptions.gate import OVERLAP, SEND, channel_of, gate
+from fhirserver.subscriptions.lanes import Lanes
+from fhirserver.subscriptions.match import Event, Subscriptions
+from fhirserver.subscriptions.post import Endpoints
+from fhirserver.subscriptions.signature import signed
+from fhirserver.subscriptions.topics import CANONICAL, Catalogue
+from fhirserver.subscriptions.versions import Parts
+from fhirserver.subscriptions.watching import Watching, covers
+
+MOST_EVENTS = 100
+MOST_REDELIVERED = 1000
+MOST_PREVIEWED = 1000
+LISTED = 20
+TEST_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """The operations over one server; `endpoints` sends the test of $test, `decrypt` opens a Subscription's secrets."""
+
+    catalogue: Catalogue
+    endpoints: Endpoints
+    decrypt: Callable[[str], str]
+
+    def rows(self) -> tuple[OperationRow, ...]:
+        """The rows for the operations table."""
+        both, one = ("type", "instance"), ("instance",)
+        return (
+            _row("status", "Subscription", both, "r", status, affects_state=False),
+            _row("events", "Subscription", one, "r", events, affects_state=False),
+            _row("get-ws-binding-token", "Subscription", both, "r", no_websockets, affects_state=False),
+            _row("why", "Subscription", one, "r", self.why, affects_state=False),
+            _row("preview", "Subscription", one, "r", self.preview, affects_state=False),
+            _row("test", "Subscription", one, "u", self.test),
+            _row("rotate-secret", "Subscription", one, "u", rotate_secret),
+            _row("redeliver", "Subscription", one, "u", redeliver),
+            _row("redeliver", delivery.TYPE, one, "r", redeliver_one),
+        )
+
+    def why(self, server: Server, request: Request, access: Access) -> Response:
+        """$why: whether an event or a version of a resource reached a subscription, or what stopped it, step by step.
+
+        Raises Problem: required without `event` or `reference`, not-found where nothing is known of it.
+        """
+        values = parameters(request, "event", "reference")
+        subscription = current(server, access, "Subscription", request.id or "", request)
+        resource = subscription.resource()
+        watching = Watching(server, self.catalogue)
+        document = _event_of(server, request, access, values)
+        event = watching.event(access.organization, document)
+        compiled = Subscriptions.compiled(watching.compiler(access.organization), [resource])
+        matched, reason = compiled.explain(resource["id"], event)
+        steps = [("criteria", matched, reason), *self._checks(server, access.organization, resource, document, event)]
+        sent = _deliveries_of(server, access.organization, resource["id"], str(document["id"]))
+        parts = [_part("matched", valueBoolean=matched)]
+        parts += [_check(name, good, said) for name, good, said in steps]
+        parts += [_part("delivery", valueReference={"reference": f"{delivery.TYPE}/{one['id']}"}) for one in sent]
+        return Response(200, {"resourceType": "Parameters", "parameter": parts})
+
+    def preview(self, server: Server, request: Request, access: Access) -> Response:
+        """$preview: how many of the last changes the criteria would have matched, and some of them."""
+        values = parameters(request, "count")
+        count = _number(values, "count", MOST_EVENTS, MOST_PREVIEWED)
+        subscription = current(server, access, "Subscription", request.id or "", request).resource()
+        watching = Watching(server, self.catalogue)
+        compiled = Subscriptions.compiled(watching.compiler(access.organization), [subscription])
+        if compiled.refused:
+            raise problem("business-rule", compiled.refused[subscription["id"]], "Subscription.criteria")
+        looked, matched = 0, []
+        for version in _recent(server, access, compiled.types(), count):
+            looked += 1
+            event = watching.event(access.organization, _written(version))
+            if compiled.matching(event):
+                matched.append(f"{version.type}/{version.id}/_history/{version.version}")
+        parts = [_part("events", valueInteger=looked), _part("matched", valueInteger=len(matched))]
+        parts += [_part("match", valueReference={"reference": reference}) for reference in matched[:LISTED]]
+        return Response(200, {"resourceType": "Parameters", "parameter": parts})
+
+    def test(self, server: Server, request: Request, access: Access) -> Response:
+        """$test: one signed POST without any event to the endpoint, and what came of it."""
+        subscription = current(server, access, "Subscription", request.id or "", request)
+        resource = subscription.resource()
+        now = server.now()
+        try:
+            told = channel_of(resource, subscription.private, self.decrypt, now)
+        except ValueError:
+            raise problem("exception", "The subscription's secrets cannot be decrypted with the present key.") from None
+        about = notification.About(server.base(access.organization), resource["id"], resource["status"], 0)
+        id = server.new_id()
+        body = encode(notification.history("handshake", about, [], text(now), id))
+        headers = notification.headers(told.payload, resource["id"], told.headers)
+        headers |= signed(told.secrets, id, int(now.timestamp()), body)
+        answer = self.endpoints.post(told.endpoint, headers, body, TEST_SECONDS)
+        parts = [_part("accepted", valueBoolean=200 <= answer.status < 300)]
+        parts += [_part("status", valueInteger=answer.status)] if answer.status else []
+        parts += [_part("latency", valueInteger=answer.milliseconds)]
+        parts += [_part("error", valueString=answer.error)] if answer.error else []
+        return Response(200, {"resourceType": "Parameters", "parameter": parts})
+
+    def _checks(
+        self, server: Server, organization: str, subscription: Resource, document: dict[str, Any], event: Event
+    ) -> Iterable[tuple[str, bool, str]]:
+        good = covers(subscription, document["t"])
+        yield "time", good, "" if good else "The change was before the approval, or after the end, of the subscription."
+        opened = gate(server, self.decrypt, organization, subscription["id"])
+        yield "permission", opened.action == SEND, opened.reason
+        if opened.access:
+            told = delivery.new(subscription["id"], "", 1, document, [change.reference for change in event.changes])
+            refused = Parts(server, organization, [told]).told(told, opened.access).refused
+            yield "scope", not refused, refused
+
+
+def status(server: Server, request: Request, access: Access) -> Response:
+    """$status: a searchset of SubscriptionStatus, of one subscription or of those that `id` and `status` name."""
+    values = parameters(request, "id", "status")
+    if request.id:
+        found: Sequence[Stored] = [current(server, access, "Subscription", request.id, request)]
+    else:
+        pairs = [(name, ",".join(_texts(values, key))) for key, name in (("id", "_id"), ("status", "status"))]
+        clauses = parse(server.definitions, "Subscription", [pair for pair in pairs if pair[1]], strict=True).clauses
+        search = compile_search(server.store, access, "Subscription", clauses, None)
+        found = find(server.store, search, (), MOST_EVENTS).matches if search else []
+    entries = [_status_entry(server, access.organization, version) for version in found]
+    bundle = {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "timestamp": text(server.now())}
+    return Response(200, {**bundle, **({"entry": entries} if entries else {})})
+
+
+def events(server: Server, request: Request, access: Access) -> Response:
+    """$events: what was told by number, `eventsSinceNumber` to `eventsUntilNumber` inclusive; the last hundred unless
+    said.
+    """
+    values = parameters(request, "eventsSinceNumber", "eventsUntilNumber", "content")
+    version = current(server, access, "Subscription", request.id or "", request)
+    last = delivery.last_number(server, access.organization, version.id)
+    until = min(_number(values, "eventsUntilNumber", last, None), last)
+    since = max(_number(values, "eventsSinceNumber", max(until - MOST_EVENTS + 1, 1), None), 1)
+    if until - since >= MOST_EVENTS:
+        raise problem("too-costly", f"At most {MOST_EVENTS} events are answered at once; ask for a smaller range.")
+    content = text_parameter(values, "content") or notification.content_of(version.resource()) or "id-only"
+    if content not in notification.CONTENTS:
+        raise problem("value", f"content is one of {', '.join(notification.CONTENTS)}.", "Parameters.parameter")
+    told = _told(server, access, version.id, range(since, until + 1))
+    about = _about(server, access.organization, version, content)
+    id = server.new_id()
+    return Response(200, notification.history("query-event", about, told, text(server.now()), id))
+
+
+def no_websockets(server: Server, request: Request, access: Access) -> Response:
+    """$get-ws-binding-token: refused, with what to use."""
+    raise problem("not-supported", "Notifications go to rest-hook endpoints only; there are no WebSockets to bind to.")
+
+
+def rotate_secret(server: Server, request: Request, access: Access) -> Response:
+    """$rotate-secret: a new signing secret, shown once; for a day both sign, so that the receiver can change over."""
+    context = server.context(server, request.principal, request.organization)
+    whole = everything(access.organization)
+
+    def attempt() -> Response:
+        previous = current(server, access, "Subscription", request.id or "", request)
+        secret = signing_secret(context.new_secret())
+        until = server.now() + timedelta(hours=OVERLAP)
+        private = dict(previous.private)
+        retiring = {"retiring": private["signing"], "retiringUntil": text(until)} if private.get("signing") else {}
+        private = {**private, **retiring, "signing": context.encrypt(secret)}
+        put(
+            server,
+            request,
+            whole,
+            Prepared(previous.resource(), private),
+            previous,
+            f"Subscription/{previous.id}",
+            "POST",
+        )
+        parts = [_part("secret", valueString=secret), _part("previousUntil", valueInstant=text(until))]
+        return Response(200, {"resourceType": "Parameters", "parameter": parts}, once=True)
+
+    return persist(replace(request), attempt)
+
+
+def redeliver(server: Server, request: Request, access: Access) -> Response:
+    """$redeliver on a Subscription: the deliveries numbered `from` to `to`, or all dead letters, are sent once more."""
+    values = parameters(request, "from", "to")
+    subscription = current(server, access, "Subscription", request.id or "", request)
+    if "from" in values:
+        first = _number(values, "from", 1, None)
+        last = _number(values, "to", first, None)
+        if not 0 <= last - first < MOST_REDELIVERED:
+            raise problem("too-costly", f"At most {MOST_REDELIVERED} deliveries at once, the first number first.")
+        found = _by_number(server, access.organization, subscription.id, range(first, last + 1))
+    else:
+        pairs = [("subscription", f"Subscription/{subscription.id}"), ("status", "dead-letter")]
+        clauses = parse(server.definitions, delivery.TYPE, pairs, strict=True).clauses
+        search = compile_search(server.store, everything(access.organization), delivery.TYPE, clauses, None)
+        found = list(find(server.store, search, (), MOST_REDELIVERED).matches) if search else []
+    return _again(server, access.organization, subscription.id, found)
+
+
+def redeliver_one(server: Server, request: Request, access: Access) -> Response:
+    """$redeliver on a NotificationDelivery: it is sent once more, outside the order."""
+    found = current(server, access, delivery.TYPE, request.id or "", request)
+    subscription = found.resource()["subscription"]["reference"].rpartition("/")[2]
+    current(server, access, "Subscription", subscription, request)
+    access.require("Subscription", "u")
+    return _again(server, access.organization, subscription, [found])
+
+
+def _again(server: Server, organization: str, subscription: str, found: Sequence[Stored]) -> Response:
+    now = server.now()
+    changes = []
+    for version in found:
+        resource = version.resource()
+        if resource["status"] not in delivery.UNFINISHED:
+            again = delivery.postponed(resource, "queued", now)
+            again |= {"lane": f"{delivery.REDELIVERY}{version.id}", "queued": text(now)}
+            changes.append(delivery.change(server, organization, again, version, now))
+    if changes:
+        lanes = Lanes(server.store.database)
+        lanes.prepare()
+
+        def write(session: Any) -> None:
+            server.store.commit(changes, session)
+            lanes.touch([(organization, subscription)], now, session)
+
+        server.store.transaction(write)
+        server.enqueue("deliver", organization, subscription)
+    parts = [_part("queued", valueInteger=len(changes)), _part("found", valueInteger=len(found))]
+    return Response(200, {"resourceType": "Parameters", "parameter": parts})
+
+
+# What is told of
+
+
+def _event_of(server: Server, request: Request, access: Access, values: dict[str, Any]) -> dict[str, Any]:
+    """The event asked about: by its id, or the write that made a version of a resource."""
+    reference = values.get("reference")
+    named = reference.get("reference", "") if isinstance(reference, dict) else str(reference or "")
+    if named:
+        type, _, rest = named.partition("/")
+        id, _, number = rest.partition("/_history/")
+        version = current(server, access, type, id, request) if type in server.definitions.resource_types else None
+        if version is not None and number.isdigit() and int(number) != version.version:
+            version = server.store.vread(access, type, id, int(number))
+        if version is None:
+            raise problem("not-found", f"{named[:200]} is not known here.", "Parameters.parameter")
+        return _written(version)
+    event = text_parameter(values, "event")
+    if not event:
+        raise problem(
+            "required", "Say which: `event`, an event's id, or `reference`, a resource.", "Parameters.parameter"
+        )
+    clauses = parse(server.definitions, delivery.TYPE, [("event", event)], strict=True).clauses
+    search = compile_search(server.store, everything(access.organization), delivery.TYPE, clauses, None)
+    found = find(server.store, search, (), 1).matches if search else ()
+    if not found:
+        raise problem("not-found", "No delivery tells of this event; ask by `reference`.", "Parameters.parameter")
+    return _recorded(found[0].resource())
+
+
+def _written(version: Stored) -> dict[str, Any]:
+    """The event of a REST write that made a version."""
+    action = "delete" if version.deleted else "create" if version.version == 1 else "update"
+    change = {"type": version.type, "id": version.id, "version": version.version, "action": action}
+    return {"id": "", "t": version.instant, "changes": [change], "names": [], "trigger": None}
+
+
+def _recorded(resource: Resource) -> dict[str, Any]:
+    """The event that a delivery was made of."""
+    changes = []
+    for change in resource.get("change", ()):
+        type, _, id = change["reference"]["reference"].partition("/")
+        changes.append({"type": type, "id": id, "version": change["version"], "action": change["action"]})
+    code = str(resource["code"])
+    occurred = delivery.instant(resource["occurred"])
+    named: dict[str, Any] = {"trigger": code, "names": []} if "_" in code else {"trigger": None, "names": [code]}
+    return {"id": resource["event"], "t": occurred, "changes": changes, **named}
+
+
+def _deliveries_of(server: Server, organization: str, subscription: str, event: str) -> list[Resource]:
+    if not event:
+        return []
+    pairs = [("event", event), ("subscription", f"Subscription/{subscription}")]
+    clauses = parse(server.definitions, delivery.TYPE, pairs, strict=True).clauses
+    search = compile_search(server.store, everything(organization), delivery.TYPE, clauses, None)
+    return [version.resource() for version in find(server.store, search, (), LISTED).matches] if search else []
+
+
+def _recent(server: Server, access: Access, types: Iterable[str], count: int) -> list[Stored]:
+    """The newest resources of some types that the caller may see, the newest first."""
+    found: list[Stored] = []
+    for type in server.store.existing(types):
+        search = compile_search(server.store, access, type, [], None)
+        if search is not None:
+            found += find(server.store, search, [SortKey("_lastUpdated", "t", True)], count).matches
+    return sorted(found, key=lambda version: version.instant, reverse=True)[:count]
+
+
+def _by_number(server: Server, organization: str, subscription: str, numbers: Iterable[int]) -> list[Stored]:
+    references = [f"{delivery.TYPE}/{delivery.delivery_id(subscription, number)}" for number in numbers]
+    found = by_references(server.store, everything(organization), references)
+    return sorted(found, key=lambda version: version.id)
+
+
+def _told(server: Server, access: Access, subscription: str, numbers: Iterable[int]) -> list[notification.Notified]:
+    """Deliveries as events, with what the caller may see of them now."""
+    found = [
+        Delivery(version, version.resource())
+        for version in _by_number(server, access.organization, subscription, numbers)
+    ]
+    parts = Parts(server, access.organization, [one.resource for one in found])
+    return [
+        notification.Notified(one.number, one.resource["occurred"], parts.told(one.resource, access).parts)
+        for one in found
+    ]
+
+
+def _status_entry(server: Server, organization: str, version: Stored) -> dict[str, Any]:
+    about = _about(server, organization, version, "id-only")
+    return {
+        "fullUrl": f"{about.url}/$status",
+        "resource": notification.status("query-status", about),
+        "search": {"mode": "match"},
+    }
+
+
+def _about(server: Server, organization: str, version: Stored, content: str) -> notification.About:
+    resource = version.resource()
+    count = delivery.last_number(server, organization, version.id)
+    criteria = str(resource.get("criteria", ""))
+    topic = criteria if criteria.startswith(("http:", "https:", "urn:")) else ""
+    return notification.About(server.base(organization), version.id, resource["status"], count, topic, content)
+
+
+# Parameters
+
+
+def _part(name: str, **value: Any) -> dict[str, Any]:
+    return {"name": name, **value}
+
+
+def _check(name: str, good: bool, said: str) -> dict[str, Any]:
+    parts = [_part("name", valueCode=name), _part("passed", valueBoolean=good)]
+    return {"name": "check", "part": parts + ([_part("reason", valueString=said)] if said else [])}
+
+
+def _texts(values: dict[str, Any], name: str) -> list[str]:
+    value = values.get(name, [])
+    return [str(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def _number(values: dict[str, Any], name: str, default: int, most: int | None) -> int:
+    value = values.get(name, default)
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = -1
+    if number < 0 or (most is not None and number > most):
+        limit = "" if most is None else f" of at most {most}"
+        raise problem("value", f"{name} must be a whole number{limit}.", "Parameters.parameter")
+    return number
+
+
+def _row(
+    name: str,
+    type: str,
+    levels: tuple[str, ...],
+    letter: str,
+    function: Callable[[Server, Request, Access], Response],
+    *,
+    affects_state: bool = True,
+) -> OperationRow:
+    definition = f"{CANONICAL}/OperationDefinition/{type}-{name}"
+    return OperationRow(name, (type,), levels, letter, function, affects_state, ("organization",), definition)
