@@ -18,7 +18,7 @@ from fhirserver.search.criteria import Limits, Reader, Unknown
 from fhirserver.search.query import Include, Query, SortKey
 from fhirserver.search.types import TYPES
 
-__all__ = ["Limits", "parse", "render"]
+__all__ = ["CONTROLS", "Limits", "parse", "render"]
 
 _ISSUES = 20
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -285,3 +285,6 @@ _CONTROLS: Mapping[str, _Control] = {
     "_type": _type,
     "_score": _score,
 }
+
+CONTROLS: tuple[str, ...] = tuple(_CONTROLS)
+"""The names of the parameters that say what the answer is to look like."""

@@ -70,11 +70,10 @@ def parse(text: str, context: Context) -> Any:
     if match and match[1] in context.resource_types:
         if modifier_type and match[1] != modifier_type:
             raise context.invalid(f"the reference is to a {match[1]}, the modifier says {modifier_type}.")
-        return (value, base + value) if base else (value,)
+        return (value,)
     if ID.fullmatch(value):
         types = (modifier_type,) if modifier_type else context.targets or tuple(sorted(context.resource_types))
-        relative = [f"{type}/{value}" for type in types]
-        return tuple(relative + [base + text for text in relative if base] + [value])
+        return tuple(f"{type}/{value}" for type in types)
     if _ABSOLUTE.fullmatch(value):
         return (value,)
     raise context.invalid("the value must be an id, Type/id or an absolute URL.")

@@ -47,4 +47,4 @@ def test_a_search_finds_what_the_specification_says(resource: dict[str, Any], se
     definitions, type = Definitions.load(), resource["resourceType"]
     pairs = [tuple(map(unquote, pair.split("=", 1))) for pair in search.split("&")]
     query = parse(definitions, type, [(name, value) for name, value in pairs], base=BASE, now=NOW, strict=True)
-    assert matches(query.clause, indexer(definitions, type)(resource), resource.get("id", "")) is expected
+    assert matches(query.clause, indexer(definitions, type, BASE)(resource), resource.get("id", "")) is expected
