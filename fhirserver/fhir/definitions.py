@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import resources as files
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -73,6 +73,7 @@ class Definitions:
     profiles: _Layered[Resource]
     code_lists: _Layered[CodeList]
     _found: dict[str, Mapping[str, SearchParameter]] = field(default_factory=dict, repr=False)
+    _derived: dict[Callable[[Definitions], Any], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls) -> Definitions:
@@ -110,6 +111,13 @@ class Definitions:
         """System -> codes of a value set given by canonical URL; None when it cannot be listed."""
         return self.code_lists.get(value_set.split("|", 1)[0])
 
+    def derived(self, make: Callable[[Definitions], T]) -> T:
+        """What `make` (a class, a function) makes of these definitions: made once, kept as long as they are."""
+        found = self._derived.get(make)
+        if found is None:
+            found = self._derived.setdefault(make, make(self))
+        return cast(T, found)
+
     def extended(self, resources: Iterable[Resource], generation: int) -> Definitions:
         """These definitions with StructureDefinition, SearchParameter, CompartmentDefinition, ValueSet and CodeSystem
         resources added; others and those with status `retired` are passed over. What is added wins over what is there.
@@ -129,6 +137,7 @@ class Definitions:
             profiles=self.profiles.plus(profiles),
             code_lists=self.code_lists.plus(_codes(self.code_lists, added["terminology"], types)),
             _found={},
+            _derived={},
         )
 
 

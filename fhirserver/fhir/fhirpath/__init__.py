@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.fhirpath.compiler import compile_tree
@@ -22,8 +21,6 @@ __all__ = ["Evaluate", "Node", "PathError", "TooLarge", "compile", "model_of", "
 
 Evaluate = Callable[..., list[Any]]
 """(resource, variables=None) -> the JSON values found. Raises Problem(processing) when it cannot be evaluated."""
-
-_models: WeakKeyDictionary[Definitions, Model] = WeakKeyDictionary()
 
 
 def compile(expression: str, definitions: Definitions | None = None) -> Evaluate:
@@ -71,8 +68,7 @@ def closure_of(expression: str) -> Closure:
 
 def model_of(definitions: Definitions) -> Model:
     """The model of some definitions, made once."""
-    model = _models.get(definitions)
-    return model if model is not None else _models.setdefault(definitions, Model(definitions))
+    return definitions.derived(Model)
 
 
 def _scope(model: Model, resource: Any, variables: Mapping[str, Any] | None) -> Scope:

@@ -53,8 +53,8 @@ class Model:
             properties = self._find(node.type, name)
         if properties:
             if len(properties) > 1:  # a choice: the one type that is there
-                properties = tuple(p for p in properties if p.name in value or "_" + p.name in value)
-            return [child for prop in properties for child in self.of_property(value, prop)]
+                properties = tuple(p for p in properties if p.name in value or "_" + p.name in value)[:1]
+            return self.of_property(value, properties[0]) if properties else []
         return [] if node.type else self._untyped(value, name)
 
     def children(self, node: Any) -> Iterator[Node]:
@@ -113,8 +113,10 @@ class Model:
         """The nodes of one JSON property of an object, with the `_name` siblings of primitives."""
         child = value.get(prop.name)
         sibling = value.get("_" + prop.name)
-        if child is None and sibling is None:
-            return []
+        if sibling is None:
+            if type(child) is list:
+                return [self._node(item, prop.type, None) for item in child]
+            return [] if child is None else [self._node(child, prop.type, None)]
         if type(child) is list or type(sibling) is list:
             items = child if type(child) is list else []
             siblings = sibling if type(sibling) is list else []

@@ -7,7 +7,6 @@ breaks an invariant or a profile (invariant, extension, ...) follows: HTTP 422.
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.fhirpath import TooLarge
@@ -17,14 +16,13 @@ from fhirserver.fhir.validation.structure import Structure
 
 __all__ = ["validate"]
 
-_compiled: WeakKeyDictionary[Definitions, Structure] = WeakKeyDictionary()
 _STRUCTURAL = frozenset({"structure", "required", "value", "code-invalid"})
 
 
 def validate(definitions: Definitions, resource: Any, *, profiles: bool = True) -> list[Issue]:
     """Every fault of a resource (about 100 of each severity), errors of structure first; [] when there is none."""
     try:
-        faults = _structure(definitions).resource(resource, profiles=profiles)
+        faults = definitions.derived(Structure).resource(resource, profiles=profiles)
     except TooLarge:
         faults = [Fault("too-costly", "", "is too large for its invariants to be asked: send it in parts")]
     except RecursionError:
@@ -38,13 +36,6 @@ def validate(definitions: Definitions, resource: Any, *, profiles: bool = True) 
     )
     errors = [fault for fault in ordered if fault.severity == "error"]
     return [_issue(fault, root) for fault in errors[:MAX_FAULTS] + ordered[len(errors) :][:MAX_FAULTS]]
-
-
-def _structure(definitions: Definitions) -> Structure:
-    compiled = _compiled.get(definitions)
-    if compiled is None:
-        compiled = _compiled.setdefault(definitions, Structure(definitions))
-    return compiled
 
 
 def _issue(fault: Fault, root: str) -> Issue:

@@ -75,7 +75,8 @@ class Invariants:
         if tree[0] == "dot" and tree[2] == ("call", "not", ()):
             inner = self._test(tree[1], definition)
             return lambda value, place: _not(inner(value, place))
-        return self._existence(tree, definition) or self._by_path(tree, definition)
+        simple = self._existence(tree, definition) or self._for_all(tree, definition)
+        return simple or self._by_path(tree, definition)
 
     def _by_path(self, tree: Tree, definition: TypeDefinition) -> Truth:
         closure = compile_tree(tree)
@@ -95,6 +96,8 @@ class Invariants:
     def _comparison(self, tree: Tree, definition: TypeDefinition) -> Truth | None:
         left, right = tree[2], tree[3]
         same = tree[1] == "="
+        if right[0] == "literal" and left[0] == "dot" and left[1] == ("variable", "resource") and left[2][0] == "name":
+            return _of_resource(left[2][1], right[1], same)
         if right[0] == "literal" and type(right[1]) is str and left[0] == "name":
             prop = definition.properties.get(left[1])
             if prop is None or prop.is_list or prop.type not in ("code", "string", "uri"):
@@ -132,6 +135,16 @@ class Invariants:
         by_path = self._by_path(tree, definition)
         return lambda value, place: not wanted if names.isdisjoint(value) else by_path(value, place)
 
+    def _for_all(self, tree: Tree, definition: TypeDefinition) -> Truth | None:
+        """`a.all(...)` where the items of `a` are objects of one type; None for anything else."""
+        if tree[0] != "dot" or tree[1][0] != "name" or tree[2][:2] != ("call", "all") or len(tree[2][2]) != 1:
+            return None
+        prop = definition.properties.get(tree[1][1])
+        if prop is None or not prop.is_list or self.definitions.types[prop.type].kind not in ("backbone", "complex"):
+            return None
+        name, test = prop.name, self._test(tree[2][2][0], self.definitions.types[prop.type])
+        return lambda value, place: all(test(item, place) for item in value.get(name, ()))
+
     def _json_names(self, definition: TypeDefinition, element: str) -> frozenset[str] | None:
         names = definition.choices.get(element) or ((element,) if element in definition.properties else None)
         return None if names is None else frozenset(names) | {"_" + name for name in names}
@@ -152,6 +165,16 @@ def broken(constraint: Constraint) -> Fault:
     severity = "error" if constraint.severity == "error" else "warning"
     human = constraint.human[:1].upper() + constraint.human[1:].rstrip(" .")
     return Fault("invariant", "", f"{human} ({constraint.key})", severity)
+
+
+def _of_resource(name: str, wanted: Any, same: bool) -> Truth:
+    """`%resource.name = 'text'` where the resource has one text under that name."""
+
+    def is_text(_value: Any, place: Place) -> bool | None:
+        found = place.resource.get(name)
+        return (found == wanted) is same if type(found) is str and type(wanted) is str else None
+
+    return is_text
 
 
 def _not(value: bool | None) -> bool | None:

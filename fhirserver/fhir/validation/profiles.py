@@ -23,6 +23,7 @@ from fhirserver.fhir.validation.profile_tree import Profile, Rule, read_profile
 
 Item = tuple[str, Node]  # the FHIRPath step to an element, and the element
 _MAX_DEPTH = 40
+_MAX_CLAIMS = 50
 
 
 class Profiles:
@@ -53,7 +54,8 @@ class Profiles:
     def claimed(self, resource: Mapping[str, Any], place: Place) -> list[Fault]:
         """The faults of a resource against the profiles it claims in meta.profile, of those that are known."""
         faults: list[Fault] = []
-        for url in resource.get("meta", {}).get("profile", ()):
+        claims = resource.get("meta", {}).get("profile", ())
+        for url in dict.fromkeys(claims[:_MAX_CLAIMS]):
             profile = self.profile(url) if type(url) is str else None
             if profile is None:
                 continue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json as plain_json
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,15 @@ def test_many_contained_resources_are_checked_in_one_pass(definitions: Definitio
     contained = [{"resourceType": "Patient", "id": f"p{n}"} for n in range(3_000)]
     links = [{"other": {"reference": f"#p{n}"}, "type": "seealso"} for n in range(3_000)]
     assert found(validate(definitions, {"resourceType": "Patient", "contained": contained, "link": links})) == []
+
+
+def test_definitions_that_were_replaced_are_let_go(definitions: Definitions) -> None:
+    extended = definitions.extended([], 1)
+    validate(extended, {"resourceType": "Patient"})
+    gone = weakref.ref(extended)
+    del extended
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_type_added_at_run_time_is_validated_too(definitions: Definitions) -> None:
