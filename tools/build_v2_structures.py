@@ -1,7 +1,7 @@
 """Builds mappings/structures/v2.json: which fields a segment has, which components a datatype has, over all versions
 of HL7v2.
 
-Read from hl7apy's reference tables; the newest version that does not withdraw a field decides its datatype and table.
+Read from hl7apy's reference tables of all versions; the newest version that does not withdraw a field decides its datatype and table.
 Run it with no arguments; the same hl7apy gives the same bytes.
 """
 
@@ -15,6 +15,8 @@ from typing import Any
 
 VERSIONS = ("2_8_2", "2_8_1", "2_8", "2_7", "2_6", "2_5_1", "2_5", "2_4", "2_3_1", "2_3", "2_2", "2_1")
 TARGET = Path(__file__).parent.parent / "mappings" / "structures" / "v2.json"
+# Where the reference tables themselves are wrong: hl7apy gives OBR-27 of version 2.7 the datatype of OBR-26.
+CORRECTIONS = {("OBR", 27): "TQ"}
 WITHDRAWN = ("WD", "", None)
 
 
@@ -32,6 +34,8 @@ def build() -> bytes:
             _merge(datatypes.setdefault(name, {}), ("sequence", members))
         for name, definition in import_module(f"{package}.messages").MESSAGES.items():
             messages.setdefault(name, sorted(_segments(definition)))
+    for (name, number), datatype in CORRECTIONS.items():
+        segments[name][number] = datatype
     value = {"segments": _listed(segments), "datatypes": _listed(datatypes), "messages": messages}
     return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode()
 

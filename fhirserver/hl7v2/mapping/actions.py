@@ -147,6 +147,22 @@ def fields(src: grammar.Source, own: str, depth: int, convert: Convert, write: A
     return rule
 
 
+def lines(src: grammar.Source, own: str, write: Any, path: Target, append: bool) -> Rule:
+    """Text whose repetitions are lines, delimiters that somebody forgot to escape included; `append` goes on after
+    what is there already.
+    """
+    read, text, name = conditions.field_of(src, own), str(src), path.property.name
+
+    def rule(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
+        found = read(run, segment, raw, parts)
+        pieces = found.split(run.repetition) if run.repetition else [found]
+        value = "\n".join(values.whole(run, piece) for piece in pieces).strip("\n")
+        if value:
+            write(run, segment, out, f"{out[name]}\n{value}" if append and name in out else value, text)
+
+    return rule
+
+
 def component(number: int, convert: Convert, write: Any, text: str) -> Rule:
     def component(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
         if number < len(parts):

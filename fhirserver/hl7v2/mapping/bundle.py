@@ -32,6 +32,7 @@ class Result:
     None for a resource that is always new.
     elements: fullUrl -> the top-level elements that this message speaks for: only these may replace stored ones.
     deletes: fullUrl -> elements (dotted, or with a selector such as `extension(url)`) that the message says are gone.
+    effects: what a store must do beyond writing, as (effect, fullUrl, other fullUrl): ("merge", prior, survivor).
     trace: what wrote what, empty unless asked for; rules: the ids of all rules that wrote, unless not asked for.
     unmapped: codes that tables lack. skipped: names of segments that no rule reads. warnings: what the sender should
     mend.
@@ -44,6 +45,7 @@ class Result:
     match: Mapping[str, Sequence[Mapping[str, str]] | None]
     elements: Mapping[str, Sequence[str]]
     deletes: Mapping[str, Sequence[str]]
+    effects: Sequence[tuple[str, str, str]]
     trace: Sequence[Traced]
     rules: frozenset[str]
     unmapped: Sequence[Unmapped]
@@ -64,7 +66,7 @@ def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = F
     _finish(maps, run)
     entries = _ordered(run.entries)
     if not any(entry.type not in ENVELOPE and not entry.coalesced for entry in entries):
-        raise problem("required", f"The message has no segment that {message.event} is about.", "PID")
+        raise problem("required", f"The message has no segment that {message.event} is about.", "MSH-9")
     _refer(chosen, entries)
     bundle = _bundle(maps, run, entries)
     return Result(
@@ -75,6 +77,7 @@ def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = F
         match={entry.full_url: entry.match or None for entry in entries},
         elements={entry.full_url: _spoken(entry) for entry in entries},
         deletes={entry.full_url: gone for entry in entries if (gone := _deleted(maps, entry))},
+        effects=[(effect, one.full_url, other.full_url) for effect, one, other in run.effects if other],
         trace=_traced(entries) if trace else (),
         rules=frozenset(run.hits),
         unmapped=run.unmapped,
@@ -130,9 +133,9 @@ def _default(maps: Maps, entry: Entry) -> None:
 
 def _identify(maps: Maps, run: Run, entry: Entry, seen: dict[str, int]) -> None:
     context = run.context
-    if entry.key and entry.type not in ENVELOPE:
-        _derive(run, entry, seen)
-    entry.match = entry.match or _matching(maps.matching.get(entry.type, {}), entry.resource)
+    entry.match = _matching(maps.matching.get(entry.type, {}), entry.resource)
+    if entry.type not in ENVELOPE and (entry.identity or (entry.key and not entry.match)):
+        _derive(run, entry, seen, entry.identity or entry.key)
     if entry.match:
         strongest = entry.match[0]
         seed = f"{context.organization}|{entry.type}|{strongest.get('system', '')}|{strongest['value']}"
@@ -146,12 +149,12 @@ def _identify(maps: Maps, run: Run, entry: Entry, seen: dict[str, int]) -> None:
     entry.full_url = uuid_of(seed)
 
 
-def _derive(run: Run, entry: Entry, seen: dict[str, int], key: str = "") -> None:
+def _derive(run: Run, entry: Entry, seen: dict[str, int], key: str) -> None:
     """An identifier made from what the segment says, for what senders repeat without numbering it (allergies,
     coverages).
     """
     subject = entry.subject.full_url if entry.subject else run.context.organization
-    text = f"{entry.type}|{subject}|{key or entry.key}"
+    text = f"{entry.type}|{subject}|{key}"
     count = seen[text] = seen.get(text, 0) + 1
     digest = hashlib.sha256(f"{text}|{count}".encode()).hexdigest()[:32]
     identifier = {"use": "secondary", "system": f"{run.context.namespace}derived", "value": digest}
@@ -163,14 +166,15 @@ def _matching(rule: Mapping[str, Any], resource: Resource) -> list[dict[str, str
     """The identifiers that may match, strongest first: preferred types in their order, then the rest but for the
     excluded.
     """
-    found: list[tuple[int, dict[str, str]]] = []
+    found: list[tuple[tuple[bool, int], dict[str, str]]] = []
     prefer, never = rule.get("prefer", ()), rule.get("never", ())
     identifiers = resource.get("identifier") or []
     for identifier in identifiers if isinstance(identifiers, list) else [identifiers]:
         value, system = identifier.get("value"), identifier.get("system")
         kind = next((c.get("code", "") for c in identifier.get("type", {}).get("coding", ())), "")
-        if value and system and kind not in never and identifier.get("use") != "old":
-            rank = prefer.index(kind) if kind in prefer else len(prefer)
+        if value and system and kind not in never:
+            old = identifier.get("use") == "old"
+            rank = (old, prefer.index(kind) if kind in prefer else len(prefer))
             found.append((rank, {"system": system, "value": value}))
     return [identifier for _, identifier in sorted(found, key=lambda pair: pair[0])]
 

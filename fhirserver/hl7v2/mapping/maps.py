@@ -20,7 +20,25 @@ from fhirserver.hl7v2.mapping.tables import Table
 from fhirserver.hl7v2.message import Message, Segment
 
 Spec = Mapping[str, Any]
-KEYS = frozenset(("id", "at", "make", "new", "on", "use", "link", "back", "set", "when", "key", "note"))
+KEYS = frozenset(
+    (
+        "id",
+        "at",
+        "make",
+        "new",
+        "on",
+        "use",
+        "link",
+        "back",
+        "set",
+        "when",
+        "key",
+        "note",
+        "identity",
+        "delete",
+        "effect",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +83,9 @@ class MessageRule:
     backs: tuple[tuple[str, Target], ...]
     sets: Mapping[str, Any]
     key: conditions.Read | None
+    identity: conditions.Read | None
+    deletes: tuple[str, ...]
+    effect: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +160,14 @@ def _apply(rule: MessageRule, run: Run, segment: Segment, shared: frozenset[str]
     for name, value in rule.sets.items():
         resource[name] = copied(value)
     _link(rule, run, entry)
+    entry.deletes += rule.deletes
+    if rule.effect:
+        run.effects.append((rule.effect, entry, named(run, rule.type)))
     if rule.key is not None and not entry.key:
         entry.key = rule.key(run, segment, segment.text, ())
+        entry.subject = named(run, "Patient")
+    if rule.identity is not None:
+        entry.identity = rule.identity(run, segment, segment.text, ())
         entry.subject = named(run, "Patient")
 
 
@@ -237,11 +264,17 @@ class Assembler:
             self._paths(spec.get("link", {}), type, None),
             self._paths(spec.get("back", {}), type, str),
             self._sets(spec.get("set", {}), type),
-            conditions.compile_format(str(spec["key"]), segment, 0) if "key" in spec else None,
+            self._format(spec, "key", segment),
+            self._format(spec, "identity", segment),
+            tuple(spec.get("delete", ())),
+            str(spec.get("effect", "")),
         )
-        for source in conditions.format_sources(str(spec.get("key", ""))):
-            self.compiler.structures.check(source, segment)
         return (group.rpartition(".")[2], segment), rule
+
+    def _format(self, spec: Spec, name: str, segment: str) -> conditions.Read | None:
+        for source in conditions.format_sources(str(spec.get(name, ""))):
+            self.compiler.structures.check(source, segment)
+        return conditions.compile_format(str(spec[name]), segment, 0) if name in spec else None
 
     def _used(self, name: str, segment: str, type: str) -> SegmentMap:
         found = self.maps.get(name)

@@ -24,24 +24,7 @@ from fhirserver.hl7v2.message import Segment
 Spec = Mapping[str, Any]
 
 KEYS = frozenset(
-    (
-        "id",
-        "from",
-        "to",
-        "as",
-        "value",
-        "table",
-        "unmapped",
-        "system",
-        "when",
-        "rules",
-        "link",
-        "format",
-        "plus",
-        "note",
-        "default",
-        "fill",
-    )
+    "id from to as value table unmapped system when rules link format plus note default fill append".split()
 )
 TEXTUAL = frozenset(("string", "markdown", "code", "id", "uri", "url", "canonical"))
 
@@ -152,6 +135,9 @@ class Compiler:
         src = grammar.source(str(spec["from"]))
         datatype = self.structures.check(src, here)
         inner = conditions.depth_of(src, depth)
+        if spec.get("as") == "lines":
+            self._primitive("string", path)
+            return actions.lines(src, own, write, path, bool(spec.get("append")))
         convert = self._convert(where, spec, own, datatype, path, inner)
         if "fill" in spec:
             convert = actions.filled(convert, self._members_of(path, spec["fill"]))

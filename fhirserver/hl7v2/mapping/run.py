@@ -65,6 +65,7 @@ class Entry:
     number: int
     full_url: str = ""
     key: str = ""
+    identity: str = ""
     subject: Entry | None = None
     coalesced: bool = False
     defaulted: set[str] = field(default_factory=set)
@@ -83,6 +84,7 @@ class Run:
         "component",
         "context",
         "decode",
+        "effects",
         "entries",
         "entry",
         "escape",
@@ -107,6 +109,7 @@ class Run:
         self.repetition, self.component, self.subcomponent = message.repetition, message.component, message.subcomponent
         self.escape = message.escape
         self.decode = message.escapes.decode
+        self.effects: list[tuple[str, Entry, Entry | None]] = []
         self.entries: list[Entry] = []
         self.entry: Entry = Entry("", {}, 0)
         self.group: Group = Group.__new__(Group)

@@ -26,6 +26,7 @@ class GroupType:
     anchors: tuple[str, ...] = ()
     members: frozenset[str] = frozenset()
     groups: tuple[GroupType, ...] = ()
+    once: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +37,7 @@ class Group:
     parent: Group | None = None
     segments: dict[str, list[Segment]] = field(default_factory=dict)
     scope: dict[str, Any] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
 
     def add(self, segment: Segment) -> None:
         self.segments.setdefault(segment.name, []).append(segment)
@@ -112,9 +114,9 @@ def _home(current: Group, root: Group, segment: Segment) -> Group:
         opened = _opened(group, name)
         if opened is not None:
             return opened
-        if name in group.type.anchors:
-            if _continues(group, name):
-                return group
+        if name in group.type.anchors and _continues(group, name):
+            return group
+        if name in group.type.anchors and not group.type.once:
             return Group(group.type, group.parent)
         if name in group.type.members:
             return group
@@ -125,7 +127,8 @@ def _home(current: Group, root: Group, segment: Segment) -> Group:
 def _opened(group: Group, name: str) -> Group | None:
     """The group inside `group` that a segment begins, with the groups between them where the sender left those out."""
     for inner in group.type.groups:
-        if name in inner.anchors:
+        if name in inner.anchors and not (inner.once and inner.name in group.opened):
+            group.opened.add(inner.name)
             return Group(inner, group)
     for inner in group.type.groups:
         if not inner.anchors or any(name in deeper.anchors for deeper in inner.groups):
@@ -144,7 +147,9 @@ def group_type(name: str, spec: Mapping[str, Any] | None) -> GroupType:
     """The GroupType of one entry of groups.yaml."""
     spec = spec or {}
     inner = tuple(group_type(n, s) for n, s in (spec.get("groups") or {}).items())
-    return GroupType(name, tuple(spec.get("anchors", ())), frozenset(spec.get("segments", ())), inner)
+    return GroupType(
+        name, tuple(spec.get("anchors", ())), frozenset(spec.get("segments", ())), inner, bool(spec.get("once"))
+    )
 
 
 def walk(group: GroupType) -> Iterator[GroupType]:
