@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pymongo
@@ -17,6 +18,8 @@ from granian.constants import Interfaces
 from granian.log import LogLevels
 from pymongo import MongoClient, WriteConcern
 from pymongo.client_session import ClientSession
+
+from fhirserver.store.database import BASE_INDEXES
 
 FHIR_JSON = "application/fhir+json"
 PROJECTION = {"s": 0, "k": 0, "ev": 0}
@@ -31,6 +34,8 @@ def worker() -> Flask:
     organization = os.environ["BARE_ORGANIZATION"]
     patients = database["Patient"]
     model = patients.find_one({"o": organization, "i": "p0000000"}) or {}
+    created = database["bare"]
+    created.create_indexes(list(BASE_INDEXES))
     made = Flask("bare", static_folder=None)
 
     @made.get("/ping")
@@ -62,8 +67,9 @@ def worker() -> Flask:
     def create() -> Response:
         text = request.get_data().decode()
         id = f"{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
-        document = {**model, "_id": f"{organization}/{id}", "i": id, "d": text}
-        database["bare"].insert_one(document)
+        now = datetime.now(UTC)
+        event = {"id": id, "t": now, "changes": [{"type": "Patient", "id": id, "version": 1, "action": "create"}]}
+        created.insert_one({**model, "_id": f"{organization}/{id}", "i": id, "t": now, "d": text, "ev": [event]})
         return Response(text, 201, mimetype=FHIR_JSON)
 
     @made.put("/Patient/<id>")

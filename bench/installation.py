@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import people
-from fhirserver import app, embedded
+from fhirserver import embedded, local
 from fhirserver.fhir.json import encode
 from fhirserver.settings import Secret, Settings, bare_environ
 from fhirserver.store import bootstrap
@@ -82,7 +82,7 @@ class Installation:
         """Loads the data where it is not there yet, and starts the web server."""
         memory = self.servers.data / f"{self.database}.json"
         known = json.loads(memory.read_text()) if memory.exists() else {}
-        self.organization = known.get("organization") or app.create_organization(self.settings, "General", "provider")
+        self.organization = known.get("organization") or local.create_organization(self.settings, "General", "provider")
         if "loaded" not in known:
             known = {"organization": self.organization, "loaded": self._load()}
             memory.write_text(json.dumps(known))
@@ -96,7 +96,7 @@ class Installation:
         size = f"{self.patients}-{self.observations}"
         path = people.write(self.servers.data / f"people-{size}.ndjson.gz", self.patients, self.observations)
         begin = time.monotonic()
-        done = app.load(self.settings, [path], self.organization, True, lambda so_far: None)
+        done = local.load(self.settings, [path], self.organization, True, lambda so_far: None)
         if done.refused or not done.stored:
             raise SystemExit(f"the load went wrong: {done}")
         return done.stored / (time.monotonic() - begin)
@@ -123,12 +123,12 @@ class Installation:
     def _client_token(self) -> str:
         """The access token of a client that the organization has approved: what an application really sends."""
         registry = "/1/health/fhir/4"
-        owner = app.create_organization(self.settings, "Applications", "application")
+        owner = local.create_organization(self.settings, "Applications", "application")
         email = f"{owner}@bench.example"
-        app.create_user(self.settings, email, owner, "admin")
+        local.create_user(self.settings, email, owner, "admin")
         hospital = f"{self.organization}@bench.example"
-        app.create_user(self.settings, hospital, self.organization, "admin")
-        acting, approving = (app.user_token(self.settings, each) for each in (email, hospital))
+        local.create_user(self.settings, hospital, self.organization, "admin")
+        acting, approving = (local.user_token(self.settings, each) for each in (email, hospital))
         client = {
             "resourceType": "ClientApplication",
             "name": "Bench",

@@ -21,6 +21,7 @@ from fhirserver.fhir.problem import Problem, problem
 Document = dict[str, Any]
 Session = ClientSession
 T = TypeVar("T")
+MOST_COLLECTIONS = 2_000
 
 # Error class -> (issue type, what the caller is told). Walked in order: subclasses first.
 PROBLEMS: tuple[tuple[type[Exception], str, str], ...] = (
@@ -96,12 +97,18 @@ class Database:
         )
         self.query_limit_ms = query_limit_ms
         self.raw = self.client.get_database(name, write_concern=WriteConcern("majority", j=True))
+        self._collections: dict[str, Collection[Document]] = {}
         self._ready: set[str] = set()
         self._making = threading.Lock()
 
     def collection(self, name: str) -> Collection[Document]:
         """The collection of that name as it is; it may not exist yet."""
-        return self.raw.get_collection(name)
+        found = self._collections.get(name)
+        if found is None:
+            found = self.raw.get_collection(name)
+            if len(self._collections) < MOST_COLLECTIONS:
+                self._collections[name] = found
+        return found
 
     def current(self, type: str) -> Collection[Document]:
         """The collection of current versions of a type, created with its base indexes on first use."""
@@ -137,7 +144,7 @@ class Database:
         self.client.close()
 
     def _made(self, name: str, indexes: tuple[IndexModel, ...]) -> Collection[Document]:
-        found = self.raw.get_collection(name)
+        found = self.collection(name)
         if name in self._ready:
             return found
         with self._making, translated():

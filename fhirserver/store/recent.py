@@ -4,7 +4,7 @@ The invariant: when a write of such a thing has been answered to its writer, no 
 It holds without talking to the other processes. A reader uses what it read for LEASE_SECONDS counted from *before* it
 asked; a writer waits a little longer than that after its commit, before it answers. Whoever had read the old state
 asked before the commit, so that its lease has run out by then. Disabling a client thus acts on the very next call,
-whichever worker takes it, and costs whoever disables it a twentieth of a second instead of costing every request a
+whichever worker takes it, and costs whoever disables it a tenth of a second instead of costing every request a
 round trip.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LEASE_SECONDS = 0.04
-PATIENCE_SECONDS = 0.05
+LEASE_SECONDS = 0.1
+PATIENCE_SECONDS = 0.12
 """What a writer waits: the lease, and room for clocks that run at slightly different speeds."""
 MOST_KEPT = 10_000
 

@@ -25,13 +25,14 @@ from fhirserver.fhir.problem import problem
 from fhirserver.search.mongo import filter as mongo_filter
 from fhirserver.store import events, leases
 from fhirserver.store.database import Database, Document, Session, translated
+from fhirserver.store.group import GroupCommit
 from fhirserver.store.indexes import Indexes
 from fhirserver.store.model import REGISTRY, Change, Pending, Stored
 from fhirserver.store.recent import Recent
 
 T = TypeVar("T")
 PROJECTION = {"s": 0, "k": 0, "ev": 0}
-DECIDING = frozenset({"ClientApplication", "ClientAuthorization", "AccessPolicy", "User", "Organization"})
+DECIDING = frozenset({"ClientApplication", "ClientAuthorization"})
 """Registry types that decide over every request: see `recent`."""
 
 
@@ -61,6 +62,7 @@ class Store:
         self.database = database
         self.indexes = Indexes(database)
         self._recent = Recent()
+        self._groups: dict[str, GroupCommit] = {}
 
     # Reading
 
@@ -80,7 +82,8 @@ class Store:
         return stored(type, document) if document else None
 
     def deciding(self, type: str, id: str) -> Stored | None:
-        """A resource of the registry that decides over requests, not deleted, as far as its last writer was told."""
+        """A resource of a DECIDING type on the registry, not deleted, as far as its last writer was told."""
+        assert type in DECIDING
 
         def ask() -> Stored | None:
             found = self.read(everything(REGISTRY), type, id)
@@ -115,11 +118,24 @@ class Store:
                 self.database.history(change.type)
         if session is not None:
             self._write(changes, session)
+        elif len(changes) == 1 and changes[0].previous is None:
+            self._create(changes[0])
         elif len(changes) == 1 and not _supersedes(changes[0]):
             with translated(), self._settled():
                 self._write(changes, None)
         else:
             self.transaction(lambda inner: self._write(changes, inner))
+
+    def _create(self, change: Change) -> None:
+        self._note(change.type)
+        group = self._groups.get(change.type)
+        if group is None:
+            collection = self.database.current(change.type)
+            group = self._groups.setdefault(
+                change.type, GroupCommit(lambda documents: collection.insert_many(documents, ordered=False))
+            )
+        with translated(), self._settled():
+            group.insert(_document(change))
 
     def transaction(self, work: Callable[[Session], T]) -> T:
         """`Database.transaction`, answered when what it has written holds for every request: see `recent`."""
@@ -133,9 +149,13 @@ class Store:
         finally:  # a write that seems to have failed may have happened
             self._recent.settle()
 
-    def _write(self, changes: Sequence[Change], session: Session | None) -> None:
-        if any(change.type in DECIDING for change in changes):
+    def _note(self, type: str) -> None:
+        if type in DECIDING:
             self._recent.changed()
+
+    def _write(self, changes: Sequence[Change], session: Session | None) -> None:
+        for change in changes:
+            self._note(change.type)
         for change in changes:
             if change.previous is not None:
                 self._supersede(change, session)

@@ -31,6 +31,9 @@ ACCEPTED = frozenset(
 BODIES = frozenset({FHIR_JSON, "application/json", "text/json", "application/json+fhir"})
 PATCHES = BODIES | {"application/json-patch+json"}
 FORM = "application/x-www-form-urlencoded"
+Named = list[tuple[str, str]]
+PRIVATE: Named = [("Cache-Control", "no-cache, private"), ("X-Content-Type-Options", "nosniff")]
+JSON: Named = [("Content-Type", MEDIA), ("Vary", "Accept, Accept-Encoding, Authorization")]
 COMPRESS_FROM = 1_400  # Below one network packet compression only costs.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}\Z")
 _VERSION_TAG = re.compile(r'(?:W/)?"([^"]{0,64})"\Z')
@@ -55,7 +58,7 @@ def negotiate(http: HttpRequest, query: Pairs) -> None:
 def query_pairs(http: HttpRequest) -> Pairs:
     """The query's pairs in order, repeated names kept, and those of a form body behind them."""
     text = http.query_string.decode("utf-8", "replace")
-    pairs = parse_qsl(text, keep_blank_values=True)
+    pairs = parse_qsl(text, keep_blank_values=True) if text else []
     if http.method == "POST" and http.mimetype == FORM:
         try:
             pairs += parse_qsl(http.get_data().decode(), keep_blank_values=True)
@@ -111,7 +114,8 @@ def preconditions(headers: Headers) -> Preconditions:
 def prefer(headers: Headers) -> Prefer:
     """The Prefer header; what it does not say, or says in a way we do not know, is the default."""
     found = Prefer()
-    for part in re.split("[,;]", headers.get("Prefer") or ""):
+    said = headers.get("Prefer")
+    for part in re.split("[,;]", said) if said else ():
         name, _, value = part.strip().partition("=")
         if name == "return" and value in _RETURNS:
             found = replace(found, returned=value)
@@ -131,24 +135,20 @@ def http_date(text: str) -> datetime | None:
 
 def render(http: HttpRequest, response: Response) -> HttpResponse:
     """The HTTP answer of an interaction."""
-    data = _text(response)
-    answer = HttpResponse(status=response.status)
-    headers = answer.headers
+    headers: Named = []
     if response.version is not None:
-        headers["ETag"] = f'W/"{response.version}"'
+        headers.append(("ETag", f'W/"{response.version}"'))
     if response.instant is not None:
-        headers["Last-Modified"] = format_datetime(response.instant.astimezone(UTC), usegmt=True)
+        headers.append(("Last-Modified", format_datetime(response.instant.astimezone(UTC), usegmt=True)))
     if response.location:
-        headers["Location"] = response.location
-    headers.update(response.headers)
-    return finish(http, answer, data)
+        headers.append(("Location", response.location))
+    headers += response.headers.items()
+    return finish(http, response.status, headers, _text(response))
 
 
 def refuse(http: HttpRequest, error: Problem) -> HttpResponse:
     """The HTTP answer of a Problem: its OperationOutcome."""
-    answer = HttpResponse(status=error.status)
-    answer.headers.update(error.headers)
-    return finish(http, answer, encode(outcome(error.issues)))
+    return finish(http, error.status, list(error.headers.items()), encode(outcome(error.issues)))
 
 
 def failed(http: HttpRequest, incident: str) -> HttpResponse:
@@ -156,32 +156,30 @@ def failed(http: HttpRequest, incident: str) -> HttpResponse:
     issue = Issue(
         "exception", f"The server failed to answer this. Tell its operator the incident id {incident}.", (), "fatal"
     )
-    return finish(http, HttpResponse(status=500), encode(outcome([issue])))
+    return finish(http, 500, [], encode(outcome([issue])))
 
 
-def finish(http: HttpRequest, answer: HttpResponse, data: bytes | None) -> HttpResponse:
-    """Puts the JSON text into the answer: indented if asked, compressed if the caller takes it."""
-    answer.headers["Cache-Control"] = "no-cache, private"
-    answer.headers["X-Content-Type-Options"] = "nosniff"
-    if data is None or answer.status_code in (204, 304):
+def finish(http: HttpRequest, status: int, headers: Named, data: bytes | None) -> HttpResponse:
+    """The answer with this JSON text: indented if asked, compressed if the caller takes it."""
+    headers += PRIVATE
+    if data is None or status in (204, 304):
+        answer = HttpResponse(status=status, headers=headers)
         answer.headers.pop("Content-Type", None)
         return answer
-    if http.args.get("_pretty") == "true":
+    if http.query_string and http.args.get("_pretty") == "true":
         data = pretty(data)
-    answer.headers["Content-Type"] = MEDIA
-    answer.headers["Vary"] = "Accept, Accept-Encoding, Authorization"
+    headers += JSON
     if len(data) >= COMPRESS_FROM:
-        data = _packed(http.headers.get("Accept-Encoding", ""), answer, data)
-    answer.set_data(data)
-    return answer
+        data = _packed(http.headers.get("Accept-Encoding", ""), headers, data)
+    return HttpResponse(data, status, headers)
 
 
-def _packed(accepted: str, answer: HttpResponse, data: bytes) -> bytes:
+def _packed(accepted: str, headers: Named, data: bytes) -> bytes:
     if "zstd" in accepted:
-        answer.headers["Content-Encoding"] = "zstd"
+        headers.append(("Content-Encoding", "zstd"))
         return zstandard.ZstdCompressor(level=3).compress(data)
     if "gzip" in accepted:
-        answer.headers["Content-Encoding"] = "gzip"
+        headers.append(("Content-Encoding", "gzip"))
         return gzip.compress(data, compresslevel=1, mtime=0)
     return data
 
