@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fhirserver.rules import authorization, client, endpoint, organization, subscription, user
+from fhirserver.rules import audit, authorization, client, endpoint, organization, subscription, user
 from fhirserver.rules.model import Rule
 
 RULES: Mapping[str, Rule] = {
-    module.RULE.type: module.RULE for module in (authorization, client, endpoint, organization, subscription, user)
+    module.RULE.type: module.RULE
+    for module in (audit, authorization, client, endpoint, organization, subscription, user)
 }

@@ -83,6 +83,8 @@ def request(
     organization that cannot take part, conflict where a request is already waiting or was approved.
     """
     only_on_registry(context, TYPE)
+    if existing is not None and existing.get("requested", "") < client.get("registered", ""):
+        existing = None  # it was about a client of the same id that has been deleted since
     more = _wants_more(client, existing)
     step = allowed_step(MORE if more else STEPS, "request", str((existing or {}).get("status", "")), reason)
     provider = target(client.get("managingOrganization"), "Organization")

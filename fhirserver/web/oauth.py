@@ -16,12 +16,13 @@ from flask import request as http
 from fhirserver.auth.keys import public_set
 from fhirserver.fhir.problem import Problem
 from fhirserver.web import codes
+from fhirserver.web.accounts import lasting
 from fhirserver.web.grants import Client, Server, grants, identity
 from fhirserver.web.signin import SignIn
 from fhirserver.web.tokens import Tokens, person
 from fhirserver.web.wellknown import INTROSPECT_PATH, JWKS_PATH, REVOKE_PATH, TOKEN_PATH, USERINFO_PATH, documents
 
-__all__ = ["Tokens", "blueprint", "person"]
+__all__ = ["Tokens", "blueprint", "lasting", "person"]
 
 BASES = ("", "/1/health/fhir/4", "/1/health/organizations/<organization>/fhir/4")
 FORM = "application/x-www-form-urlencoded"

@@ -14,15 +14,13 @@ from werkzeug.test import TestResponse
 
 from fhirserver import app
 from fhirserver.app import Installation
-from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
-from fhirserver.fhir import Resource
+from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request
 from fhirserver.rules.organization import kind_concept
 from fhirserver.settings import Secret, Settings
-from fhirserver.store.kept import Kept
-from fhirserver.web.tokens import Private
+from fhirserver.web.accounts import lasting
 
 REGISTRY = "/1/health/fhir/4"
 ISSUER = "https://exchange.example"
@@ -116,29 +114,11 @@ def exchange_of(mongo_url: str, database: str) -> Iterator[Exchange]:
 
 def _lasting(installation: Installation) -> Installation:
     """The installation with everything that the authorization server can use."""
-    store = installation.server.store
-
-    def account(id_: str) -> tuple[Resource, Private] | None:
-        found = store.read(everything("registry"), "User", id_)
-        return None if found is None or found.deleted else (found.resource(), found.private)
-
-    def organization(id_: str) -> Resource | None:
-        found = store.read(everything("registry"), "Organization", id_)
-        return None if found is None or found.deleted else found.resource()
-
-    def patients(principal: Principal, organization_: str, find: str) -> list[tuple[str, str]]:
-        access = installation.server.access(installation.server, principal, organization_)
-        found = store.read(access, "Patient", find)
-        return [] if found is None or found.deleted else [(found.id, f"Patient {found.id}")]
-
-    lasting = replace(
-        installation.tokens,
-        kept=Kept(store.database),
-        account=account,
-        organization=organization,
-        patients=patients,
-    )
-    return replace(installation, tokens=lasting)
+    installation.server.operations = {
+        **installation.server.operations,
+        **{f"{row.types[0]}/{row.name}": row for row in CLIENTS},
+    }
+    return replace(installation, tokens=lasting(installation.tokens, installation.server))
 
 
 def _create(installation: Installation, resource: dict[str, Any]) -> str:

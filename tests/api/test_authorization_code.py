@@ -337,12 +337,16 @@ def test_signing_out_leads_nowhere_but_to_a_registered_address(exchange: Exchang
 def test_a_patient_is_chosen_and_the_token_is_confined_to_it(exchange: Exchange, portal: dict[str, Any]) -> None:
     admin = exchange.people["hospital"]
     ids = []
-    for _ in range(2):
-        made = exchange.call("POST", f"{exchange.base}/Patient", admin, {"resourceType": "Patient"})
+    for family in ("Ångström", "Berg"):
+        patient = {"resourceType": "Patient", "name": [{"family": family, "given": ["Ada"]}], "birthDate": "1970-01-01"}
+        made = exchange.call("POST", f"{exchange.base}/Patient", admin, patient)
         ids.append(str((made.json or {})["id"]))
     browser = Browser(exchange, portal, scope="launch/patient patient/*.rs")
     assert "Choose a patient" in browser.sign_in().text
-    found = browser.get(f"/oauth2/consent?find={ids[0]}")
+    assert "Nobody found" in browser.get("/oauth2/consent?find=nobody").text
+    found = browser.get("/oauth2/consent?find=angstrom")
+    assert "Ada Ångström, 1970-01-01" in found.text
+    assert ids[1] not in found.text
     assert browser.post("/oauth2/patient", found, patient="nobody").status_code == 200
     chosen = browser.post("/oauth2/patient", found, patient=ids[0])
     tokens = dict(browser.token(browser.allow(browser.get(chosen.headers["Location"]))["code"]).json or {})

@@ -136,3 +136,67 @@ def test_a_deleted_client_is_out_and_its_namesake_inherits_nothing(exchange: Exc
     assert exchange.call("GET", patients, token).status_code == 401, "so is the old token"
     fresh = exchange.token(second).json["access_token"]  # type: ignore[index]
     assert exchange.call("GET", patients, fresh).status_code == 403, "and the old approval"
+
+
+def operation(exchange: Exchange, client: dict[str, Any], name: str, who: str, **values: Any) -> Any:
+    parameters = [{"name": given, **value} for given, value in values.items()]
+    body = {"resourceType": "Parameters", "parameter": parameters}
+    return exchange.call("POST", f"{REGISTRY}/ClientApplication/{client['id']}/${name}", exchange.people[who], body)
+
+
+def test_a_secret_is_rotated_and_both_work_meanwhile(exchange: Exchange) -> None:
+    client = exchange.register()
+    answer = operation(exchange, client, "rotate-secret", "acme", overlap={"valueInteger": 600})
+    assert answer.status_code == 200, answer.text
+    rotated = answer.json
+    assert rotated["secret"] != client["secret"]
+    assert exchange.token(client).status_code == 200
+    assert exchange.token(rotated).status_code == 200
+    at_once = operation(exchange, client, "rotate-secret", "acme", overlap={"valueInteger": 0}).json
+    assert exchange.token(at_once).status_code == 200
+    assert exchange.token(rotated).status_code == 401
+    shown = exchange.call("GET", f"{REGISTRY}/ClientApplication/{client['id']}", exchange.people["acme"])
+    assert "secret" not in shown.json
+    assert operation(exchange, client, "rotate-secret", "hospital").status_code in (403, 404)
+
+
+def test_a_client_is_told_who_permits_and_who_does_not(exchange: Exchange) -> None:
+    client = exchange.register(scope="system/Patient.rs")
+    asked_for = {
+        "organization": {"valueReference": {"reference": f"Organization/{exchange.hospital}"}},
+        "type": {"valueCode": "Patient"},
+        "interaction": {"valueCode": "read"},
+    }
+    before = operation(exchange, client, "why", "acme", **asked_for).json["parameter"]
+    assert before[0] == {"name": "permitted", "valueBoolean": False}
+    assert "$request-authorization" in str(before)
+    id_ = exchange.authorize(client)
+    path = f"{REGISTRY}/ClientAuthorization/{id_}/$why?type=Patient&interaction=read"
+    assert exchange.call("GET", path, exchange.people["hospital"]).json["parameter"][0]["valueBoolean"] is True  # type: ignore[index]
+    after = operation(exchange, client, "why", "acme", **asked_for).json["parameter"]
+    assert after[0]["valueBoolean"] is True
+    create = {**asked_for, "interaction": {"valueCode": "create"}}
+    refused = operation(exchange, client, "why", "acme", **create).json["parameter"]
+    assert refused[0]["valueBoolean"] is False
+    assert "system/Patient.c" in str(refused)
+    assert operation(exchange, client, "why", "acme", **{**asked_for, "type": {"valueCode": "X"}}).status_code == 400
+
+
+def test_an_approved_client_asks_for_more_scopes_and_keeps_what_it_has(exchange: Exchange) -> None:
+    client = exchange.register(scope="system/Patient.rs")
+    id_ = exchange.authorize(client)
+    admin, path = exchange.people["acme"], f"{REGISTRY}/ClientApplication/{client['id']}"
+    wider = {name: value for name, value in client.items() if name not in ("secret", "meta")}
+    assert exchange.call("PUT", path, admin, wider | {"scope": "system/*.rs"}).status_code == 200
+    token = exchange.token(client).json["access_token"]  # type: ignore[index]
+    assert exchange.call("GET", f"{exchange.base}/Patient", token).status_code == 200
+    assert exchange.call("GET", f"{exchange.base}/Encounter", token).status_code == 403
+    asked_for = {
+        "organization": {"valueReference": {"reference": f"Organization/{exchange.hospital}"}},
+        "reason": {"valueString": "Visits too"},
+    }
+    pending = operation(exchange, client, "request-authorization", "acme", **asked_for).json
+    assert (pending["status"], pending["pendingScope"]) == ("approved", "system/*.rs")
+    assert exchange.call("GET", f"{exchange.base}/Encounter", token).status_code == 403
+    assert exchange.step(id_, "approve").status_code == 200
+    assert exchange.call("GET", f"{exchange.base}/Encounter", token).status_code == 200

@@ -180,3 +180,11 @@ def test_an_approved_client_may_ask_for_more_and_keeps_what_it_has_meanwhile(
     assert "pendingScope" not in refused
     disabled = authorization.step(made(people["hospital"]), more, "disable").resource
     assert disabled["status"] == "disabled"
+
+
+def test_a_client_registered_again_starts_anew(made: Any, people: dict[str, Principal]) -> None:
+    approved = authorization.step(made(people["hospital"]), asked(made, people), "approve").resource
+    again = {**CLIENT, "registered": "2026-01-02T00:00:00.000Z"}
+    fresh = authorization.request(made(people["acme"]), again, approved, HOSPITAL, "Anew", "Acme").resource
+    assert fresh["status"] == "waiting-for-approval"
+    assert len(fresh["decision"]) == 1

@@ -1,0 +1,110 @@
+"""Operations on a ClientApplication: $rotate-secret gives it a new secret, $why explains what it may do and who says
+so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fhirserver.auth.access import Access, everything
+from fhirserver.auth.principal import Principal
+from fhirserver.auth.scopes import ACTIONS
+from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import Problem, problem
+from fhirserver.interactions.model import OperationRow, Request, Response, Server
+from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
+from fhirserver.interactions.read import current
+from fhirserver.interactions.table import BY_CODE
+from fhirserver.interactions.write import answer, persist, put
+from fhirserver.rules import client as rule
+from fhirserver.rules.model import CANONICAL, REGISTRY, target
+
+TYPE = "ClientApplication"
+
+
+def rotate_secret(server: Server, request: Request, access: Access) -> Response:
+    """$rotate-secret: the client with its new secret, this once; the old one works for `overlap` more seconds.
+
+    Raises Problem: forbidden for strangers, business-rule for a client without a secret.
+    """
+    overlap = parameters(request, "overlap").get("overlap", rule.DEFAULT_OVERLAP)
+    if not isinstance(overlap, int) or isinstance(overlap, bool):
+        raise problem("value", "overlap is a whole number of seconds.", "Parameters.parameter")
+
+    def attempt() -> Response:
+        previous = current(server, access, TYPE, request.id or "", request)
+        context = server.context(server, request.principal, request.organization)
+        prepared = rule.rotate(context, previous.resource(), dict(previous.private), overlap)
+        written = put(server, request, access, prepared, previous, f"{TYPE}/{previous.id}", "POST")
+        return answer(server, request, written, 200)
+
+    return persist(request, attempt)
+
+
+def why(server: Server, request: Request, access: Access) -> Response:
+    """$why: whether the client may do an `interaction` with a `type` in an organization, and what each party says.
+
+    Called on a ClientApplication (with `organization`) by its own side, on a ClientAuthorization by either side of it.
+    Raises Problem: value for an interaction or type that there is not, forbidden for anybody else.
+    """
+    values = parameters(request, "organization", "type", "interaction")
+    type_, code = text_parameter(values, "type"), text_parameter(values, "interaction")
+    row = BY_CODE.get(code)
+    if row is None or not row.letter or type_ not in server.definitions.resource_types:
+        text = "Give a resource type and an interaction on it: read, create, update, delete, search-type, ..."
+        raise problem("value", text, "Parameters.parameter")
+    asked = current(server, access, request.type or "", request.id or "", request).resource()
+    if request.type == TYPE:
+        client, organization = asked, reference_parameter(values, "organization", "Organization")
+    else:
+        client = current(server, everything(REGISTRY), TYPE, target(asked["client"], TYPE), request).resource()
+        organization = target(asked["organization"], "Organization")
+    _may_ask(request.principal, client, organization)
+    return Response(200, resource=_explained(server, client, organization, type_, row.letter))
+
+
+def _may_ask(principal: Principal, client: Resource, organization: str) -> None:
+    owner = target(client.get("managingOrganization"), "Organization")
+    is_itself = principal.kind == "client" and principal.id == client["id"]
+    if not (is_itself or principal.operator or principal.admin(owner) or principal.admin(organization)):
+        raise problem("forbidden", "Only the client's own side and the organization itself may ask why.")
+
+
+def _explained(server: Server, client: Resource, organization: str, type_: str, letter: str) -> Resource:
+    principal = Principal("client", client["id"], scopes=client.get("scope", ""), name=str(client.get("name", "")))
+    try:
+        parties = server.access(server, principal, organization).explain(type_, letter)
+    except Problem as refusal:
+        parties = [("authorization", False, refusal.issues[0].diagnostics)]
+    said = all(permits for _, permits, _ in parties)
+    words = f"{ACTIONS[letter]} {type_}"
+    return {
+        "resourceType": "Parameters",
+        "parameter": [
+            {"name": "permitted", "valueBoolean": said},
+            {"name": "action", "valueString": words},
+            *(_party(name, permits, text) for name, permits, text in parties),
+        ],
+    }
+
+
+def _party(name: str, permits: bool, text: str) -> dict[str, Any]:
+    parts = [{"name": "name", "valueCode": name}, {"name": "permits", "valueBoolean": permits}]
+    if text:
+        parts.append({"name": "reason", "valueString": text})
+    return {"name": "party", "part": parts}
+
+
+def _row(name: str, type_: str, function: Any, *, affects_state: bool) -> OperationRow:
+    definition = f"{CANONICAL}/OperationDefinition/{type_}-{name}"
+    return OperationRow(
+        name, (type_,), ("instance",), "r", function, affects_state, bases=("registry",), definition=definition
+    )
+
+
+CLIENTS = (
+    _row("rotate-secret", TYPE, rotate_secret, affects_state=True),
+    _row("why", TYPE, why, affects_state=False),
+    _row("why", "ClientAuthorization", why, affects_state=False),
+)
+"""The operations; in the operations table they stand under `Type/name`."""
