@@ -27,8 +27,8 @@ def lasting(tokens: Tokens, server: Server) -> Tokens:
         return None if found is None or found.deleted else (found.resource(), found.private)
 
     def organization(id_: str) -> Resource | None:
-        found = server.store.deciding("Organization", id_)
-        return found.resource() if found else None
+        found = server.store.read(everything(REGISTRY), "Organization", id_)
+        return None if found is None or found.deleted else found.resource()
 
     def patients(principal: Principal, organization_: str, find: str) -> list[tuple[str, str]]:
         found = {resource["id"]: _label(resource) for resource in _found(server, principal, organization_, find)}
