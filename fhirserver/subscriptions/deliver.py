@@ -22,10 +22,10 @@ from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import put
 from fhirserver.rules.model import Prepared
-from fhirserver.store.model import Change
+from fhirserver.store.model import Change, Stored
 from fhirserver.subscriptions import delivery, notification
 from fhirserver.subscriptions.delivery import Delivery, text
-from fhirserver.subscriptions.gate import HOLD, SEND, SKIP, Gate, gate
+from fhirserver.subscriptions.gate import HOLD, SKIP, Gate, gate
 from fhirserver.subscriptions.lanes import Breaker, Lanes, Ready
 from fhirserver.subscriptions.post import Answer, Endpoints
 from fhirserver.subscriptions.schedule import Schedule, asked
@@ -122,10 +122,12 @@ class Deliverer:
         if opened.action == SKIP:
             return self._skip(ready, opened)
         if opened.action == HOLD:
-            self._hold(ready, opened)
-            return not self._lanes.settle(ready, now + timedelta(seconds=HOLD_SECONDS), ready.breaker)
+            due = now + timedelta(seconds=HOLD_SECONDS) if self._hold(ready, opened) else None
+            return not self._lanes.settle(ready, due, ready.breaker)
         if ready.breaker.until and ready.breaker.until > now:
             return not self._lanes.settle(ready, ready.breaker.until, ready.breaker)
+        if not self._greeted(ready, opened):
+            return True
         tripped = ready.breaker.failures >= self._schedule.trips
         picked, due = self._picked(ready, now, 1 if tripped else ROUND)
         if not picked:
@@ -163,7 +165,7 @@ class Deliverer:
             results = list(self._pool.map(lambda lane: self._lane(current, lane), lanes.values()))
         sent = [one for lane in results for one in lane]
         self._record(ready.organization, sent)
-        self._judge(ready, opened, sent)
+        self._judge(ready, opened, [one.answer for one in sent if one.answer])
 
     def _lane(self, current: _Round, lane: Sequence[Delivery]) -> list[Sent]:
         sent: list[Sent] = []
@@ -185,24 +187,26 @@ class Deliverer:
         told = current.parts.told(one.resource, access)
         if told.refused:
             return Sent(one, delivery.finished(one.resource, "skipped", told.refused), None)
-        base = self._server.base(access.organization)
-        criteria = str(current.gate.resource.get("criteria", ""))
-        topic = criteria if criteria.startswith(("http:", "https:", "urn:")) else ""
-        about = notification.About(base, current.gate.resource["id"], "active", one.number, topic, channel.content)
+        base, id = self._server.base(access.organization), one.version.id
+        about = notification.About(
+            base, current.gate.resource["id"], "active", one.number, current.gate.topic, channel.content
+        )
         event = notification.Notified(one.number, one.resource["occurred"], told.parts)
         if channel.content:
-            bundle = notification.history(
-                "event-notification", about, [event], one.resource["occurred"], one.version.id
-            )
+            bundle = notification.history("event-notification", about, [event], one.resource["occurred"], id)
         else:
             code, software = one.resource["code"], f"fhirserver {self._server.software}"
-            bundle = notification.message(one.version.id, about, event, channel.endpoint, code, software)
-        body = encode(bundle)
+            bundle = notification.message(id, about, event, channel.endpoint, code, software)
         now = self._server.now()
-        headers = notification.headers(channel.payload, current.gate.resource["id"], channel.headers)
-        headers |= signed(channel.secrets, one.version.id, int(now.timestamp()), body)
-        answer = self._endpoints.post(channel.endpoint, headers, body, channel.seconds)
+        answer = self._post(current.gate, id, encode(bundle), now)
         return Sent(one, self._after(one.resource, answer, now, channel.endpoint, channel.retry_hours), answer)
+
+    def _post(self, opened: Gate, id: str, body: bytes, now: datetime) -> Answer:
+        channel = opened.channel
+        assert channel
+        headers = notification.headers(channel.payload, opened.resource["id"], channel.headers)
+        headers |= signed(channel.secrets, id, int(now.timestamp()), body)
+        return self._endpoints.post(channel.endpoint, headers, body, channel.seconds)
 
     def _after(
         self, resource: Resource, answer: Answer, sent: datetime, endpoint: str, hours: float | None
@@ -246,11 +250,10 @@ class Deliverer:
             for change in changes:
                 self._commit([change])
 
-    def _judge(self, ready: Ready, opened: Gate, sent: Sequence[Sent]) -> None:
+    def _judge(self, ready: Ready, opened: Gate, answers: Sequence[Answer]) -> None:
         """What a round says about the endpoint: it works, it is gone, it fails, it asks for patience."""
-        answers = [one.answer for one in sent if one.answer]
         if any(answer.status == GONE for answer in answers):
-            self._turn_off(opened, "The endpoint answered 410 Gone.")
+            self._turn(opened, "off", "The endpoint answered 410 Gone.")
             return
         now = self._server.now()
         patience = max((_asked(answer, now) for answer in answers), default=0.0)
@@ -258,9 +261,67 @@ class Deliverer:
         failures = ready.breaker.failures + 1 if failing else 0 if answers else ready.breaker.failures
         rest = max(patience, self._schedule.rest(failures, self._chance()))
         since = (ready.breaker.since or now) if failures else None
+        if since and now - since > timedelta(hours=self._schedule.error_hours):
+            self._lanes.trip(ready, Breaker())
+            last = next(a for a in answers if _of_endpoint(a))
+            why = last.error or f"it answered {last.status}"
+            self._turn(opened, "error", f"The endpoint has failed since {text(since)}: {why}.")
+            return
         breaker = Breaker(failures, since, now + timedelta(seconds=rest) if rest else None)
         if breaker != ready.breaker:
             self._lanes.trip(ready, breaker)
+
+    # Notifications without an event
+
+    def _greeted(self, ready: Ready, opened: Gate) -> bool:
+        """Whether the endpoint has had what comes before events: the handshake of the Backport, a heartbeat asked for.
+
+        A handshake that fails is tried again like a delivery; after some failures the subscription is in error.
+        """
+        assert opened.version
+        assert opened.channel
+        if not opened.channel.content:
+            return True
+        if not opened.version.private.get("handshake"):
+            answer = self._tell(ready.organization, opened, "handshake")
+            if _accepted(answer):
+                told = {**opened.version.private, "handshake": text(self._server.now())}
+                self._rewrite(opened, opened.resource, told)
+            else:
+                self._missed(ready, opened, answer)
+            return False
+        if ready.beat:
+            self._lanes.beaten(ready)
+            answer = self._tell(ready.organization, opened, "heartbeat")
+            self._judge(ready, opened, [answer])
+            return False
+        return True
+
+    def _tell(self, organization: str, opened: Gate, kind: str) -> Answer:
+        channel, id = opened.channel, opened.resource["id"]
+        assert channel
+        count = 0 if kind == "handshake" else delivery.last_number(self._server, organization, id)
+        status = "requested" if kind == "handshake" else "active"
+        about = notification.About(self._server.base(organization), id, status, count, opened.topic, channel.content)
+        now, message = self._server.now(), self._server.new_id()
+        return self._post(opened, message, encode(notification.history(kind, about, [], text(now), message)), now)
+
+    def _missed(self, ready: Ready, opened: Gate, answer: Answer) -> None:
+        failures = ready.breaker.failures + 1
+        reason = f"The handshake failed: {answer.error or f'the endpoint answered {answer.status}'}."
+        if failures >= self._schedule.trips:
+            self._lanes.trip(ready, Breaker())
+            self._turn(opened, "error", reason)
+            return
+        now = self._server.now()
+        until = now + timedelta(seconds=self._schedule.wait(failures, self._chance()))
+        self._lanes.trip(ready, Breaker(failures, ready.breaker.since or now, until))
+
+    def _rewrite(self, opened: Gate, resource: Resource, private: Mapping[str, object]) -> None:
+        """Writes the Subscription's next version without an event; where somebody else wrote it first, nothing."""
+        version = opened.version
+        assert version
+        write_subscription(self._server, version, resource, dict(private), event={})
 
     # Not sending
 
@@ -276,32 +337,48 @@ class Deliverer:
         self._commit(changes)
         return bool(changes) or not self._lanes.settle(ready, None, Breaker())
 
-    def _hold(self, ready: Ready, opened: Gate) -> None:
-        """Says in each waiting delivery why it waits."""
+    def _hold(self, ready: Ready, opened: Gate) -> bool:
+        """Says in each waiting delivery why it waits; whether any does."""
         now = self._server.now()
-        changes = []
-        for looked, one in enumerate(delivery.waiting(self._server, ready.organization, ready.subscription)):
-            if looked == LOOKED_AT:
-                break
+        changes, looked = [], 0
+        for one in delivery.waiting(self._server, ready.organization, ready.subscription):
+            looked += 1
             if one.resource["status"] != "held":
                 held = {**one.resource, "status": "held", "statusReason": opened.reason}
                 changes.append(delivery.change(self._server, ready.organization, held, one.version, now))
+            if looked == LOOKED_AT:
+                break
         self._commit(changes)
+        return looked > 0
 
-    def _turn_off(self, opened: Gate, reason: str) -> None:
+    def _turn(self, opened: Gate, status: str, reason: str) -> None:
         assert opened.version
-        set_status(self._server, opened.version.organization, opened.version.id, "off", reason)
+        turn(self._server, opened.version, status, reason)
 
 
-def set_status(server: Server, organization: str, id: str, status: str, reason: str) -> None:
-    """Writes a Subscription's next version with a status that the server gives it, and the reason in its `error`."""
-    whole = everything(organization)
-    previous = server.store.read(whole, "Subscription", id)
-    if previous is None or previous.deleted:
-        return
-    resource = {**previous.resource(), "status": status, "error": reason}
-    request = Request("update", organization, server.base(organization), SYSTEM, type="Subscription", id=id)
-    put(server, request, whole, Prepared(resource, dict(previous.private)), previous, f"Subscription/{id}", "PUT")
+def turn(server: Server, version: Stored, status: str, reason: str) -> None:
+    """Gives a Subscription a status of the server's own, with the reason in its `error`. In error, a handshake is due
+    again."""
+    private = {name: value for name, value in version.private.items() if status != "error" or name != "handshake"}
+    write_subscription(server, version, {**version.resource(), "status": status, "error": reason}, private)
+
+
+def write_subscription(
+    server: Server,
+    version: Stored,
+    resource: Resource,
+    private: dict[str, object],
+    event: Mapping[str, object] | None = None,
+) -> None:
+    """Writes the next version of a Subscription for the server itself; where another wrote it first, nothing."""
+    organization, reference = version.organization, f"Subscription/{version.id}"
+    base, whole = server.base(organization), everything(organization)
+    request = Request("update", organization, base, SYSTEM, type="Subscription", id=version.id)
+    try:
+        put(server, request, whole, Prepared(resource, private), version, reference, "PUT", event)
+    except Problem as trouble:
+        if trouble.issues[0].code != "conflict":
+            raise
 
 
 def _accepted(answer: Answer) -> bool:
@@ -315,6 +392,3 @@ def _of_endpoint(answer: Answer) -> bool:
 
 def _asked(answer: Answer, now: datetime) -> float:
     return asked(answer.retry_after, now) if answer.status in BUSY else 0.0
-
-
-__all__ = ["SEND", "Deliverer", "set_status"]

@@ -58,6 +58,12 @@ class Gate:
     access: Access | None = None
     channel: Channel | None = None
 
+    @property
+    def topic(self) -> str:
+        """The canonical URL of the topic subscribed to, "" where the criteria are none."""
+        criteria = str(self.resource.get("criteria", ""))
+        return criteria if criteria.startswith(("http:", "https:", "urn:")) else ""
+
 
 def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: str) -> Gate:
     """The gate of a subscription."""

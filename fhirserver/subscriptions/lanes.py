@@ -27,13 +27,14 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """One subscription's entry. touched: moves with every new event. breaker: of its endpoint."""
+    """One subscription's entry. touched: moves with every event. breaker: of its endpoint. beat: a heartbeat is due."""
 
     organization: str
     subscription: str
     touched: int
     due: datetime
     breaker: Breaker
+    beat: bool = False
 
 
 class Lanes:
@@ -60,12 +61,24 @@ class Lanes:
                 session=session,
             )
 
-    def wake(self, organization: str, subscription: str, due: datetime) -> None:
-        """Something changed that may let a subscription's waiting deliveries go out."""
+    def wake(self, organization: str, subscription: str, due: datetime, *, beat: bool = False) -> None:
+        """The subscription is to be looked at: it was changed, or a heartbeat is due."""
+        update: dict[str, Any] = {
+            "$inc": {"n": 1},
+            "$min": {"due": due},
+            "$setOnInsert": {"o": organization, "i": subscription},
+            **({"$set": {"beat": True}} if beat else {}),
+        }
         with translated():
             self._database.collection(COLLECTION).update_one(
-                {"_id": f"{organization}/{subscription}"}, {"$inc": {"n": 1}, "$min": {"due": due}}
+                {"_id": f"{organization}/{subscription}"}, update, upsert=True
             )
+
+    def beaten(self, ready: Ready) -> None:
+        """The heartbeat was sent."""
+        key = {"_id": f"{ready.organization}/{ready.subscription}"}
+        with translated():
+            self._database.collection(COLLECTION).update_one(key, {"$unset": {"beat": ""}})
 
     def wake_all(self, organization: str, due: datetime) -> None:
         """The same for every subscription of an organization that has deliveries waiting."""
@@ -87,7 +100,7 @@ class Lanes:
         if found is None:
             return None
         breaker = Breaker(found.get("f", 0), found.get("since"), found.get("until"))
-        return Ready(organization, subscription, found.get("n", 0), found["due"], breaker)
+        return Ready(organization, subscription, found.get("n", 0), found["due"], breaker, bool(found.get("beat")))
 
     def settle(self, ready: Ready, due: datetime | None, breaker: Breaker) -> bool:
         """Says when the subscription is due next; None: nothing waits any more, and the entry goes.

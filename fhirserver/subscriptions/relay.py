@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from fhirserver.auth.access import everything
@@ -22,7 +22,8 @@ from fhirserver.interactions.model import Server
 from fhirserver.rules.subscription import NEVER_TOPICS, owner
 from fhirserver.store.database import Session
 from fhirserver.store.model import REGISTRY, Change, Pending
-from fhirserver.subscriptions import delivery
+from fhirserver.subscriptions import delivery, notification
+from fhirserver.subscriptions.deliver import turn
 from fhirserver.subscriptions.delivery import text
 from fhirserver.subscriptions.lanes import Lanes
 from fhirserver.subscriptions.match import Event, Match
@@ -36,6 +37,7 @@ BATCH = 100
 LEASE_SECONDS = 10.0
 SWEEP_SECONDS = 2.0
 MOST_DUE = 1000
+SURVEY_SECONDS = 30.0
 POISON_SECONDS = 60.0
 
 Put = Callable[[str, Iterable[Sequence[str]]], int]
@@ -76,12 +78,15 @@ class Relay:
         self._store = server.store
         self._put = put
         self._owner = owner
-        self._sweeps = (self.sweep, *sweeps)
+        self._sweeps = (self.round, self.sweep, *sweeps)
         self._watcher = watcher
         self._lanes = Lanes(server.store.database)
         self._watching = Watching(server, catalogue)
         self._poison: dict[str, float] = {}
         self._leads_until = 0.0
+        self._surveyed = float("-inf")
+        self._beating: list[tuple[str, Resource]] = []
+        self._beats: dict[tuple[str, str], datetime] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Relays until `stop` is set. Survives a database that goes away and comes back."""
@@ -114,6 +119,41 @@ class Relay:
             total += done
             if done < BATCH or not self._leading():
                 return total
+
+    def round(self) -> None:
+        """Asks for the heartbeats that are due; every half minute looks at all subscriptions of all organizations."""
+        if time.monotonic() - self._surveyed > SURVEY_SECONDS:
+            self._surveyed = time.monotonic()
+            self.survey()
+        for organization, subscription in self._beating:
+            self._beat(organization, subscription)
+
+    def survey(self) -> None:
+        """Switches off the subscriptions that have ended, and finds those that want heartbeats."""
+        self._server.refresh()
+        self._lanes.prepare()
+        self._beating = []
+        for resource in self._watching.every(REGISTRY, "Organization", ()):
+            organization = resource["id"]
+            watched = self._watching.watched(organization)
+            self._beating += [(organization, watched.resources[id]) for id in watched.beats]
+            for id in watched.ends:
+                if not covers(watched.resources[id], self._server.now()):
+                    self._end(organization, id)
+
+    def _end(self, organization: str, id: str) -> None:
+        found = self._store.read(everything(organization), "Subscription", id)
+        if found and not found.deleted and found.resource()["status"] in ("active", "error"):
+            turn(self._server, found, "off", f"The subscription ended at {found.resource()['end']}.")
+
+    def _beat(self, organization: str, subscription: Resource) -> None:
+        """Asks for a heartbeat when its period is over; the first one comes a period after this process began."""
+        period = notification.channel_number(subscription, notification.HEARTBEAT) or 0
+        now, key = self._server.now(), (organization, subscription["id"])
+        due = self._beats.setdefault(key, now + timedelta(seconds=period))
+        if subscription["status"] == "active" and due <= now:
+            self._beats[key] = now + timedelta(seconds=period)
+            self._lanes.wake(*key, now, beat=True)
 
     def sweep(self) -> int:
         """Enqueues a job for every subscription that is due: the queue may have been emptied, a retry has its time."""

@@ -13,6 +13,7 @@ class Schedule:
 
     jitter: the part of a wait that chance adds or takes. hours: how long a delivery is tried at all. trips: failures in
     a row after which an endpoint is tried with one delivery at a time, and left alone in between for at most `pause` s.
+    error_hours: how long an endpoint may fail before its subscription is in error.
     """
 
     first: float = 5.0
@@ -22,6 +23,7 @@ class Schedule:
     hours: float = 72.0
     trips: int = 3
     pause: float = 300.0
+    error_hours: float = 24.0
 
     def wait(self, attempts: int, chance: float) -> float:
         """Seconds to wait after that many attempts (1 or more). `chance` is from 0 to 1."""

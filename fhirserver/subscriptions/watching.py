@@ -19,6 +19,7 @@ from fhirserver.store.model import REGISTRY
 from fhirserver.store.search import compile_search, find
 from fhirserver.subscriptions.criteria import Compiler
 from fhirserver.subscriptions.match import Event, Subscriptions
+from fhirserver.subscriptions.notification import HEARTBEAT, channel_number
 from fhirserver.subscriptions.topics import Catalogue, coded
 
 # A stamp younger than this may still be joined by a write of the same millisecond, so it is not relied upon.
@@ -28,12 +29,14 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The subscriptions of an organization as they were at a stamp."""
+    """The subscriptions of an organization as they were at a stamp; ids of those that end, and that want heartbeats."""
 
     subscriptions: Subscriptions
     resources: Mapping[str, Resource]
     stamp: tuple[Any, ...]
     loaded: datetime
+    ends: tuple[str, ...] = ()
+    beats: tuple[str, ...] = ()
 
 
 class Watching:
@@ -92,19 +95,23 @@ class Watching:
         loaded = self._server.now()
         compiler = self.compiler(organization)
         clauses = parse(self._server.definitions, "Subscription", [("status", "active,error")]).clauses
-        resources = {resource["id"]: resource for resource in self._all(organization, "Subscription", clauses)}
-        return Watched(Subscriptions.compiled(compiler, resources.values()), resources, stamp, loaded)
+        resources = {resource["id"]: resource for resource in self.every(organization, "Subscription", clauses)}
+        ends = tuple(id for id, resource in resources.items() if resource.get("end"))
+        beats = tuple(id for id, resource in resources.items() if channel_number(resource, HEARTBEAT))
+        compiled = Subscriptions.compiled(compiler, resources.values())
+        return Watched(compiled, resources, stamp, loaded, ends, beats)
 
     def _topics(self, organization: str) -> dict[str, Resource]:
         """An organization's topics by url, and by name where it keeps one of that name."""
         found: dict[str, Resource] = {}
-        for topic in self._all(organization, "SubscriptionTopic", ()):
+        for topic in self.every(organization, "SubscriptionTopic", ()):
             found[topic.get("url", "")] = topic
             events = topic.get("eventTrigger", ()) if organization != REGISTRY else ()
             found.update({name: topic for part in events if (name := coded(part.get("event", {})))})
         return found
 
-    def _all(self, organization: str, type: str, clauses: Iterable[Clause]) -> Iterable[Resource]:
+    def every(self, organization: str, type: str, clauses: Iterable[Clause]) -> Iterable[Resource]:
+        """Every resource of a type that the clauses match, read page by page."""
         search = compile_search(self._store, everything(organization), type, clauses, None)
         after: Sequence[Any] | None = None
         while search is not None:

@@ -60,10 +60,11 @@ class Exchange:
         self.relay = Relay(server, CATALOGUE, self.put, "test")
         self.endpoints = self.sending()
         decrypt = self.installation.vault.decrypt
-        quick = Schedule(first=10, jitter=0)
+        quick = Schedule(first=10, jitter=0, error_hours=1000)
         rows = Operations(CATALOGUE, self.endpoints, decrypt).rows()
         server.operations = {**server.operations, **{f"{row.types[0]}/{row.name}": row for row in rows}}
         self.deliverer = Deliverer(server, self.endpoints, decrypt, self.enqueue, lambda: 0.5, quick)
+        self.schedule = quick
         receiver.reply = None
 
     def sending(self) -> Endpoints:
@@ -103,12 +104,15 @@ class Exchange:
         assert status is None or answer.status_code == status, answer.text
         return answer.json if answer.data else None
 
-    def subscribe(self, criteria: str, *, approve: bool = True, content: str = "", **channel: Any) -> dict[str, Any]:
+    def subscribe(
+        self, criteria: str, *, approve: bool = True, content: str = "", end: str = "", **channel: Any
+    ) -> dict[str, Any]:
         made = {
             "resourceType": "Subscription",
             "status": "requested",
             "reason": "test",
             "criteria": criteria,
+            **({"end": end} if end else {}),
             "channel": {
                 "type": "rest-hook",
                 "endpoint": self.receiver.url(),

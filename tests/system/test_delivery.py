@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from fhirserver.auth.access import everything
 from fhirserver.jobs import Queue, run_worker
 from fhirserver.subscriptions import delivery
 from fhirserver.subscriptions.gate import WHILE_STOPPED
+from fhirserver.subscriptions.notification import HEARTBEAT
 from fhirserver.subscriptions.relay import ORDER, Relay
 from tests.system.delivering import CATALOGUE, Exchange, exchanging, installed, secret_of
 
@@ -262,7 +265,7 @@ def test_the_backport_form_is_sent_where_it_is_asked_for(exchange: Exchange, con
     exchange.patient(gender="male")
     id = exchange.patient(gender="female")
     exchange.run()
-    [bundle] = exchange.bundles()
+    _handshake, bundle = exchange.bundles()
     assert bundle["type"] == "history"
     assert len(bundle["entry"]) == entries
     assert (id in json.dumps(bundle)) is (content != "empty")
@@ -347,3 +350,103 @@ def test_deliveries_have_no_history_and_cannot_be_written(exchange: Exchange) ->
     stored = exchange.installation.server.store.read(everything(exchange.hospital), delivery.TYPE, recorded["id"])
     assert stored
     assert stored.version == 2
+
+
+def parameters(bundle: dict[str, Any]) -> dict[str, Any]:
+    found = bundle["entry"][0]["resource"]["parameter"]
+    return {p["name"]: next(v for k, v in p.items() if k != "name") for p in found}
+
+
+def shown(exchange: Exchange, subscription: dict[str, Any]) -> dict[str, Any]:
+    path = f"{exchange.base}/Subscription/{subscription['id']}"
+    found: dict[str, Any] = exchange.call("GET", path, "client", None, 200)
+    return found
+
+
+def test_the_backport_begins_with_a_handshake_and_has_one_only(exchange: Exchange) -> None:
+    exchange.subscribe("Patient", content="id-only")
+    exchange.run()
+    [handshake] = exchange.bundles()
+    told = parameters(handshake)
+    assert (told["type"], told["status"], told["events-since-subscription-start"]) == ("handshake", "requested", "0")
+    assert len(handshake["entry"]) == 1
+    exchange.patient()
+    exchange.run()
+    assert [parameters(bundle)["type"] for bundle in exchange.bundles()] == ["handshake", "event-notification"]
+
+
+def test_a_handshake_that_fails_ends_in_error_and_the_client_may_ask_again(exchange: Exchange) -> None:
+    subscription = exchange.subscribe("Patient", content="id-only")
+    exchange.receiver.reply = exchange.receiver.answering(500)
+    exchange.run()
+    assert shown(exchange, subscription)["status"] == "active"
+    exchange.later(11)
+    exchange.later(21)
+    failed = shown(exchange, subscription)
+    assert (failed["status"], failed["error"]) == ("error", "The handshake failed: the endpoint answered 500.")
+    exchange.patient()
+    exchange.later(3600)
+    assert len(exchange.receiver.arrived) == 3, "in error nothing is sent"
+    exchange.receiver.reply = None
+    asked = {**failed, "status": "active"}
+    exchange.call("PUT", f"{exchange.base}/Subscription/{subscription['id']}", "client", asked, 200)
+    exchange.run()
+    kinds = [parameters(bundle)["type"] for bundle in exchange.bundles()[3:]]
+    assert kinds == ["handshake", "event-notification"]
+    assert "error" not in shown(exchange, subscription)
+
+
+def test_an_endpoint_that_fails_for_a_day_puts_its_subscription_in_error(exchange: Exchange) -> None:
+    exchange.deliverer._schedule = replace(exchange.schedule, error_hours=24)
+    subscription = exchange.subscribe("Patient")
+    exchange.receiver.reply = exchange.receiver.answering(500)
+    exchange.patient()
+    exchange.run()
+    exchange.later(23.9 * 3600)
+    assert shown(exchange, subscription)["status"] == "active"
+    exchange.later(3700)
+    exchange.later(3700)
+    failed = shown(exchange, subscription)
+    assert failed["status"] == "error"
+    assert "has failed since" in failed["error"]
+    exchange.run()
+    assert exchange.deliveries(subscription)[0]["status"] == "held"
+
+
+def test_heartbeats_come_where_they_are_asked_for_and_nowhere_else(exchange: Exchange) -> None:
+    exchange.subscribe("Patient", content="empty", extension=[{"url": HEARTBEAT, "valueUnsignedInt": 60}])
+    exchange.subscribe("Observation", content="empty")
+    exchange.run()
+    exchange.relay.survey()
+
+    def beats() -> list[dict[str, Any]]:
+        exchange.relay.round()
+        exchange.run()
+        told = [parameters(bundle) for bundle in exchange.bundles()]
+        return [each for each in told if each["type"] == "heartbeat"]
+
+    assert beats() == []
+    exchange.later(61)
+    assert len(beats()) == 1
+    assert len(beats()) == 1
+    exchange.patient()
+    exchange.later(61)
+    assert [each["events-since-subscription-start"] for each in beats()] == ["0", "1"]
+    assert beats()[0]["status"] == "active"
+
+
+def test_a_subscription_ends_when_it_said(exchange: Exchange) -> None:
+    end = delivery.text(exchange.installation.server.now() + timedelta(hours=1))
+    subscription = exchange.subscribe("Patient", end=end)
+    exchange.patient()
+    exchange.run()
+    assert len(exchange.receiver.arrived) == 1
+    exchange.later(3300)
+    exchange.relay.survey()
+    assert shown(exchange, subscription)["status"] == "active"
+    exchange.later(301)
+    exchange.patient()
+    exchange.run()
+    assert len(exchange.receiver.arrived) == 1
+    exchange.relay.survey()
+    assert shown(exchange, subscription)["status"] == "off"
