@@ -6,15 +6,14 @@ The only place that knows all rooms: it builds the operations table and the job 
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -25,12 +24,13 @@ from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import Vault
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
-from fhirserver.fhir.json import decode
-from fhirserver.fhir.problem import problem
+from fhirserver.fhir.json import decode, encode
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
+from fhirserver.interactions.audit import facts
 from fhirserver.interactions.dispatch import perform
-from fhirserver.interactions.model import OperationRow, Server
+from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
 from fhirserver.interactions.steps import STEPS
@@ -44,6 +44,7 @@ from fhirserver.settings import Settings, folder
 from fhirserver.store.database import Database
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
+from fhirserver.store.spool import Spool
 from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
@@ -51,6 +52,9 @@ from fhirserver.web.hl7v2 import Hl7v2
 
 OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *REINDEX_OPERATIONS, *STEPS)
 MOST_ACCESSES = 2_000
+SPOOL = "spool"
+"""The folder, in the data folder, of audit records on their way to the database."""
+MOST_ANSWERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def build(settings: Settings) -> Installation:
         enqueue=queue.enqueue if queue else _no_queue,
         now=lambda: datetime.now(UTC),
         new_id=new_id,
-        audit=lambda server, request, result: None,
+        audit=_auditing(Spool(settings.data / SPOOL)),
         locate=locate,
         perform=perform,
         capability={
@@ -143,6 +147,15 @@ def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:
     )
 
 
+def _auditing(spool: Spool) -> Callable[[Server, Request, Response | Problem], None]:
+    def audit(server: Server, request: Request, result: Response | Problem) -> None:
+        kept = facts(request, result, server.now())
+        if kept is not None:
+            spool.append(encode(kept))
+
+    return audit
+
+
 def resources_in(name: str) -> list[Resource]:
     """The resources in a folder of the project's data, in the order of their names."""
     return [decode(path.read_bytes()) for path in sorted(folder(name).rglob("*.json"))]
@@ -153,7 +166,7 @@ def new_id() -> str:
     index.
     """
     stamp = int(time.time() * 1000) & ((1 << 48) - 1)
-    return f"{stamp:012x}{secrets.token_hex(10)}"
+    return f"{stamp:012x}{os.urandom(10).hex()}"
 
 
 def create_app(installation: Installation) -> WSGIApplication:
@@ -266,6 +279,9 @@ class _Accesses:
             client=client.resource() if client else None,
             authorization=authorization.resource() if authorization else None,
         )
+        # The layers are pure: what each says of a type and a letter is worked out once.
+        layers = (replace(layer, permits=lru_cache(MOST_ANSWERS)(layer.permits)) for layer in access.layers)
+        access = replace(access, layers=tuple(layers))
         with self._lock:
             self._kept[key] = access
             while len(self._kept) > MOST_ACCESSES:

@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 import yaml
 
 from fhirserver import app
+from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.ingest import Receiver
 from fhirserver.interactions import reindex
+from fhirserver.interactions.recording import record, ship
 from fhirserver.jobs.worker import run_worker
 from fhirserver.settings import Settings, folder
 from fhirserver.subscriptions.deliver import Deliverer
@@ -26,6 +28,7 @@ from fhirserver.subscriptions.relay import Relay
 from fhirserver.subscriptions.topics import Catalogue
 
 log = logging.getLogger(__name__)
+SHIP_SECONDS = 0.25
 
 
 def worker(settings: Settings) -> None:
@@ -60,13 +63,31 @@ def relay(settings: Settings) -> None:
     installation = app.build(settings)
     intake = app.intake(installation)
     assert installation.queue, "the relay needs a queue"
+    stop = _until_signalled()
+    shipping = threading.Thread(target=_ship, args=(installation, stop), name="audit")
+    shipping.start()
     Relay(
         installation.server,
         catalogue(),
         installation.queue.enqueue_many,
         owner=installation.server.new_id(),
+        watcher=lambda pending, session: record(installation.server, pending, session),
         sweeps=(lambda: process.sweep(intake), lambda: reindex.plan(installation.server)),
-    ).run(_until_signalled())
+    ).run(stop)
+    shipping.join()
+
+
+def _ship(installation: app.Installation, stop: threading.Event) -> None:
+    """Ships the audit spool of this machine; what is there when the process ends is shipped by the next."""
+    while not stop.wait(SHIP_SECONDS):
+        try:
+            while ship(installation.server, installation.settings.data / app.SPOOL):
+                pass
+        except Problem as trouble:
+            log.warning("audit records wait: %s", trouble)
+        except Exception:
+            log.exception("audit records could not be stored")
+            stop.wait(1.0)
 
 
 def catalogue() -> Catalogue:

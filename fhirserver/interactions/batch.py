@@ -67,12 +67,14 @@ def bundle(server: Server, request: Request, access: Access) -> Response:
 def _batch(server: Server, request: Request, access: Access, listed: list[Any]) -> list[Resource]:
     answers = []
     for index, element in enumerate(listed):
+        asked = request
         try:
             entry = _entry(server, request, element, index)
+            asked = entry.request
             response = server.perform(server, entry.request, access)
             answers.append(_answer(request, entry, response))
         except Problem as error:
-            server.audit(server, request, error)
+            server.audit(server, asked, error)
             answers.append({"response": {"status": str(error.status), "outcome": outcome(error.issues)}})
     return answers
 
@@ -202,10 +204,11 @@ def _request(server: Server, outer: Request, element: Any, asked: Any, method: s
     if row.code == "transaction":
         raise problem("not-supported", "A Bundle inside a Bundle is not run.")
     query: Pairs = tuple(parse_qsl(search, keep_blank_values=True))
+    criteria = asked.get("ifNoneExist", search or None if row.code == "create" else None)
     conditions = Preconditions(
         if_match=_tag(asked.get("ifMatch")),
         if_none_match=_tag(asked.get("ifNoneMatch")),
-        if_none_exist=asked.get("ifNoneExist") if isinstance(asked.get("ifNoneExist"), str) else None,
+        if_none_exist=criteria if isinstance(criteria, str) else None,
     )
     return replace(
         outer,

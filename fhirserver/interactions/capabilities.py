@@ -97,7 +97,7 @@ def _statement(server: Server, request: Request) -> Resource:
         "implementation": {"description": base["title"], "url": request.base},
         "fhirVersion": FHIR_VERSION,
         "format": ["application/fhir+json", "json"],
-        "patchFormat": ["application/json-patch+json", "application/fhir+json"],
+        "patchFormat": ["application/json-patch+json", "application/fhir+json", "application/merge-patch+json"],
         "rest": [rest],
     }
 
@@ -106,7 +106,10 @@ def _security(server: Server) -> Resource:
     url = server.public_url
     return {
         "extension": [
-            {"url": SMART, "extension": [{"url": "token", "valueUri": f"{url}/oauth2/token"}]},
+            {
+                "url": SMART,
+                "extension": [{"url": name, "valueUri": f"{url}/oauth2/{name}"} for name in ("authorize", "token")],
+            },
         ],
         "cors": True,
         "service": [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import Issue, outcome, problem
@@ -25,8 +25,13 @@ Work = Callable[[Request, list[Stored]], Response]
 
 
 def create(server: Server, request: Request, access: Access) -> Response:
-    """A create; with If-None-Exist only when nothing matches: one match is answered 200 with it, several are 412."""
+    """A create; with If-None-Exist only when nothing matches: one match is answered 200 with it, several are 412.
+
+    Criteria in the URL mean the same: clients send them there, and ignoring them would make a second resource.
+    """
     criteria = request.preconditions.if_none_exist
+    if criteria is None and _used(request):
+        criteria = urlencode(_used(request))
     if criteria is None:
         return write.create(server, request, access)
 
@@ -96,12 +101,16 @@ def criteria_pairs(text: str) -> Pairs:
 
 
 def _criteria(request: Request) -> Pairs:
-    pairs = tuple(pair for pair in request.query if pair[0] not in ("_format", "_pretty"))
+    pairs = _used(request)
     if not pairs:
         raise problem(
             "invalid", f"{request.interaction} on the type needs search criteria in the URL, or an id in the path."
         )
     return pairs
+
+
+def _used(request: Request) -> Pairs:
+    return tuple(pair for pair in request.query if pair[0] not in ("_format", "_pretty"))
 
 
 def _settled(server: Server, request: Request, access: Access, criteria: Pairs, work: Work) -> Response:

@@ -67,7 +67,7 @@ def _page(server: Server, request: Request, access: Access, types: list[str]) ->
     bundle: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
     if page:
         bundle["entry"] = [_entry(server, request, version) for version in page]
-    return Response(200, resource=bundle)
+    return Response(200, resource=bundle, seen=[f"{version.type}/{version.id}" for version in page])
 
 
 def _entry(server: Server, request: Request, version: Stored) -> Resource:

@@ -60,7 +60,7 @@ def _forward(server: Server, access: Access, includes: Sequence[Include], source
         targets = {code: each.target for each in wanted for code in _codes(server, type, each)}
         if not targets:
             continue
-        for values in index_values(server.store, access.organization, type, ids, list(targets)):
+        for values in index_values(server.store, access.organization, type, ids, list(targets)).values():
             for code, target in targets.items():
                 references += [text for text in values.get(code, ()) if _points_at(text, target)]
     return by_references(server.store, access, references) if references else []

@@ -14,7 +14,7 @@ from fhirserver.auth.access import Access
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
-from fhirserver.fhir.problem import Issue
+from fhirserver.fhir.problem import Issue, Problem
 from fhirserver.rules.model import Context, Rule
 from fhirserver.store.database import Session
 from fhirserver.store.model import Change
@@ -100,6 +100,8 @@ class Response:
     once: bool = False
     """Whether the resource holds what is shown this once only (a secret), so that no preference may leave it out."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    seen: Sequence[str] = ()
+    """What a search or an operation showed, as Type/id: its audit record names the patients concerned."""
 
 
 Operation = Callable[["Server", Request, Access], Response]
@@ -142,7 +144,7 @@ class Server:
     enqueue: Enqueue
     now: Callable[[], datetime]
     new_id: Callable[[], str]
-    audit: Callable[[Server, Request, Response | Exception], None]
+    audit: Callable[[Server, Request, Response | Problem], None]
     locate: Callable[[str, str], tuple[Any, dict[str, str]]]
     """The interactions table's router: method and path below the base -> row and the path's parts."""
     perform: Callable[[Server, Request, Access], Response]

@@ -1,4 +1,6 @@
-"""The patch interaction: JSON Patch (RFC 6902) and FHIRPath Patch. FHIR R4: http#patch, fhirpatch."""
+"""The patch interaction: JSON Patch (RFC 6902), JSON Merge Patch (RFC 7396) and FHIRPath Patch. FHIR R4: http#patch,
+fhirpatch.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,12 @@ def patch(server: Server, request: Request, access: Access) -> Response:
 def _applied(server: Server, resource: Resource, steps: Any) -> Any:
     if isinstance(steps, dict) and steps.get("resourceType") == "Parameters":
         return fhirpath_patch(server.definitions, resource, steps)
+    if isinstance(steps, dict):
+        return _merged(resource, steps)
     if not isinstance(steps, list):
         raise problem(
-            "invalid", "A patch is a JSON Patch array, or a Parameters resource of FHIRPath Patch operations."
+            "invalid",
+            "A patch is a JSON Patch array, a Parameters resource of FHIRPath Patch operations, or a JSON Merge Patch.",
         )
     if len(steps) > MOST_STEPS:
         raise problem("too-long", f"A patch may have at most {MOST_STEPS} steps.")
@@ -55,6 +60,19 @@ def _applied(server: Server, resource: Resource, steps: Any) -> Any:
         raise problem("processing", f"The patch does not apply: {str(error)[:300]}") from None
     except (TypeError, KeyError, IndexError, AttributeError, ValueError):
         raise problem("invalid", "The patch is malformed: see RFC 6902 for its form.") from None
+
+
+def _merged(held: Any, said: Any) -> Any:
+    """RFC 7396: objects are merged, null removes, everything else replaces."""
+    if not isinstance(said, dict):
+        return said
+    merged = dict(held) if isinstance(held, dict) else {}
+    for name, value in said.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(merged.get(name), value)
+    return merged
 
 
 def _json_patched(resource: Any, steps: list[Any]) -> Any:

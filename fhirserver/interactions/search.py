@@ -111,7 +111,7 @@ def _searched(
     search = compile_search(server.store, access, type, criteria, request.session)
     page = _page(server, asked, search, request.session)
     counted = _total(server, query, page, search, request.session)
-    return Response(200, resource=_bundle(server, request, access, asked, replace(page, total=counted)))
+    return _answer(server, request, access, asked, replace(page, total=counted))
 
 
 def _page(server: Server, asked: Asked, search: Search | None, session: Session | None) -> Page:
@@ -166,7 +166,7 @@ def _over_types(
         if after and query.total not in COUNTED:
             break
     page = Page(matches, after=after, total=counted if query.total in COUNTED or query.summary == "count" else None)
-    return Response(200, resource=_bundle(server, request, access, asked, page))
+    return _answer(server, request, access, asked, page)
 
 
 def _page_of(server: Server, search: Search, count: int) -> Page:
@@ -204,7 +204,7 @@ def _total(server: Server, query: Query, page: Page, search: Search | None, sess
     return None
 
 
-def _bundle(server: Server, request: Request, access: Access, asked: Asked, page: Page) -> Resource:
+def _answer(server: Server, request: Request, access: Access, asked: Asked, page: Page) -> Response:
     query = asked.query
     bundle: Resource = {"resourceType": "Bundle", "type": "searchset"}
     notes = [*asked.notes, *_notes(query, page.total)]
@@ -219,7 +219,7 @@ def _bundle(server: Server, request: Request, access: Access, asked: Asked, page
         entries.append({"resource": outcome(notes), "search": {"mode": "outcome"}})
     if entries:
         bundle["entry"] = entries
-    return bundle
+    return Response(200, resource=bundle, seen=[f"{each.type}/{each.id}" for each in (*page.matches, *extra)])
 
 
 def _entry(server: Server, request: Request, query: Query, version: Stored, mode: str) -> Resource:

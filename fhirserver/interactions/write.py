@@ -19,6 +19,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
 from fhirserver.fhir.validation import validate
+from fhirserver.interactions.audit import who
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.rules.model import Prepared
@@ -257,7 +258,7 @@ def pending_event(
         "names": [f"{action}.{type.lower()}"],
         "trigger": None,
         "message": None,
-        "request": dict(request.facts),
+        "request": {**request.facts, "who": who(request.principal)},
     }
 
 

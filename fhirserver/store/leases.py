@@ -16,7 +16,9 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def take(database: Database, name: str, owner: str, seconds: float) -> int | None:
-    """The fencing token of the lease now held by `owner` (it grows with every taking), or None while another holds it."""
+    """The fencing token of the lease now held by `owner` (it grows with every taking), or None while another holds
+    it.
+    """
     with translated():
         fence = _taken(database, name, owner, seconds)
         if fence is None and database.collection("leases").find_one({"_id": name}) is None:

@@ -174,14 +174,16 @@ def by_tokens(
 
 def index_values(
     store: Store, organization: str, type: str, ids: Sequence[str], parameters: Sequence[str]
-) -> list[Document]:
-    """The search values of these resources for the reference parameters named, for includes."""
+) -> dict[str, Document]:
+    """Id -> the search values of these resources for the reference parameters named."""
     keys = [f"{organization}/{id}" for id in ids]
     with translated():
         cursor = store.database.collection(type).find(
-            {"_id": {"$in": keys}}, {f"s.{name}": 1 for name in parameters}, max_time_ms=store.database.query_limit_ms
+            {"_id": {"$in": keys}},
+            {"i": 1, **{f"s.{name}": 1 for name in parameters}},
+            max_time_ms=store.database.query_limit_ms,
         )
-        return [document.get("s") or {} for document in cursor]
+        return {document["i"]: document.get("s") or {} for document in cursor}
 
 
 def _fetch(

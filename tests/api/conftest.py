@@ -25,9 +25,10 @@ KEY = "a master key for tests that is long enough"
 
 
 @pytest.fixture(scope="session")
-def installation(mongo_url: str) -> Iterator[app.Installation]:
+def installation(mongo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[app.Installation]:
     """The server over the session's MongoDB, without a queue."""
     settings = Settings(
+        data=tmp_path_factory.mktemp("api"),
         mongo_url=Secret(mongo_url),
         mongo_database=f"api-{uuid.uuid4().hex[:8]}",
         master_key=Secret(KEY),

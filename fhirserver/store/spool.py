@@ -1,0 +1,120 @@
+"""The audit spool: records appended to a file per process, shipped to the database by another, so that a read costs
+no write.
+
+Invariant: a record that was appended is shipped, however the process that appended it ends. The append is one
+`write` to a file opened
+for appending, so a killed process leaves whole lines (a torn last line was never acknowledged to anybody). The
+shipper remembers how far it
+got only after the database has the records, and gives each an id made of the file and its place in it: shipping
+twice is storing once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+MOST_BYTES = 8 * 1024 * 1024
+SUFFIX = ".spool"
+DONE = ".done"
+
+
+class Spool:
+    """The writing end: a file of its own for each process, a new one when it has grown large."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._file = -1
+        self._size = 0
+
+    def append(self, line: bytes) -> None:
+        """Appends one record (without line end)."""
+        with self._lock:
+            if self._file < 0 or self._size > MOST_BYTES:
+                self._open()
+            os.write(self._file, line + b"\n")
+            self._size += len(line) + 1
+
+    def close(self) -> None:
+        """Ends the file: the shipper may remove it once it has all of it."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def _open(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        name = f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
+        self._file = os.open(self._folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        # Held until this process ends, however it ends: whoever gets the lock knows that nothing more will come.
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._size = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one spool file: (id, line) in order, and where the next ones begin."""
+
+    path: Path
+    records: tuple[tuple[str, bytes], ...]
+    end: int
+
+
+def batches(folder: Path, most: int) -> Iterator[Batch]:
+    """What is to be shipped, at most `most` records of each file. Call `shipped` for each once it is stored.
+
+    A file whose writer is gone and that holds nothing more is removed.
+    """
+    for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else ():
+        batch = _read(path, most)
+        if batch.records:
+            yield batch
+        elif _ended(path, batch.end):
+            path.unlink(missing_ok=True)
+            _mark(path).unlink(missing_ok=True)
+
+
+def shipped(batch: Batch) -> None:
+    """Remembers that the records of a batch are stored."""
+    mark = _mark(batch.path)
+    fresh = mark.with_suffix(".new")
+    fresh.write_text(str(batch.end))
+    os.replace(fresh, mark)
+
+
+def _read(path: Path, most: int) -> Batch:
+    mark = _mark(path)
+    start = end = int(mark.read_text()) if mark.exists() else 0
+    records = []
+    with open(path, "rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n") or len(records) == most:
+                break
+            records.append((sha256(f"{path.name} {end}".encode()).hexdigest()[:32], line[:-1]))
+            end += len(line)
+    return Batch(path, tuple(records), end)
+
+
+def _ended(path: Path, end: int) -> bool:
+    """Whether the writer is gone and nothing whole is left after `end`."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        file.seek(end)
+        return b"\n" not in file.read()
+
+
+def _mark(path: Path) -> Path:
+    return path.with_suffix(DONE)
