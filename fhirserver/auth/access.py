@@ -42,7 +42,8 @@ ABOUT_CLIENT = ("ClientApplication", "ClientAuthorization")
 """The types of the registry whose resources about a client that client may read without a scope for it."""
 
 INTERNAL = ("InboundMessage", "User")
-"""The types that no client sees, however wide its scopes: they belong to the organization's own people. (A message may be sent
+"""The types that no client sees, however wide its scopes: they belong to the organization's own people. (A message
+may be sent
 in by a client: that is a create.)"""
 
 

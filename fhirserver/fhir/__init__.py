@@ -3,4 +3,6 @@
 from typing import Any
 
 Resource = dict[str, Any]
-"""A FHIR resource as decoded by `fhirserver.fhir.json`: numbers with a fraction are `decimal.Decimal`, order is kept."""
+"""A FHIR resource as decoded by `fhirserver.fhir.json`: numbers with a fraction are `decimal.Decimal`, order is
+kept.
+"""
