@@ -15,7 +15,9 @@ from fhirserver.fhir.definitions_structure import binding_of, target_names, type
 
 Discriminators = tuple[tuple[str, str], ...]  # (type, path)
 
+_BY_URL = frozenset({"extension", "modifierExtension"})
 _IN_PLACE = frozenset({"BackboneElement", "Element"})
+_MAX_CHAIN = 20
 _EXTENSIONS: Discriminators = (("value", "url"),)
 _CHOICE: Discriminators = (("type", "$this"),)
 
@@ -54,8 +56,9 @@ class Rule:
     def says_something(self) -> bool:
         """Whether the rule can ever find a fault, or its slices or children can."""
         own = (self.min, self.max, self.fixed, self.pattern, self.binding, self.max_length, self.low, self.high)
+        sliced = self.slices or self.closed or (self.discriminators and self.name not in _BY_URL)
         return any(v is not None for v in own) or bool(
-            self.types or self.constraints or self.children or self.slices or self.content or self.closed
+            self.types or self.constraints or self.children or sliced or self.content
         )
 
 
@@ -67,21 +70,28 @@ class Profile:
     type: str
     root: Rule
     base: str | None
+    named: Mapping[str, Rule]  # the rules content references point at, by element id
 
 
-def read_profile(structure: Mapping[str, Any], definitions: Definitions) -> Profile:
+def read_profile(structure: Mapping[str, Any], definitions: Definitions, depth: int = 0) -> Profile:
     """The rules of a profile. Raises KeyError, TypeError or ValueError for a StructureDefinition that is malformed."""
     whole = "snapshot" in structure
     elements = structure["snapshot" if whole else "differential"]["element"]
     name = structure["type"]
     own = frozenset(t.url for t in definitions.types.values())
     root = Rule(name)
+    by_id: dict[str, Rule] = {}
     for element in elements:
-        rule = _place(root, element)
+        rule = by_id[element.get("id") or element["path"]] = _place(root, element)
         _fill(rule, element, own, structure["url"])
+    base = None if whole else definitions.profiles.get(structure.get("baseDefinition", ""))
+    if base is not None:
+        if depth > _MAX_CHAIN:
+            raise ValueError("a profile stands on itself")
+        _inherit(root, read_profile(base, definitions, depth + 1).root)
     _trim(root, definitions, definitions.types[name], "root")
-    base = structure.get("baseDefinition") if not whole else None
-    return Profile(structure["url"], name, root, base if base in definitions.profiles else None)
+    named = {rule.content: by_id[rule.content] for rule in by_id.values() if rule.content in by_id}
+    return Profile(structure["url"], name, root, base["url"] if base is not None else None, named)
 
 
 def _place(root: Rule, element: Mapping[str, Any]) -> Rule:
@@ -97,6 +107,20 @@ def _place(root: Rule, element: Mapping[str, Any]) -> Rule:
         if slice_name:
             rule = rule.slices.setdefault(slice_name, Rule(name))
     return rule
+
+
+def _inherit(rule: Rule, base: Rule) -> None:
+    """A differential may add slices without saying again what tells them apart."""
+    if rule.slices and not rule.discriminators:
+        rule.discriminators = base.discriminators
+    if base.slices:
+        rule.closed = False  # its other slices are in the base only, which is asked too
+    for name, child in rule.children.items():
+        if name in base.children:
+            _inherit(child, base.children[name])
+    for name, one in rule.slices.items():
+        if name in base.slices:
+            _inherit(one, base.slices[name])
 
 
 def _fill(rule: Rule, element: Mapping[str, Any], own: frozenset[str], url: str) -> None:
@@ -137,7 +161,9 @@ def _trim(rule: Rule, definitions: Definitions, owner: TypeDefinition, part: str
         _loosen(rule, known)
     rule.min = rule.min or None
     if rule.slices and not rule.discriminators:
-        rule.discriminators = _EXTENSIONS if rule.name in ("extension", "modifierExtension") else _CHOICE
+        rule.discriminators = _EXTENSIONS if rule.name in _BY_URL else _CHOICE if len(known) > 1 else ()
+        if not rule.discriminators:
+            rule.slices = {}  # nothing tells them apart
     for child in rule.children.values():
         _trim(child, definitions, below)
     rule.children = {name: child for name, child in rule.children.items() if child.says_something}

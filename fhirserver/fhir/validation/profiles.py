@@ -106,6 +106,8 @@ class _Check:
             faults += self._element(child, node)
             if len(faults) > MAX_FAULTS:
                 break
+        if rule.content in self.profile.named:
+            faults += self.content(self.profile.named[rule.content], node)
         return faults
 
     def _element(self, rule: Rule, parent: Node) -> list[Fault]:
