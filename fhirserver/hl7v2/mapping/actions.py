@@ -77,6 +77,16 @@ def defaulting(element: str, rule: Rule) -> Rule:
     return defaulting
 
 
+def where_absent(element: str, rule: Rule) -> Rule:
+    """What is written only where no rule before it has filled the element."""
+
+    def absent(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
+        if element not in out and f"_{element}" not in out:
+            rule(run, segment, raw, parts, out)
+
+    return absent
+
+
 def literal(value: Any, write: Any, where: str, own: str) -> Rule:
     plain = not isinstance(value, (dict, list))
 

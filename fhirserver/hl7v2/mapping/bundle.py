@@ -15,6 +15,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2.mapping.actions import copied, reference_to
 from fhirserver.hl7v2.mapping.maps import Maps, MessageMap, Trigger
+from fhirserver.hl7v2.mapping.periods import backwards, periods
 from fhirserver.hl7v2.mapping.run import Context, Entry, Run, Traced, Unmapped, uuid_of
 from fhirserver.hl7v2.message import Message
 
@@ -60,9 +61,14 @@ def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = F
     which there is nothing to say.
     """
     trigger, chosen = _map_of(maps, message)
+    for name in chosen.requires:
+        if message.first(name) is None:
+            raise problem("required", f"The {name} segment is missing.", name)
     run = Run(message, context, _variables(trigger, message, context), trace)
     placed = maps.structures.place(message, chosen.structure)
     skipped = chosen.apply(run, placed)
+    if "PID" in chosen.requires and not any(entry.type == "Patient" for entry in run.entries):
+        raise problem("required", "The PID segment says nothing about a patient.", "PID")
     _finish(maps, run)
     entries = _ordered(run.entries)
     if not any(entry.type not in ENVELOPE and not entry.coalesced for entry in entries):
@@ -114,6 +120,7 @@ def _finish(maps: Maps, run: Run) -> None:
     """Defaults, derived identifiers, matching and fullUrls of every entry; then the references between them."""
     seen: dict[str, int] = {}
     for entry in sorted(run.entries, key=lambda e: e.type != "Patient"):
+        _settle(maps, run, entry)
         _default(maps, entry)
         _identify(maps, run, entry, seen)
     for entry in run.entries:
@@ -121,10 +128,23 @@ def _finish(maps: Maps, run: Run) -> None:
             reference["reference"] = entry.full_url
 
 
+def _settle(maps: Maps, run: Run, entry: Entry) -> None:
+    """One form of each choice element (the one written last), and no period that ends before it begins."""
+    resource, choices = entry.resource, maps.choices.get(entry.type, {})
+    for name in [name for name in resource if name in choices]:
+        for other in choices[name]:
+            if other in resource and name in resource and list(resource).index(other) > list(resource).index(name):
+                del resource[name]
+    for found in periods(resource):
+        if backwards(found["start"], found["end"]):
+            del found["end"]
+            run.warn(f"a period of {entry.type} ended before it began; its end was left out")
+
+
 def _default(maps: Maps, entry: Entry) -> None:
     resource = entry.resource
     for name, value in maps.defaults.get(entry.type, {}).items():
-        if name not in resource and f"_{name}" not in resource:
+        if name not in resource and f"_{name}" not in resource and name.lstrip("_") not in resource:
             siblings = maps.choices.get(entry.type, {}).get(name, ())
             if not any(sibling in resource for sibling in siblings):
                 resource[name] = copied(value)

@@ -15,7 +15,18 @@ HL7_EXTENSION = "http://hl7.org/fhir/StructureDefinition/"
 
 _SOURCE = re.compile(r"(?:([A-Z][A-Z0-9]{2})-(\d{1,3})|(\^))(?:\.(\d{1,3}))?(?:\.(\d{1,3}))?$")
 _VARIABLES = frozenset(
-    ("$trigger", "$code", "$structure", "$version", "$control", "$received", "$message", "$software", "$status")
+    (
+        "$trigger",
+        "$code",
+        "$structure",
+        "$version",
+        "$control",
+        "$received",
+        "$message",
+        "$software",
+        "$status",
+        "$appointment",
+    )
 )
 _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9]*)(?:\(([^()]*)\))?(\+)?(?:\.|$)")
 _TOKEN = re.compile(r'\s*(?:(\()|(\))|(,)|(!=|>=|<=|=|>|<)|"([^"]*)"|(\d+)\b(?!-)|([$^A-Za-z][A-Za-z0-9$.^-]*))')

@@ -99,7 +99,7 @@ def _check_defaults(compiler: Compiler, defaults: Mapping[str, Mapping[str, Any]
     for type, elements in defaults.items():
         definition = compiler.definitions.types.get(type)
         for element in elements:
-            if definition is None or element not in definition.properties:
+            if definition is None or element.lstrip("_") not in definition.properties:
                 compiler.fault("defaults.yaml", f"{type} has no element {element}")
 
 

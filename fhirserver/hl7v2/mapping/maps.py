@@ -110,6 +110,8 @@ class MessageMap:
             run.group = group
             for rule in rules:
                 _apply(rule, run, segment, self.shared)
+        for late in run.late:
+            late()
         return missed
 
 
@@ -190,13 +192,21 @@ def _forget(rule: MessageRule, run: Run, entry: Entry, shared: frozenset[str]) -
 
 def _link(rule: MessageRule, run: Run, entry: Entry) -> None:
     for name, path in rule.links:
-        other = named(run, name)
-        if other is not None and other is not entry:
-            path.put(entry.resource, reference_to(other))
+        _join(run, run.group, name, entry, path)
     for name, path in rule.backs:
         other = named(run, name)
         if other is not None and other is not entry:
             path.put(other.resource, reference_to(entry))
+
+
+def _join(run: Run, group: Group, name: str, entry: Entry, path: Target, *, last: bool = False) -> None:
+    """Refers to the resource of a name; one that is made only later in the message is waited for."""
+    run.group = group
+    other = named(run, name)
+    if other is None and not last:
+        run.late.append(lambda: _join(run, group, name, entry, path, last=True))
+    elif other is not None and other is not entry:
+        path.put(entry.resource, reference_to(other))
 
 
 class Assembler:

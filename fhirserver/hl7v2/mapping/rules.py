@@ -24,7 +24,27 @@ from fhirserver.hl7v2.message import Segment
 Spec = Mapping[str, Any]
 
 KEYS = frozenset(
-    "id from to as value table unmapped system when rules link format plus note default fill append".split()
+    (
+        "id",
+        "from",
+        "to",
+        "as",
+        "value",
+        "table",
+        "unmapped",
+        "system",
+        "when",
+        "rules",
+        "link",
+        "format",
+        "plus",
+        "note",
+        "default",
+        "fill",
+        "append",
+        "absent",
+        "lenient",
+    )
 )
 TEXTUAL = frozenset(("string", "markdown", "code", "id", "uri", "url", "canonical"))
 
@@ -90,6 +110,8 @@ class Compiler:
             rule, constant = actions.literal(spec["value"], write, where, own), True
         if spec.get("default"):
             rule = actions.defaulting(element, rule)
+        if spec.get("absent"):
+            rule = actions.where_absent(element, rule)
         return constant, rule if check is None else actions.guarded(check, rule)
 
     def _known(self, where: str, spec: Spec) -> None:
@@ -220,7 +242,7 @@ class Compiler:
         return actions.with_codes(where, convert, table, system, depth, wanted) if table or system else convert
 
     def _coded(self, where: str, spec: Spec, path: Target, depth: int) -> Convert:
-        table, unmapped = self.tables[str(spec["table"])], spec.get("unmapped")
+        table, unmapped, lenient = self.tables[str(spec["table"])], spec.get("unmapped"), bool(spec.get("lenient"))
         is_code = path.property.type in TEXTUAL
         is_boolean = path.property.type == "boolean"
         if not is_code and not is_boolean and path.property.type not in ("Coding", "CodeableConcept"):
@@ -234,7 +256,8 @@ class Compiler:
                 return None
             mapped = table.translate(code)
             if mapped is None:
-                run.unmapped.append(Unmapped(table.name, code[:80], run.field, where))
+                if not lenient:
+                    run.unmapped.append(Unmapped(table.name, code[:80], run.field, where))
                 return unmapped
             if is_boolean:
                 return mapped.code == "true"

@@ -5,7 +5,7 @@ mapped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -91,6 +91,7 @@ class Run:
         "field",
         "group",
         "hits",
+        "late",
         "message",
         "prefix",
         "repetition",
@@ -111,6 +112,7 @@ class Run:
         self.decode = message.escapes.decode
         self.effects: list[tuple[str, Entry, Entry | None]] = []
         self.entries: list[Entry] = []
+        self.late: list[Callable[[], None]] = []
         self.entry: Entry = Entry("", {}, 0)
         self.group: Group = Group.__new__(Group)
         self.shared: dict[str, Entry] = {}

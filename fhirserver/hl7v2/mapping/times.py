@@ -61,7 +61,7 @@ def date_time(text: str, zone_name: str) -> tuple[str | None, bool]:
     known = zone(zone_name) if zone_name else None
     if known is None:
         return day, True
-    return f"{day}T{clock}{naive.replace(tzinfo=known).isoformat()[-6:]}", False
+    return f"{day}T{clock}{_minutes(naive.replace(tzinfo=known).utcoffset())}", False
 
 
 def instant(text: str, zone_name: str) -> str | None:
@@ -92,6 +92,12 @@ def plus_minutes(moment: str, minutes: float) -> str | None:
         return (datetime.fromisoformat(moment) + timedelta(minutes=minutes)).isoformat()
     except (ValueError, OverflowError):
         return None
+
+
+def _minutes(offset: timedelta | None) -> str:
+    """An offset in whole minutes, as FHIR wants it: local mean times of long ago had seconds."""
+    total = round((offset or timedelta()).total_seconds() / 60)
+    return f"{'-' if total < 0 else '+'}{abs(total) // 60:02d}:{abs(total) % 60:02d}"
 
 
 def _offset(text: str) -> str:
