@@ -10,6 +10,7 @@ from dataclasses import replace
 from fhirserver.auth.access import REGISTRY, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
+from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Server
@@ -34,8 +35,21 @@ def lasting(tokens: Tokens, server: Server) -> Tokens:
         found = {resource["id"]: _label(resource) for resource in _found(server, principal, organization_, find)}
         return list(found.items())[:MOST_PATIENTS]
 
+    def create(principal: Principal, resource: Resource) -> Resource:
+        type_ = resource["resourceType"]
+        made = dispatch(
+            server, Request("create", REGISTRY, server.base(REGISTRY), principal, type=type_, body=resource)
+        )
+        shown: Resource = made.resource if made.resource is not None else decode(made.text or "{}")
+        return shown
+
     return replace(
-        tokens, kept=Kept(server.store.database), account=account, organization=organization, patients=patients
+        tokens,
+        kept=Kept(server.store.database),
+        account=account,
+        organization=organization,
+        patients=patients,
+        create=create,
     )
 
 

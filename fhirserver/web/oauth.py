@@ -14,13 +14,23 @@ from flask import Response as HttpResponse
 from flask import request as http
 
 from fhirserver.auth.keys import public_set
+from fhirserver.auth.tokens import refused
 from fhirserver.fhir.problem import Problem
 from fhirserver.web import codes
 from fhirserver.web.accounts import lasting
 from fhirserver.web.grants import Client, Server, grants, identity
+from fhirserver.web.registration import register
 from fhirserver.web.signin import SignIn
 from fhirserver.web.tokens import Tokens, person
-from fhirserver.web.wellknown import INTROSPECT_PATH, JWKS_PATH, REVOKE_PATH, TOKEN_PATH, USERINFO_PATH, documents
+from fhirserver.web.wellknown import (
+    INTROSPECT_PATH,
+    JWKS_PATH,
+    REGISTER_PATH,
+    REVOKE_PATH,
+    TOKEN_PATH,
+    USERINFO_PATH,
+    documents,
+)
 
 __all__ = ["Tokens", "blueprint", "lasting", "person"]
 
@@ -29,6 +39,8 @@ FORM = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
 SECRETS = ("grant_type", "client_id", "client_secret", "client_assertion", "code", "refresh_token", "token", "scope")
 """Parameters that must not be in a URL, where they end up in logs."""
+
+ERRORS = {401: "invalid_token", 403: "access_denied", 429: "temporarily_unavailable", 503: "temporarily_unavailable"}
 
 View = Callable[..., HttpResponse]
 
@@ -42,16 +54,23 @@ def blueprint(tokens: Tokens) -> Blueprint:
     if tokens.kept is not None:
         made.add_url_rule(INTROSPECT_PATH, "introspect", _answered(lambda: _introspect(server)), methods=["POST"])
         made.add_url_rule(REVOKE_PATH, "revoke", _answered(lambda: _revoke(server)), methods=["POST"])
+    if tokens.create is not None:
+        made.add_url_rule(REGISTER_PATH, "register", _answered(lambda: _register(tokens)), methods=["POST"])
     names = [grant.GRANT_TYPE for grant in grants(tokens)]
     if "authorization_code" in names:
         made.add_url_rule(USERINFO_PATH, "userinfo", _answered(lambda: _userinfo(tokens)), methods=["GET", "POST"])
         SignIn(tokens).add_to(made)
+    found = documents(tokens.issuer, names, made_of(tokens))
     for number, base in enumerate(BASES):
-        for name, document in documents(
-            tokens.issuer, names, tokens.kept is not None, tokens.patients is not None
-        ).items():
+        for name, document in found.items():
             made.add_url_rule(f"{base}/.well-known/{name}", f"{name}-{number}", _public(_constant(document)))
     return made
+
+
+def made_of(tokens: Tokens) -> frozenset[str]:
+    """What the installation has, for the discovery documents."""
+    parts = {"lasting": tokens.kept, "patients": tokens.patients, "registration": tokens.create}
+    return frozenset(name for name, part in parts.items() if part is not None)
 
 
 def _constant(document: Mapping[str, Any]) -> Callable[[], Mapping[str, Any]]:
@@ -82,7 +101,7 @@ def _answered(view: Callable[[], HttpResponse]) -> View:
             answer.status_code = status
             answer.headers.update(headers)
         except Problem as refusal:
-            error_code = "invalid_token" if refusal.status == 401 else "temporarily_unavailable"
+            error_code = ERRORS.get(refusal.status, "invalid_request")
             answer = jsonify(error=error_code, error_description=refusal.issues[0].diagnostics)
             answer.status_code = refusal.status
             answer.headers.update(refusal.headers)
@@ -155,6 +174,14 @@ def _claims(tokens: Tokens, token: str) -> Mapping[str, Any] | None:
         return tokens.claims(token)
     except Problem:
         return None
+
+
+def _register(tokens: Tokens) -> HttpResponse:
+    """RFC 7591, with the access token of a user who may register clients as the initial access token."""
+    principal = tokens.authenticate(http.headers.get("Authorization"))
+    if principal.kind not in ("user", "operator") or tokens.create is None:
+        raise refused("Registration needs the access token of a user who may register clients.")
+    return register(tokens.create, principal)
 
 
 def _userinfo(tokens: Tokens) -> HttpResponse:

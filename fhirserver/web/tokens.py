@@ -36,7 +36,7 @@ class Tokens:
     seconds. `kept` holds what all processes must agree on; without it there is no revocation and no grant but
     client_credentials. `account` answers a User with its private part, for signing in; `organization` an Organization
     of the registry; `patients` a few (id, label) of an organization's patients for a text, as the user may see them;
-    `fetch` the JWK Set at a URL.
+    `create` stores a resource on the registry for somebody; `fetch` answers the JWK Set at a URL.
     """
 
     issuer: str
@@ -56,6 +56,7 @@ class Tokens:
     organization: Callable[[str], Resource | None] | None = None
     patients: Callable[[Principal, str, str], Sequence[tuple[str, str]]] | None = None
     fetch: Callable[[str], Mapping[str, Any]] | None = None
+    create: Callable[[Principal, Resource], Resource] | None = None
 
     def issue(self, principal: Principal, lifetime: int | None = None, family: str = "") -> str:
         """An access token for this principal; `lifetime` in seconds where it is other than the usual.

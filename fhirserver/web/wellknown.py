@@ -6,7 +6,7 @@ Only what works is listed. The documents are the same for every base: one issuer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from fhirserver.auth.keys import ALGORITHM
@@ -16,6 +16,7 @@ JWKS_PATH = "/oauth2/jwks"
 AUTHORIZE_PATH = "/oauth2/authorize"
 INTROSPECT_PATH = "/oauth2/introspect"
 REVOKE_PATH = "/oauth2/revoke"
+REGISTER_PATH = "/oauth2/register"
 USERINFO_PATH = "/oauth2/userinfo"
 LOGOUT_PATH = "/oauth2/logout"
 SYSTEM_SCOPES = ("system/*.cruds", "system/*.rs")
@@ -32,14 +33,16 @@ USER_SCOPES = (
 PATIENT_SCOPES = ("launch/patient", "patient/*.cruds", "patient/*.rs")
 
 
-def documents(issuer: str, grants: Sequence[str], lasting: bool, patients: bool) -> Mapping[str, dict[str, Any]]:
+def documents(issuer: str, grants: Sequence[str], has: Container[str]) -> Mapping[str, dict[str, Any]]:
     """Every document by its name below `/.well-known/`.
 
-    `grants` are those that work; `lasting` says that tokens can be revoked and assertions replayed once only;
-    `patients` that a patient can be chosen.
+    `grants` are those that work. `has` names what the installation has: `lasting` (tokens can be revoked, an assertion
+    counts once), `patients` (one can be chosen), `registration`.
     """
-    users = "authorization_code" in grants
+    users, lasting, patients = "authorization_code" in grants, "lasting" in has, "patients" in has
     metadata = _metadata(issuer, grants, lasting, users, patients)
+    if "registration" in has:
+        metadata["registration_endpoint"] = issuer + REGISTER_PATH
     return {
         "smart-configuration": {**metadata, "capabilities": _capabilities(lasting, users, patients)},
         "oauth-authorization-server": metadata,
