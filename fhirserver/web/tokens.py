@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
-from flask import request as http
+from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.auth import scopes, tokens
 from fhirserver.auth.keys import SigningKey, by_kid
@@ -74,18 +74,19 @@ class Tokens:
         )
         return tokens.issue(self.keys()[0], {**claims, **({"family": family} if family else {})})
 
-    def authenticate(self, header: str | None) -> Principal:
-        """Who an Authorization header stands for; without one nobody in particular.
+    def authenticate(self, http: HttpRequest) -> Principal:
+        """Who the Authorization header of a request stands for; without one nobody in particular.
 
         Raises Problem: login (401) for credentials that are no good, throttled (429) after too many of them.
         """
+        header = http.headers.get("Authorization")
         if not header:
             return ANONYMOUS
         scheme, _, credentials = header.strip().partition(" ")
         if scheme.lower() == "bearer":
-            return self.principal(self.claims(credentials.strip()))
+            return self.principal(self.claims(credentials.strip()), http.path)
         if scheme.lower() == "basic":
-            return self._basic(credentials.strip())
+            return self._basic(credentials.strip(), http.remote_addr or "")
         raise tokens.refused("The Authorization header must be 'Bearer <token>'.", "invalid_request")
 
     def claims(self, token: str) -> Mapping[str, Any]:
@@ -99,13 +100,13 @@ class Tokens:
             raise tokens.refused("The access token has been revoked.")
         return claims
 
-    def principal(self, claims: Mapping[str, Any]) -> Principal:
-        """The principal of an access token on the base that is called. Raises Problem(login) where it is for another
+    def principal(self, claims: Mapping[str, Any], path: str) -> Principal:
+        """The principal of an access token on the base that `path` is of. Raises Problem(login) where it is for another
         base.
         """
         held = claims.get("aud", [])
         audience = [held] if isinstance(held, str) else held
-        here = self.issuer + http.path + "/"
+        here = f"{self.issuer}{path}/"
         if self.issuer not in audience and not any(here.startswith(f"{base}/") for base in audience):
             raise tokens.refused("The access token is for another base.")
         if claims.get("kind") != "user":
@@ -151,9 +152,9 @@ class Tokens:
         self.throttle.failed(now, _pair(address, who))
         self.addresses.failed(now, address)
 
-    def _basic(self, credentials: str) -> Principal:
+    def _basic(self, credentials: str, address: str) -> Principal:
         id_, secret = basic(credentials)
-        found = self.authenticated(id_, secret, http.remote_addr or "") if id_ and secret else None
+        found = self.authenticated(id_, secret, address) if id_ and secret else None
         if found is None or "basic_auth" not in found[0].get("grantType", ()):
             refusal = tokens.refused("The client id or secret is wrong, or the client may not use basic_auth.")
             raise Problem(refusal.issues, headers={"WWW-Authenticate": 'Basic realm="fhir", Bearer realm="fhir"'})
