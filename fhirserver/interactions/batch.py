@@ -1,8 +1,7 @@
 """The batch and transaction interactions. FHIR R4: http#transaction, http#trules, http#brules.
 
-A batch runs its entries one by one, each standing for itself. A transaction runs them in the order DELETE, POST,
-PUT and PATCH, GET inside
-one database transaction: all or nothing, and the refusal names the entry.
+A batch runs its entries one by one, each standing for itself. A transaction runs them in the order DELETE, POST, PUT
+and PATCH, GET inside one database transaction: all or nothing, and the refusal names the entry.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
+from fhirserver.interactions import conditional
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
-from fhirserver.interactions.search import matching, selection
+from fhirserver.interactions.search import ensure_indexes, matching, selection
 from fhirserver.interactions.write import instant_text
 
 MOST_ENTRIES = 5_000
@@ -82,9 +82,7 @@ def _batch(server: Server, request: Request, access: Access, listed: list[Any]) 
 def _transaction(server: Server, request: Request, access: Access, listed: list[Any]) -> list[Resource]:
     entries = [_entry(server, request, element, index) for index, element in enumerate(listed)]
     _refuse_twice(entries)
-    for type in {entry.request.type for entry in entries if entry.request.type}:
-        if type in server.definitions.resource_types:
-            server.store.database.current(type)
+    _prepare(server, access, entries)
 
     def work(session: Any) -> list[Entry]:
         unit = Unit(server.store, session)
@@ -94,16 +92,54 @@ def _transaction(server: Server, request: Request, access: Access, listed: list[
     return [_answer(request, entry, entry.response or Response(200)) for entry in done]
 
 
+def _prepare(server: Server, access: Access, entries: list[Entry]) -> None:
+    """Makes what cannot be made inside a transaction: collections, indexes, and the locks of conditional entries."""
+    for type in {entry.request.type for entry in entries if entry.request.type}:
+        if type in server.definitions.resource_types:
+            server.store.database.current(type)
+            server.store.database.history(type)
+    for entry in entries:
+        asked = entry.request
+        try:
+            criteria = conditional.asked_criteria(asked)
+            if criteria:
+                conditional.prepare(server, asked, access, asked.type or "", criteria)
+            for type, pairs in _conditional_references(asked.body):
+                access.require(type, "s")
+                ensure_indexes(server, access, selection(server, asked, type, pairs))
+        except Problem as error:
+            raise _in_entry(error, entry.index) from None
+
+
+def _conditional_references(value: Any) -> set[tuple[str, Pairs]]:
+    """Type and criteria of every conditional reference in a resource."""
+    found: set[tuple[str, Pairs]] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting.extend(one)
+        elif isinstance(one, dict):
+            waiting.extend(one.values())
+            text = one.get("reference")
+            parts = CONDITIONAL.match(text) if isinstance(text, str) else None
+            if parts:
+                found.add((parts[1], tuple(parse_qsl(parts[2], keep_blank_values=True))))
+    return found
+
+
 def _run(server: Server, request: Request, access: Access, entries: list[Entry], unit: Unit) -> list[Entry]:
     """Runs the entries in the specification's order and answers them in the Bundle's."""
     entries = [replace(entry, request=replace(entry.request, unit=unit)) for entry in entries]
     names = _assign(server, request, access, entries)
+    written: set[str] = set()
     for entry in sorted(entries, key=lambda each: (ORDER[each.request.facts["method"]], each.index)):
         try:
             asked = replace(entry.request, body=_resolved(server, request, access, entry.request.body, names))
             if entry.request.facts["method"] == "GET":
                 unit.flush()
             entry.response = server.perform(server, replace(asked, assigned=entry.assigned), access)
+            _refuse_overlap(unit.written, written)
         except Problem as error:
             raise _in_entry(error, entry.index) from None
     unit.flush()
@@ -246,6 +282,14 @@ def _refuse_twice(entries: list[Entry]) -> None:
                     problem("duplicate", f"{name} is written twice in this transaction.", status=400), entry.index
                 )
             written.add(name)
+
+
+def _refuse_overlap(written: list[str], known: set[str]) -> None:
+    """Conditional entries may turn out to write what another one writes (http#trules)."""
+    for name in written[len(known) :]:
+        if name in known:
+            raise problem("duplicate", f"{name} is written twice in this transaction.", status=400)
+        known.add(name)
 
 
 def _in_entry(error: Problem, index: int) -> Problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import Issue, outcome, problem
@@ -17,10 +17,11 @@ from fhirserver.interactions import patch as patching
 from fhirserver.interactions import write
 from fhirserver.interactions.model import Pairs, Request, Response, Server, Unit
 from fhirserver.interactions.read import answer as show
-from fhirserver.interactions.search import matching, selection
+from fhirserver.interactions.search import ensure_indexes, matching, selection
+from fhirserver.search.query import Query
 from fhirserver.store.model import Stored
 
-MOST_DELETED = 1_000
+CONDITIONAL = ("conditional-update", "conditional-patch", "conditional-delete")
 Work = Callable[[Request, list[Stored]], Response]
 
 
@@ -29,10 +30,8 @@ def create(server: Server, request: Request, access: Access) -> Response:
 
     Criteria in the URL mean the same: clients send them there, and ignoring them would make a second resource.
     """
-    criteria = request.preconditions.if_none_exist
-    if criteria is None and _used(request):
-        criteria = urlencode(_used(request))
-    if criteria is None:
+    criteria = asked_criteria(request)
+    if not criteria:
         return write.create(server, request, access)
 
     def work(inner: Request, found: list[Stored]) -> Response:
@@ -40,7 +39,7 @@ def create(server: Server, request: Request, access: Access) -> Response:
             return replace(show(server, inner, found[0]), location=_location(inner, found[0]))
         return write.create(server, inner, access)
 
-    return _settled(server, request, access, criteria_pairs(criteria), work)
+    return _settled(server, request, access, criteria, work)
 
 
 def update(server: Server, request: Request, access: Access) -> Response:
@@ -113,16 +112,28 @@ def _used(request: Request) -> Pairs:
     return tuple(pair for pair in request.query if pair[0] not in ("_format", "_pretty"))
 
 
+def prepare(server: Server, request: Request, access: Access, type: str, criteria: Pairs) -> Query:
+    """The query of the criteria, with all in place that cannot be made once the transaction has begun: its lock, its
+    indexes. Raises Problem: forbidden for who may not search and must not be answered "nothing matches"; invalid.
+    """
+    access.require(type, "s")
+    query = selection(server, request, type, criteria)
+    server.store.prepare_lock(request.organization, type, _key(criteria), server.now())
+    ensure_indexes(server, access, query)
+    return query
+
+
+def _key(criteria: Pairs) -> str:
+    return "&".join(f"{name}={value}" for name, value in sorted(criteria))
+
+
 def _settled(server: Server, request: Request, access: Access, criteria: Pairs, work: Work) -> Response:
     type = request.type or ""
-    access.require(type, "s")  # who may not search must not be answered "nothing matches"
-    key = "&".join(f"{name}={value}" for name, value in sorted(criteria))
-    query = selection(server, request, type, criteria)
 
     def inside(unit: Unit) -> Response:
         inner = replace(request, unit=unit, query=())
         unit.flush()
-        server.store.lock(unit.session, request.organization, type, key)
+        server.store.lock(unit.session, request.organization, type, _key(criteria))
         found = matching(server, access, query, unit.session, limit=2)
         if len(found) > 1:
             raise problem(
@@ -132,11 +143,21 @@ def _settled(server: Server, request: Request, access: Access, criteria: Pairs, 
         unit.flush()
         return response
 
-    server.store.prepare_lock(request.organization, type, key, server.now())
-    if request.unit is not None:
+    if request.unit is not None:  # the Bundle has prepared it
+        access.require(type, "s")
+        query = selection(server, request, type, criteria)
         return inside(request.unit)
+    query = prepare(server, request, access, type, criteria)
     response: Response = server.store.transaction(lambda session: inside(Unit(server.store, session)))
     return response
+
+
+def asked_criteria(request: Request) -> Pairs:
+    """The criteria of a conditional interaction, () where the request is none. Raises Problem(invalid)."""
+    if request.interaction == "create":
+        text = request.preconditions.if_none_exist
+        return _used(request) if text is None else criteria_pairs(text)
+    return _criteria(request) if request.interaction in CONDITIONAL else ()
 
 
 def _location(request: Request, version: Stored) -> str:

@@ -50,6 +50,13 @@ class Unit:
     store: Store
     session: Session
     changes: list[Change] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    """Type/id of every change so far, sent or not."""
+
+    def add(self, change: Change) -> None:
+        """Takes a change in."""
+        self.changes.append(change)
+        self.written.append(f"{change.type}/{change.id}")
 
     def flush(self) -> None:
         """Sends the changes, so that reads and searches in this transaction see them."""

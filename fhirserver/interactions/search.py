@@ -60,6 +60,14 @@ def selection(server: Server, request: Request, type: str, pairs: Pairs) -> Quer
     return query
 
 
+def ensure_indexes(server: Server, access: Access, query: Query) -> None:
+    """Makes the indexes exist that a query needs: inside a transaction none can be made."""
+    clauses = [with_known_codes(server, access, clause) for clause in query.clauses]
+    search = compile_search(server.store, access, query.type or "", clauses, None)
+    if search is not None:
+        server.store.indexes.ensure(search.type, search.fields)
+
+
 def matching(
     server: Server, access: Access, query: Query, session: Session | None, *, limit: int, type: str | None = None
 ) -> list[Stored]:

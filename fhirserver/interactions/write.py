@@ -187,7 +187,7 @@ def remove(server: Server, request: Request, access: Access, previous: Stored) -
 
 def _commit(server: Server, request: Request, change: Change) -> None:
     if request.unit:
-        request.unit.changes.append(change)
+        request.unit.add(change)
     else:
         server.store.commit([change])
     if change.type in DEFINING:

@@ -224,7 +224,9 @@ class Store:
         """
         with translated():
             self.database.collection("locks").update_one(
-                {"_id": _lock_id(organization, type, criteria)}, {"$set": {"t": now}}, upsert=True
+                {"_id": _lock_id(organization, type, criteria)},
+                {"$max": {"t": now.replace(minute=0, second=0, microsecond=0)}},
+                upsert=True,
             )
 
     # What the other processes live on
