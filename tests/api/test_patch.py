@@ -117,7 +117,15 @@ def test_only_what_exists_is_patched(api: Api) -> None:
     assert api.patch("Patient/nobody", change).status == 404
 
 
-def test_merge_patch_is_not_taken(api: Api) -> None:
+def test_a_merge_patch_sets_and_removes(api: Api) -> None:
+    made = api.create(patient(gender="female"))
+    change = {"active": True, "gender": None}
+    answer = api.patch(f"Patient/{made['id']}", change, Content_Type="application/merge-patch+json")
+    assert answer.status == 200, answer.data
+    assert answer.json["active"] is True
+    assert "gender" not in answer.json
+
+
+def test_another_media_type_is_not_taken(api: Api) -> None:
     made = api.create(patient())
-    answer = api.patch(f"Patient/{made['id']}", {"active": True}, Content_Type="application/merge-patch+json")
-    assert answer.status == 415
+    assert api.patch(f"Patient/{made['id']}", b"<patch/>", Content_Type="application/xml").status == 415
