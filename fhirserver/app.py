@@ -175,9 +175,9 @@ def create_app(installation: Installation) -> WSGIApplication:
     authenticate = installation.tokens.authenticate
     return application(
         server,
+        Fhir(server, authenticate, settings.max_body),
         (
             oauth.blueprint(installation.tokens),
-            Fhir(server, authenticate, settings.max_body).blueprint(),
             Hl7v2(server, authenticate, _taking(installation)).blueprint(),
         ),
         max_body=settings.max_body,

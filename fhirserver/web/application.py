@@ -5,16 +5,21 @@ settings.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from flask import Blueprint, Flask, Response
 from flask import request as http
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Request
+from werkzeug.wrappers import Response as HttpResponse
 
 from fhirserver.fhir.json import encode
 from fhirserver.interactions.model import Server
-from fhirserver.web.fhir import from_http
+from fhirserver.web.fhir import Fhir, from_http
 from fhirserver.web.http import refuse
+from fhirserver.web.lane import Lane
 
+R = TypeVar("R", bound=HttpResponse)
 ALLOWED_HEADERS = (
     "Authorization, Content-Type, Accept, Prefer, If-Match, If-None-Match, If-None-Exist, If-Modified-Since, "
     "X-Request-Id"
@@ -24,18 +29,20 @@ ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 def application(
-    server: Server, blueprints: Sequence[Blueprint], *, max_body: int, cors_origins: Sequence[str]
+    server: Server, fhir: Fhir, blueprints: Sequence[Blueprint], *, max_body: int, cors_origins: Sequence[str]
 ) -> Flask:
-    """The WSGI application over a server, made of the blueprints."""
+    """The WSGI application over a server: its FHIR endpoints and the blueprints."""
     made = Flask("fhirserver", static_folder=None)
     made.config["MAX_CONTENT_LENGTH"] = max_body
     made.config["MAX_FORM_MEMORY_SIZE"] = max_body
     made.url_map.merge_slashes = False
-    for blueprint in blueprints:
+    for blueprint in (fhir.blueprint(), *blueprints):
         made.register_blueprint(blueprint)
     made.add_url_rule("/healthz", "healthz", lambda: _health(server))
     made.register_error_handler(HTTPException, _refuse)
-    made.after_request(_Cors(frozenset(cors_origins)).add)
+    cors = _Cors(frozenset(cors_origins))
+    made.after_request(lambda response: cors.add(http, response))
+    made.wsgi_app = Lane(made.wsgi_app, fhir, cors.add)  # type: ignore[method-assign]  # Flask's way to wrap an application
     return made
 
 
@@ -57,7 +64,7 @@ class _Cors:
     def __init__(self, origins: frozenset[str]) -> None:
         self._origins = origins
 
-    def add(self, response: Response) -> Response:
+    def add(self, http: Request, response: R) -> R:
         """Adds the headers that let a permitted origin's script read the answer."""
         origin = http.headers.get("Origin")
         if origin and ("*" in self._origins or origin in self._origins):

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import flask
 from flask import Blueprint
 from flask import Response as HttpResponse
-from flask import request as http
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir.problem import Problem, problem
@@ -36,12 +37,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Fhir:
-    """The FHIR endpoints over a server. `authenticate` answers the Principal of an Authorization header, or raises
+    """The FHIR endpoints over a server. `authenticate` answers the Principal of a request, or raises
     Problem.
     """
 
     server: Server
-    authenticate: Callable[[str | None], Principal]
+    authenticate: Callable[[HttpRequest], Principal]
     max_body: int
 
     def blueprint(self) -> Blueprint:
@@ -53,10 +54,14 @@ class Fhir:
         return made
 
     def view(self, organization: str = "registry", path: str = "") -> HttpResponse:
-        """Answers one HTTP request to a FHIR base."""
+        """Answers the HTTP request that Flask is at, to a FHIR base."""
+        return self.answer(flask.request._get_current_object(), organization, path)  # type: ignore[attr-defined]
+
+    def answer(self, http: HttpRequest, organization: str, path: str) -> HttpResponse:
+        """Answers one HTTP request to a FHIR base: `path` is what follows the base's."""
         id = request_id(http.headers.get("X-Request-Id"), self.server.new_id())
         try:
-            answer = self._answer(organization, path, id)
+            answer = self._answer(http, organization, path, id)
         except Problem as error:
             answer = refuse(http, error)
         except HTTPException as error:
@@ -67,14 +72,14 @@ class Fhir:
         answer.headers["X-Request-Id"] = id
         return answer
 
-    def _answer(self, organization: str, path: str, id: str) -> HttpResponse:
+    def _answer(self, http: HttpRequest, organization: str, path: str, id: str) -> HttpResponse:
         if http.method == "OPTIONS":
             return HttpResponse(status=204, headers={"Allow": ", ".join(METHODS)})
         query = query_pairs(http)
         negotiate(http, query)
         method = "GET" if http.method == "HEAD" else http.method
         row, values = locate(method, path)
-        principal = self.authenticate(http.headers.get("Authorization"))
+        principal = self.authenticate(http)
         if organization == "registry" and not http.path.startswith(REGISTRY_PATH):
             raise problem("not-found", "There is no organization of that id.")
         request = Request(

@@ -12,6 +12,7 @@ from flask import Blueprint
 from flask import Response as HttpResponse
 from flask import request as http
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.auth.access import Access
 from fhirserver.auth.principal import Principal
@@ -32,7 +33,7 @@ class Hl7v2:
     """
 
     server: Server
-    authenticate: Callable[[str | None], Principal]
+    authenticate: Callable[[HttpRequest], Principal]
     take: Callable[[bytes, str, str], bytes | None]
 
     def blueprint(self) -> Blueprint:
@@ -57,7 +58,7 @@ class Hl7v2:
         return answer
 
     def _answer(self, organization: str) -> HttpResponse:
-        principal = self.authenticate(http.headers.get("Authorization"))
+        principal = self.authenticate(http)
         access: Access = self.server.access(self.server, principal, organization)
         access.require("InboundMessage", "c")
         if http.mimetype not in MEDIA:

@@ -178,7 +178,7 @@ def _claims(tokens: Tokens, token: str) -> Mapping[str, Any] | None:
 
 def _register(tokens: Tokens) -> HttpResponse:
     """RFC 7591, with the access token of a user who may register clients as the initial access token."""
-    principal = tokens.authenticate(http.headers.get("Authorization"))
+    principal = tokens.authenticate(http)
     if principal.kind not in ("user", "operator") or tokens.create is None:
         raise refused("Registration needs the access token of a user who may register clients.")
     return register(tokens.create, principal)
