@@ -113,6 +113,7 @@ def decide(
         return everything(organization)
     if principal.kind == "anonymous":
         raise _login()
+    _require_audience(principal, organization)
     if principal.client or principal.kind == "client":
         _require_active(client, principal)
         if authorization and client and authorization.get("requested", "") < client.get("registered", ""):
@@ -133,6 +134,16 @@ def _login() -> Exception:
         "This needs an access token: send 'Authorization: Bearer <token>', got from the token endpoint.",
         headers={"WWW-Authenticate": 'Bearer realm="fhir"'},
     )
+
+
+def _require_audience(principal: Principal, organization: str) -> None:
+    """A token that names a FHIR base is for that base; one that names the installation alone is for all of its
+    bases.
+    """
+    here = "/1/health/fhir/4" if organization == REGISTRY else f"/1/health/organizations/{organization}/fhir/4"
+    bases = [audience for audience in principal.audience if "/1/health/" in audience]
+    if bases and not any(base.endswith(here) for base in bases):
+        raise refused("The access token is for another base.")
 
 
 def _require_active(client: Resource | None, principal: Principal) -> None:

@@ -128,6 +128,27 @@ def test_what_was_decided_about_a_deleted_client_of_the_same_id_does_not_count()
     assert decided(same, client=again, authorization=fresh).require("Patient", "r") == ()
 
 
+@pytest.mark.parametrize(
+    ("audience", "organization", "good"),
+    [
+        ("https://x.example", HOSPITAL, True),
+        ("https://x.example/1/health/organizations/hospital/fhir/4", HOSPITAL, True),
+        ("https://x.example/1/health/organizations/hospital/fhir/4", REGISTRY, False),
+        ("https://x.example/1/health/organizations/other-hospital/fhir/4", HOSPITAL, False),
+        ("https://x.example/1/health/fhir/4", REGISTRY, True),
+        ("https://x.example/1/health/fhir/4", HOSPITAL, False),
+    ],
+)
+def test_a_token_for_one_base_is_no_good_on_another(audience: str, organization: str, good: bool) -> None:
+    principal = user(HOSPITAL, "admin", audience=(audience,))
+    if good:
+        assert decided(principal, organization).require("Organization", "r") is not None
+    else:
+        with pytest.raises(Problem) as refusal:
+            decided(principal, organization)
+        assert refusal.value.status == 401
+
+
 def test_nobody_is_asked_to_log_in() -> None:
     with pytest.raises(Problem) as refusal:
         decided(ANONYMOUS)
