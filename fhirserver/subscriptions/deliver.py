@@ -26,13 +26,13 @@ from fhirserver.store.model import Change, Stored
 from fhirserver.subscriptions import delivery, notification
 from fhirserver.subscriptions.delivery import Delivery, text
 from fhirserver.subscriptions.gate import HOLD, SKIP, Gate, gate
+from fhirserver.subscriptions.holding import Held, Holding
 from fhirserver.subscriptions.lanes import Breaker, Lanes, Ready
 from fhirserver.subscriptions.post import Answer, Endpoints
 from fhirserver.subscriptions.schedule import Schedule, asked
 from fhirserver.subscriptions.signature import signed
 from fhirserver.subscriptions.versions import Parts
 
-LEASE_SECONDS = 60.0
 TURN_SECONDS = 20.0  # Then the job goes to the end of the queue, so that others get their turn.
 ROUND_SECONDS = 1.0
 ROUND = 32
@@ -59,6 +59,7 @@ class _Round:
 
     gate: Gate
     parts: Parts
+    held: Held
     ends: float
     failed: threading.Event = field(default_factory=threading.Event)
 
@@ -85,6 +86,7 @@ class Deliverer:
         self._chance = chance
         self._schedule = schedule or Schedule()
         self._lanes = Lanes(server.store.database)
+        self._holding = Holding(server.store)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="deliver")
 
     def deliver(self, organization: str, subscription: str) -> None:
@@ -92,13 +94,12 @@ class Deliverer:
         self._server.refresh()
         lease, owner = f"deliver/{organization}/{subscription}", self._server.new_id()
         ends = time.monotonic() + TURN_SECONDS
-        while self._store.lease(lease, owner, LEASE_SECONDS) is not None:
-            try:
-                while time.monotonic() < ends and self._step(organization, subscription):
-                    if not self._store.renew(lease, owner, LEASE_SECONDS):
-                        return
-            finally:
-                self._store.release(lease, owner)
+        while True:
+            with self._holding.lease(lease, owner) as held:
+                if held is None:
+                    return
+                while not held.lost and time.monotonic() < ends and self._step(organization, subscription, held):
+                    pass
             # What came in while the lease was held found it taken, and relies on this look after its end.
             ready = self._lanes.read(organization, subscription)
             if ready is None or ready.due > self._server.now():
@@ -110,9 +111,10 @@ class Deliverer:
     def close(self) -> None:
         """Ends the threads and connections."""
         self._pool.shutdown()
+        self._holding.close()
         self._endpoints.close()
 
-    def _step(self, organization: str, subscription: str) -> bool:
+    def _step(self, organization: str, subscription: str, held: Held) -> bool:
         """One round; whether there may be more to do at once."""
         ready = self._lanes.read(organization, subscription)
         if ready is None:
@@ -132,7 +134,7 @@ class Deliverer:
         picked, due = self._picked(ready, now, 1 if tripped else ROUND)
         if not picked:
             return not self._lanes.settle(ready, due, ready.breaker)
-        self._send(ready, opened, picked)
+        self._send(ready, opened, picked, held)
         return True
 
     def _picked(self, ready: Ready, now: datetime, most: int) -> tuple[dict[str, list[Delivery]], datetime | None]:
@@ -155,10 +157,10 @@ class Deliverer:
 
     # Sending
 
-    def _send(self, ready: Ready, opened: Gate, lanes: Mapping[str, Sequence[Delivery]]) -> None:
+    def _send(self, ready: Ready, opened: Gate, lanes: Mapping[str, Sequence[Delivery]], held: Held) -> None:
         every = [one for lane in lanes.values() for one in lane]
         parts = Parts(self._server, ready.organization, [one.resource for one in every])
-        current = _Round(opened, parts, time.monotonic() + ROUND_SECONDS)
+        current = _Round(opened, parts, held, time.monotonic() + ROUND_SECONDS)
         if len(lanes) == 1:
             results = [self._lane(current, next(iter(lanes.values())))]
         else:
@@ -170,7 +172,7 @@ class Deliverer:
     def _lane(self, current: _Round, lane: Sequence[Delivery]) -> list[Sent]:
         sent: list[Sent] = []
         for one in lane:
-            if current.failed.is_set() or time.monotonic() > current.ends:
+            if current.failed.is_set() or current.held.lost or time.monotonic() > current.ends:
                 break
             result = self._attempt(current, one)
             sent.append(result)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fhirserver.store.database import Database, Session, translated
+from fhirserver.store.database import Database, translated
 
 COLLECTION = "lanes"
 
@@ -51,15 +51,28 @@ class Lanes:
                 self._database.collection(COLLECTION).create_index("due")
             self._prepared = True
 
-    def touch(self, keys: Iterable[tuple[str, str]], due: datetime, session: Session) -> None:
-        """New deliveries of these (organization, subscription) wait, written in the same transaction."""
+    def touch(self, keys: Iterable[tuple[str, str]], due: datetime) -> None:
+        """New deliveries of these (organization, subscription) wait.
+
+        It comes after their transaction and not into it: deliveries move this entry all the time, and each time would
+        make the whole batch begin anew. What a crash in between leaves out, `rebuild` finds.
+        """
         for organization, subscription in keys:
-            self._database.collection(COLLECTION).update_one(
-                {"_id": f"{organization}/{subscription}"},
-                {"$inc": {"n": 1}, "$min": {"due": due}, "$setOnInsert": {"o": organization, "i": subscription}},
-                upsert=True,
-                session=session,
-            )
+            self.wake(organization, subscription, due)
+
+    def rebuild(self, type: str, due: datetime) -> int:
+        """Touches every subscription that has a delivery waiting in the collection of `type`; answers how many."""
+        found = self._database.collection(type).aggregate(
+            [
+                {"$match": {"s.waiting": {"$exists": True}}},
+                {"$group": {"_id": {"o": "$o", "s": {"$first": "$s.waiting"}}}},
+            ],
+            allowDiskUse=True,
+        )
+        with translated():
+            keys = [(each["_id"]["o"], each["_id"]["s"].partition("/")[2]) for each in found]
+        self.touch(keys, due)
+        return len(keys)
 
     def wake(self, organization: str, subscription: str, due: datetime, *, beat: bool = False) -> None:
         """The subscription is to be looked at: it was changed, or a heartbeat is due."""

@@ -244,12 +244,9 @@ def _again(server: Server, organization: str, subscription: str, found: Sequence
     if changes:
         lanes = Lanes(server.store.database)
         lanes.prepare()
-
-        def write(session: Any) -> None:
-            server.store.commit(changes, session)
-            lanes.touch([(organization, subscription)], now, session)
-
-        server.store.transaction(write)
+        lanes.touch([(organization, subscription)], now)
+        server.store.commit(changes)
+        lanes.touch([(organization, subscription)], now)  # a worker may have looked in between, and found nothing yet
         server.enqueue("deliver", organization, subscription)
     parts = [_part("queued", valueInteger=len(changes)), _part("found", valueInteger=len(found))]
     return Response(200, {"resourceType": "Parameters", "parameter": parts})

@@ -21,7 +21,7 @@ from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
 from fhirserver.rules.subscription import NEVER_TOPICS, owner
 from fhirserver.store.database import Session
-from fhirserver.store.model import REGISTRY, Change, Pending
+from fhirserver.store.model import REGISTRY, Change, Pending, Stored
 from fhirserver.subscriptions import delivery, notification
 from fhirserver.subscriptions.deliver import turn
 from fhirserver.subscriptions.delivery import text
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 ORDER = f"{CANONICAL}/StructureDefinition/subscription-order"
 BATCH = 100
-LEASE_SECONDS = 10.0
+LEASE_SECONDS = 5.0
 SWEEP_SECONDS = 2.0
 MOST_DUE = 1000
 SURVEY_SECONDS = 30.0
@@ -57,6 +57,7 @@ class _Batch:
     done: list[Pending] = field(default_factory=list)
     watched: dict[str, Watched] = field(default_factory=dict)
     wakes: set[tuple[str, str]] = field(default_factory=set)
+    versions: Mapping[str, Stored] = field(default_factory=dict)
 
 
 class Relay:
@@ -184,6 +185,7 @@ class Relay:
     def _relayed(self, types: Collection[str] | None, limit: int, only: str) -> int:
         batch: _Batch = self._store.transaction(lambda session: self._write(session, types, limit, only))
         now = self._server.now()
+        self._lanes.touch(batch.matches, now)
         for organization, subscription in batch.wakes:
             if subscription:
                 self._lanes.wake(organization, subscription, now)
@@ -200,17 +202,32 @@ class Relay:
         # read after it was written, so an event that another took off is not seen any more.
         self._store.next_number("relay", 1, session)
         batch = _Batch()
-        for pending in self._pending(types, limit):
-            if only in ("", pending.event["id"]):
-                self._take(batch, pending, session)
+        found = [pending for pending in self._pending(types, limit) if only in ("", pending.event["id"])]
+        batch.versions = self._watching.versions(found)
+        for pending in found:
+            self._take(batch, pending, session)
         now = self._server.now()
         changes = [change for key in batch.matches for change in self._numbered(batch, key, session, now)]
         if changes:
             self._store.commit(changes, session)
-        for pending in batch.done:
-            self._store.clear_event(pending, session)
-        self._lanes.touch(batch.matches, now, session)
+        self._clear(batch.done, session)
         return batch
+
+    def _clear(self, done: Sequence[Pending], session: Session) -> None:
+        """Takes the events off their documents, all of one type with one command."""
+        for type in {pending.type for pending in done}:
+            of_type = [pending for pending in done if pending.type == type]
+            ids = [pending.event["id"] for pending in of_type]
+            keep = {"$filter": {"input": "$ev", "cond": {"$not": {"$in": ["$$this.id", ids]}}}}
+            drop_empty = {"$cond": [{"$eq": [{"$size": "$ev"}, 0]}, "$$REMOVE", "$ev"]}
+            self._store.database.collection(type).update_many(
+                {
+                    "_id": {"$in": [f"{pending.organization}/{pending.id}" for pending in of_type]},
+                    "ev": {"$exists": True},
+                },
+                [{"$set": {"ev": keep}}, {"$set": {"ev": drop_empty}}],
+                session=session,
+            )
 
     def _pending(self, types: Collection[str] | None, limit: int) -> list[Pending]:
         now = time.monotonic()
@@ -234,7 +251,7 @@ class Relay:
         if organization not in batch.watched:
             batch.watched[organization] = self._watching.watched(organization)
         watched = batch.watched[organization]
-        event = self._watching.event(organization, pending.event)
+        event = self._watching.event(organization, pending.event, batch.versions)
         for match in watched.subscriptions.matching(event):
             if covers(watched.resources[match.subscription], pending.event["t"]):
                 batch.matches.setdefault((organization, match.subscription), []).append((event, match))
@@ -287,7 +304,12 @@ class Relay:
     def _leading(self) -> bool:
         if time.monotonic() < self._leads_until - LEASE_SECONDS / 2:
             return True
+        led = time.monotonic() < self._leads_until
         taken = self._store.lease("relay", self._owner, LEASE_SECONDS) is not None
+        if taken and not led:
+            # Whoever led before may have ended between writing deliveries and saying that they wait.
+            self._lanes.prepare()
+            self._lanes.rebuild(delivery.TYPE, self._server.now())
         self._leads_until = time.monotonic() + LEASE_SECONDS if taken else 0.0
         return taken
 

@@ -15,26 +15,31 @@ from fhirserver.rules.subscription import decision
 from fhirserver.search.index import Entry
 from fhirserver.search.parse import parse
 from fhirserver.search.query import Clause, Ids, SortKey
-from fhirserver.store.model import REGISTRY
-from fhirserver.store.search import compile_search, find
+from fhirserver.store.model import REGISTRY, Pending, Stored
+from fhirserver.store.search import by_references, compile_search, find
 from fhirserver.subscriptions.criteria import Compiler
 from fhirserver.subscriptions.match import Event, Subscriptions
 from fhirserver.subscriptions.notification import HEARTBEAT, channel_number
 from fhirserver.subscriptions.topics import Catalogue, coded
 
-# A stamp younger than this may still be joined by a write of the same millisecond, so it is not relied upon.
+# After this time they are read once more: a write may have become visible behind the newest that the stamp looks at.
 SETTLED = timedelta(seconds=2)
+NEWEST = 8
 PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The subscriptions of an organization as they were at a stamp; ids of those that end, and that want heartbeats."""
+    """The subscriptions of an organization as they were at a stamp; ids of those that end, and that want heartbeats.
+
+    settled: they were read again after the stamp had come to rest.
+    """
 
     subscriptions: Subscriptions
     resources: Mapping[str, Resource]
     stamp: tuple[Any, ...]
     loaded: datetime
+    settled: bool
     ends: tuple[str, ...] = ()
     beats: tuple[str, ...] = ()
 
@@ -52,25 +57,47 @@ class Watching:
         """The compiled subscriptions of an organization, as they are now."""
         kept = self._watched.get(organization)
         stamp = self._stamp(organization)
-        newest = max((part[0] for part in stamp if part), default=None)
-        if kept and kept.stamp == stamp and (newest is None or kept.loaded - newest > SETTLED):
+        same = kept is not None and kept.stamp == stamp
+        if kept and same and (kept.settled or self._server.now() - kept.loaded < SETTLED):
             return kept
-        loaded = self._load(organization, stamp)
+        loaded = self._load(organization, stamp, settled=same)
         self._watched[organization] = loaded
         return loaded
 
     def compiler(self, organization: str) -> Compiler:
         """What compiles criteria for an organization, with its topics as they are now."""
         topics = {**self._topics(REGISTRY), **self._topics(organization)}
+        kept = self._watched.get(organization)
+        if (
+            kept
+            and kept.subscriptions.compiler.definitions is self._server.definitions
+            and kept.subscriptions.compiler.topics == topics
+        ):
+            return kept.subscriptions.compiler  # It knows the criteria that it has compiled.
         return Compiler(self._server.definitions, self._catalogue, topics, self._server.base(organization))
 
-    def event(self, organization: str, document: Mapping[str, Any]) -> Event:
-        """A pending event as the matcher looks at it, on the stored versions."""
+    def versions(self, events: Iterable[Pending]) -> dict[str, Stored]:
+        """The current versions of what some events changed, by `organization/Type/id`, read together."""
+        wanted: dict[str, set[str]] = {}
+        for pending in events:
+            if pending.organization != REGISTRY:
+                references = {f"{change['type']}/{change['id']}" for change in pending.event["changes"]}
+                wanted.setdefault(pending.organization, set()).update(references)
+        return {
+            f"{organization}/{version.type}/{version.id}": version
+            for organization, references in wanted.items()
+            for version in by_references(self._store, everything(organization), references)
+        }
+
+    def event(self, organization: str, document: Mapping[str, Any], known: Mapping[str, Stored] | None = None) -> Event:
+        """A pending event as the matcher looks at it, on the stored versions; `known` are some of them."""
         server, whole = self._server, everything(organization)
         base = server.base(organization)
 
         def version(type: str, id: str, number: int) -> Resource | None:
-            found = server.store.vread(whole, type, id, number)
+            found = (known or {}).get(f"{organization}/{type}/{id}")
+            if found is None or found.version != number:
+                found = server.store.vread(whole, type, id, number)
             return None if found is None or found.deleted else found.resource()
 
         def found(type: str, id: str, clause: Clause) -> bool:
@@ -84,14 +111,14 @@ class Watching:
 
     def _stamp(self, organization: str) -> tuple[Any, ...]:
         """What moves whenever a Subscription or topic of the organization is written."""
-        stamps: list[Any] = [self._server.definitions.generation and ()]
+        stamps: list[Any] = [self._server.definitions.generation]
         for type in ("Subscription", "SubscriptionTopic"):
             search = compile_search(self._store, everything(organization), type, [], None)
-            newest = find(self._store, search, [SortKey("_lastUpdated", "t", True)], 1).matches if search else ()
-            stamps.append((newest[0].instant, newest[0].id, newest[0].version) if newest else ())
+            newest = find(self._store, search, [SortKey("_lastUpdated", "t", True)], NEWEST).matches if search else ()
+            stamps += [(version.id, version.version) for version in newest]
         return tuple(stamps)
 
-    def _load(self, organization: str, stamp: tuple[Any, ...]) -> Watched:
+    def _load(self, organization: str, stamp: tuple[Any, ...], *, settled: bool) -> Watched:
         loaded = self._server.now()
         compiler = self.compiler(organization)
         clauses = parse(self._server.definitions, "Subscription", [("status", "active,error")]).clauses
@@ -99,7 +126,7 @@ class Watching:
         ends = tuple(id for id, resource in resources.items() if resource.get("end"))
         beats = tuple(id for id, resource in resources.items() if channel_number(resource, HEARTBEAT))
         compiled = Subscriptions.compiled(compiler, resources.values())
-        return Watched(compiled, resources, stamp, loaded, ends, beats)
+        return Watched(compiled, resources, stamp, loaded, settled, ends, beats)
 
     def _topics(self, organization: str) -> dict[str, Resource]:
         """An organization's topics by url, and by name where it keeps one of that name."""

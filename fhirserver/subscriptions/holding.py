@@ -1,0 +1,78 @@
+"""Leases that live as long as their process: short, and renewed in the background, so that a killed worker's
+subscriptions are free again within seconds, however long a POST may take.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fhirserver.fhir.problem import Problem
+from fhirserver.store.resources import Store
+
+log = logging.getLogger(__name__)
+
+SECONDS = 6.0
+RENEW_SECONDS = 2.0
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """A lease while it is held. lost: it could not be renewed in time, so somebody else may hold it now."""
+
+    name: str
+    owner: str
+    lost: bool = False
+
+
+class Holding:
+    """The leases that this process holds. Threads may share it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: set[Held] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def lease(self, name: str, owner: str) -> Iterator[Held | None]:
+        """The lease for the length of a `with`, or None where another holds it."""
+        if self._store.lease(name, owner, SECONDS) is None:
+            yield None
+            return
+        held = Held(name, owner)
+        with self._lock:
+            self._held.add(held)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew, daemon=True, name="leases")
+                self._thread.start()
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._held.discard(held)
+            self._store.release(name, owner)
+
+    def close(self) -> None:
+        """Ends the renewing."""
+        self._closed.set()
+
+    def _renew(self) -> None:
+        failures = 0
+        while not self._closed.wait(RENEW_SECONDS):
+            with self._lock:
+                held = list(self._held)
+            try:
+                for one in held:
+                    one.lost = one.lost or not self._store.renew(one.name, one.owner, SECONDS)
+                failures = 0
+            except Problem as trouble:
+                failures += 1
+                log.warning("leases cannot be renewed: %s", trouble)
+                if failures * RENEW_SECONDS >= SECONDS - RENEW_SECONDS:
+                    for one in held:
+                        one.lost = True
