@@ -90,10 +90,10 @@ class Exchange:
 
 
 @contextmanager
-def exchange_of(mongo_url: str, database: str) -> Iterator[Exchange]:
+def exchange_of(mongo_url: str, database: str, issuer: str = ISSUER) -> Iterator[Exchange]:
     """A new exchange in a database of its own."""
     settings = Settings(
-        mongo_url=Secret(mongo_url), mongo_database=database, master_key=Secret("m" * 40), public_url=ISSUER
+        mongo_url=Secret(mongo_url), mongo_database=database, master_key=Secret("m" * 40), public_url=issuer
     )
     installation = _lasting(app.build(settings))
     hospital, acme = (_create(installation, _organization(kind)) for kind in ("provider", "application"))
