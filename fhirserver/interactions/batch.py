@@ -25,7 +25,7 @@ MOST_ENTRIES = 5_000
 ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
 REASONS = {200: "200 OK", 201: "201 Created", 204: "204 No Content", 304: "304 Not Modified"}
 LOCAL = re.compile(r"urn:(uuid|oid):")
-CONDITIONAL = re.compile(r"([A-Z][A-Za-z]{1,60})\?(.{1,2000})\Z", re.DOTALL)
+CONDITIONAL = re.compile(r"([A-Z][A-Za-z]{1,60})\?(.+)\Z", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -142,6 +142,8 @@ def _run(server: Server, request: Request, access: Access, entries: list[Entry],
             _refuse_overlap(unit.written, written)
         except Problem as error:
             raise _in_entry(error, entry.index) from None
+        except RecursionError:
+            raise _in_entry(problem("structure", "The resource is nested too deeply."), entry.index) from None
     unit.flush()
     return entries
 
@@ -220,7 +222,7 @@ def _entry(server: Server, outer: Request, element: Any, index: int) -> Entry:
     if not isinstance(asked, dict):
         raise problem("required", f"Entry {index} has no request with method and url.", f"{where}.request")
     method, url = asked.get("method"), asked.get("url")
-    if method not in ORDER or not isinstance(url, str):
+    if not isinstance(method, str) or method not in ORDER or not isinstance(url, str):
         raise problem(
             "value",
             f"Entry {index}: request.method must be one of {', '.join(ORDER)} and request.url a text.",
@@ -240,11 +242,13 @@ def _request(server: Server, outer: Request, element: Any, asked: Any, method: s
     if row.code == "transaction":
         raise problem("not-supported", "A Bundle inside a Bundle is not run.")
     query: Pairs = tuple(parse_qsl(search, keep_blank_values=True))
-    criteria = asked.get("ifNoneExist", search or None if row.code == "create" else None)
+    criteria = _text(asked, "ifNoneExist")
+    if criteria is None and row.code == "create":
+        criteria = search or None
     conditions = Preconditions(
-        if_match=_tag(asked.get("ifMatch")),
-        if_none_match=_tag(asked.get("ifNoneMatch")),
-        if_none_exist=criteria if isinstance(criteria, str) else None,
+        if_match=_tag(asked, "ifMatch"),
+        if_none_match=_tag(asked, "ifNoneMatch"),
+        if_none_exist=criteria,
     )
     return replace(
         outer,
@@ -325,5 +329,13 @@ def _answer(request: Request, entry: Entry, response: Response) -> Resource:
     return answer
 
 
-def _tag(text: Any) -> str | None:
-    return str(text).removeprefix("W/").strip('"') if text else None
+def _text(asked: dict[str, Any], name: str) -> str | None:
+    value = asked.get(name)
+    if value is not None and not isinstance(value, str):
+        raise problem("structure", f"request.{name} must be a text.", f"request.{name}")
+    return value
+
+
+def _tag(asked: dict[str, Any], name: str) -> str | None:
+    text = _text(asked, name)
+    return text.removeprefix("W/").strip('"') if text else None

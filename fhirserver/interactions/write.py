@@ -210,8 +210,9 @@ def body(server: Server, request: Request) -> Resource:
 
 def stamped(resource: Resource, id: str, version: int, instant: datetime) -> Resource:
     """The resource with its id and meta in place; resourceType, id and meta come first, the rest keeps its order."""
-    meta = resource.get("meta")
-    kept = meta if isinstance(meta, dict) else {}
+    kept = resource.get("meta", {})
+    if not isinstance(kept, dict):
+        raise problem("structure", "meta must be an object.", f"{resource['resourceType']}.meta")
     head = {
         "resourceType": resource["resourceType"],
         "id": id,
