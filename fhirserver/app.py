@@ -44,6 +44,7 @@ from fhirserver.settings import Settings, folder
 from fhirserver.store.database import Database
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
+from fhirserver.store.seal import Seals
 from fhirserver.store.spool import Spool
 from fhirserver.web import oauth
 from fhirserver.web.application import application
@@ -183,6 +184,11 @@ def create_app(installation: Installation) -> WSGIApplication:
         max_body=settings.max_body,
         cors_origins=settings.cors_origins,
     )
+
+
+def seals(installation: Installation) -> Seals:
+    """The seals on the audit records, keyed by the master key."""
+    return Seals(installation.server.store.database, installation.vault.seal, installation.vault.matches)
 
 
 def intake(installation: Installation) -> Intake:

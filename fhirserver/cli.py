@@ -203,6 +203,34 @@ def load(files: tuple[Path, ...], organization: str, no_validate: bool, data: Pa
     sys.exit(1 if done.refused else 0)
 
 
+@commands.group()
+def audit() -> None:
+    """The audit records of all organizations."""
+
+
+@audit.command("verify")
+@click.option("--organization", help="Id of the Organization, or `registry`.  [default: all]")
+@click.option("--head", default="", help="A head printed or logged before, which must still be in the chain.")
+@_data
+def verify_audit(organization: str | None, head: str, data: Path | None) -> None:
+    """Recompute the seals of the audit records; exit 1 if a record or seal was changed, taken away or put in."""
+    from fhirserver import local
+
+    if head and not organization:
+        raise click.UsageError("--head belongs to one organization: give --organization too")
+    wrong = 0
+    for report in local.verify_audit(_beside(data), organization or "", head):
+        wrong += len(report.findings)
+        for finding in report.findings:
+            click.echo(f"FAIL {report.organization}: {finding}")
+        retired = f", those of {report.retired} seals retired" if report.retired else ""
+        click.echo(
+            f"{'FAIL' if report.findings else 'ok':5}{report.organization}: {report.records} records in {report.seals} "
+            f"seals, {report.unsealed} not sealed yet{retired}; head {report.head or 'none'}"
+        )
+    sys.exit(1 if wrong else 0)
+
+
 @commands.command()
 @click.option("--keep", is_flag=True, help="Leave it running afterwards.")
 def demo(keep: bool) -> None:

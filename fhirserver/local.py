@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from fhirserver.store.database import Database
 from fhirserver.store.load import Loaded, Loading
 from fhirserver.store.load import load as load_files
 from fhirserver.store.model import REGISTRY
+from fhirserver.store.seal import Report
 from fhirserver.web import oauth
 
 OPERATOR = Principal("system", id="local", operator=True, name="the local operator")
@@ -142,6 +143,14 @@ def load(
             validated=validated,
         )
         return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
+
+
+def verify_audit(settings: Settings, organization: str, head: str) -> Iterator[Report]:
+    """What verifying the audit records of an organization (empty: of each) finds; `head` must be in its chain."""
+    with app.opened(settings) as installation:
+        seals = app.seals(installation)
+        for each in [organization] if organization else seals.organizations():
+            yield seals.verify(each, head)
 
 
 def check(settings: Settings) -> list[tuple[str, str]]:

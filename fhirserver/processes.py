@@ -9,7 +9,9 @@ import logging
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 
 import yaml
 
@@ -29,6 +31,8 @@ from fhirserver.subscriptions.topics import Catalogue
 
 log = logging.getLogger(__name__)
 SHIP_SECONDS = 0.25
+SEAL_SECONDS = 2.0
+RETIRE_SECONDS = 3600.0
 
 
 def worker(settings: Settings) -> None:
@@ -64,8 +68,12 @@ def relay(settings: Settings) -> None:
     intake = app.intake(installation)
     assert installation.queue, "the relay needs a queue"
     stop = _until_signalled()
-    shipping = threading.Thread(target=_ship, args=(installation, stop), name="audit")
-    shipping.start()
+    beside = [
+        threading.Thread(target=work, args=(installation, stop), name=name)
+        for name, work in (("audit", _ship), ("seals", _seal))
+    ]
+    for thread in beside:
+        thread.start()
     Relay(
         installation.server,
         catalogue(),
@@ -74,7 +82,8 @@ def relay(settings: Settings) -> None:
         watcher=lambda pending, session: record(installation.server, pending, session),
         sweeps=(lambda: process.sweep(intake), lambda: reindex.plan(installation.server)),
     ).run(stop)
-    shipping.join()
+    for thread in beside:
+        thread.join()
 
 
 def _ship(installation: app.Installation, stop: threading.Event) -> None:
@@ -88,6 +97,28 @@ def _ship(installation: app.Installation, stop: threading.Event) -> None:
         except Exception:
             log.exception("audit records could not be stored")
             stop.wait(1.0)
+
+
+def _seal(installation: app.Installation, stop: threading.Event) -> None:
+    """Chains the audit records, in one process at a time; takes away those that are older than they are to be kept."""
+    store, owner = installation.server.store, installation.server.new_id()
+    seals, retired = app.seals(installation), float("-inf")
+    days = installation.settings.audit_retention_days
+    while not stop.wait(SEAL_SECONDS):
+        try:
+            if store.lease("seals", owner, 10 * SEAL_SECONDS) is None:
+                continue
+            seals.work()
+            if days and time.monotonic() - retired > RETIRE_SECONDS:
+                retired = time.monotonic()
+                before = installation.server.now() - timedelta(days=days)
+                for organization in seals.organizations():
+                    seals.retire(organization, before)
+        except Problem as trouble:
+            log.warning("audit records are not sealed: %s", trouble)
+        except Exception:
+            log.exception("audit records could not be sealed")
+    store.release("seals", owner)
 
 
 def catalogue() -> Catalogue:

@@ -194,6 +194,9 @@ class Settings:
         10_000, _whole(10, 600_000), "Milliseconds a database query may take before it is given up."
     )
     token_lifetime: int = _setting(3600, _whole(10, 86_400), "Seconds for which an access token is good.")
+    audit_retention_days: int = _setting(
+        0, _whole(0, 36_500), "Days for which audit records are kept, at least. 0: for ever."
+    )
     cors_origins: tuple[str, ...] = _setting(
         ("*",), _words, "Origins whose browser applications may call, separated by commas. `*`: every origin."
     )

@@ -77,6 +77,12 @@ BASE_INDEXES = (
     IndexModel([("o", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)], name="o_t"),
     IndexModel([("ev.t", ASCENDING)], name="ev", partialFilterExpression={"ev": {"$exists": True}}),
 )
+SEALED = "AuditEvent"
+"""The type whose records are sealed (`store.seal`): `z` is the number of the seal, 0 while there is none."""
+
+UNSEALED_INDEX = IndexModel(
+    [("z", ASCENDING), ("o", ASCENDING), ("_id", ASCENDING)], name="unsealed", partialFilterExpression={"z": 0}
+)
 HISTORY_INDEXES = (
     IndexModel([("o", ASCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_i_v"),
     IndexModel([("o", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)], name="o_t"),
@@ -112,7 +118,7 @@ class Database:
 
     def current(self, type: str) -> Collection[Document]:
         """The collection of current versions of a type, created with its base indexes on first use."""
-        return self._made(type, BASE_INDEXES)
+        return self._made(type, (*BASE_INDEXES, UNSEALED_INDEX) if type == SEALED else BASE_INDEXES)
 
     def history(self, type: str) -> Collection[Document]:
         """The collection of superseded versions of a type, created with its indexes on first use."""

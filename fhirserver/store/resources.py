@@ -24,7 +24,7 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.fhir.problem import problem
 from fhirserver.search.mongo import filter as mongo_filter
 from fhirserver.store import events, leases
-from fhirserver.store.database import Database, Document, Session, translated
+from fhirserver.store.database import SEALED, Database, Document, Session, translated
 from fhirserver.store.group import GroupCommit
 from fhirserver.store.indexes import Indexes
 from fhirserver.store.model import REGISTRY, Change, Pending, Stored
@@ -331,6 +331,8 @@ def _document(change: Change) -> Document:
     }
     if change.event:
         document["ev"] = [change.event]
+    if change.type == SEALED:
+        document["z"] = 0
     return document
 
 

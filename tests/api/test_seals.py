@@ -1,0 +1,170 @@
+"""The seals on the audit record: whatever is done to it beside the server is found. `fhirserver audit verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fhirserver import app
+from fhirserver.interactions.recording import ship
+from fhirserver.store.seal import Report, Seals
+from tests.api.client import Api
+
+Documents = Any
+
+
+@pytest.fixture
+def seals(installation: app.Installation) -> Seals:
+    return app.seals(installation)
+
+
+@pytest.fixture
+def records(installation: app.Installation) -> Documents:
+    return installation.server.store.database.collection("AuditEvent")
+
+
+@pytest.fixture
+def chains(installation: app.Installation) -> Documents:
+    return installation.server.store.database.collection("AuditEvent.seals")
+
+
+@pytest.fixture
+def sealed(installation: app.Installation, api: Api, seals: Seals) -> Callable[[], Report]:
+    """Three seals of two reads each; answers a verification of them when called."""
+    for _ in range(3):
+        for _ in range(2):
+            api.get("Patient/nobody")
+        ship(installation.server, installation.settings.data / app.SPOOL)
+        seals.seal(api.organization)
+    assert seals.verify(api.organization).findings == []
+    return lambda: seals.verify(api.organization)
+
+
+def test_what_nobody_touched_holds_and_its_end_is_told(
+    installation: app.Installation, api: Api, sealed: Callable[[], Report]
+) -> None:
+    api.get("Patient/nobody")
+    ship(installation.server, installation.settings.data / app.SPOOL)
+    report = sealed()
+    assert (report.findings, report.seals, report.records, report.unsealed) == ([], 3, 6, 1)
+    assert report.head.startswith("3:h1.")
+
+
+def test_a_posted_record_is_sealed_too(api: Api, seals: Seals, records: Documents) -> None:
+    event = {
+        "resourceType": "AuditEvent",
+        "type": {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "110112"},
+        "recorded": "2026-01-01T00:00:00Z",
+        "agent": [{"requestor": True}],
+        "source": {"observer": {"display": "elsewhere"}},
+    }
+    id = api.create(event)["id"]
+    assert records.find_one({"i": id})["z"] == 0
+    seals.work()
+    assert records.find_one({"i": id})["z"] == 1
+
+
+def test_a_changed_text_is_found(api: Api, records: Documents, sealed: Callable[[], Report]) -> None:
+    one = records.find_one({"o": api.organization, "z": 2})
+    records.update_one({"_id": one["_id"]}, {"$set": {"d": one["d"].replace("nobody", "somebody")}})
+    assert sealed().findings == [f"AuditEvent/{one['i']} of seal 2 was changed"]
+
+
+def test_a_deleted_record_is_found(api: Api, records: Documents, sealed: Callable[[], Report]) -> None:
+    one = records.find_one_and_delete({"o": api.organization, "z": 1})
+    assert sealed().findings == [f"AuditEvent/{one['i']} of seal 1 is missing"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_removed_seal_is_found(number: int, api: Api, chains: Documents, sealed: Callable[[], Report]) -> None:
+    chains.delete_one({"o": api.organization, "n": number})
+    findings = sealed().findings
+    assert f"seal {number} is missing" in findings
+    assert f"seal {number + 1} does not follow the one before it" in findings
+
+
+def test_a_seal_removed_at_the_end_is_found(api: Api, chains: Documents, sealed: Callable[[], Report]) -> None:
+    chains.delete_one({"o": api.organization, "n": 3})
+    assert sealed().findings == ["2 records bear the number of seal 3, which is missing at the end"]
+
+
+def test_an_end_cut_off_with_its_records_is_found_by_a_head_noted_before(
+    api: Api, seals: Seals, records: Documents, chains: Documents, sealed: Callable[[], Report]
+) -> None:
+    head = sealed().head
+    chains.delete_one({"o": api.organization, "n": 3})
+    records.delete_many({"o": api.organization, "z": 3})
+    assert sealed().findings == []  # nothing within tells
+    assert "cut off" in seals.verify(api.organization, head).findings[0]
+
+
+def test_reordered_records_are_found(api: Api, chains: Documents, sealed: Callable[[], Report]) -> None:
+    seal = chains.find_one({"o": api.organization, "n": 2})
+    chains.update_one({"_id": seal["_id"]}, {"$set": {"records": seal["records"][::-1]}})
+    assert sealed().findings == ["seal 2 was changed"]
+
+
+def test_two_seals_exchanged_are_found(api: Api, chains: Documents, sealed: Callable[[], Report]) -> None:
+    one, two = (chains.find_one({"o": api.organization, "n": n}) for n in (1, 2))
+    for seal, other in ((one, two), (two, one)):
+        chains.update_one(
+            {"_id": seal["_id"]}, {"$set": {name: other[name] for name in ("records", "hash", "previous")}}
+        )
+    assert "seal 1 was changed" in sealed().findings
+
+
+def test_a_seal_made_with_another_key_is_found(api: Api, records: Documents, chains: Documents, seals: Seals) -> None:
+    """Whoever has the database alone can change a record and its digest, but not make the hash that fits."""
+    forged = Seals(seals._database, lambda text: f"h1.k.{hash(text)}", lambda text, hashed: True)
+    api.get("Patient/nobody")
+    records.insert_one(
+        {"_id": f"{api.organization}/f", "o": api.organization, "i": "f", "d": "{}", "t": _now(), "z": 0}
+    )
+    forged.seal(api.organization)
+    assert seals.verify(api.organization).findings == ["seal 1 was changed"]
+
+
+@pytest.mark.parametrize(("mark", "finding"), [
+    ({"z": 2}, "1 records bear the number of seal 2, which does not name them"),
+    ({"z": 9}, "1 records bear the number of seal 9, which is missing at the end"),
+    ({}, "1 records bear no number of a seal that is there: they were put in beside the server"),
+])  # fmt: skip
+def test_an_inserted_record_is_found(
+    mark: dict[str, int], finding: str, api: Api, records: Documents, sealed: Callable[[], Report]
+) -> None:
+    id = f"{api.organization}/inserted{mark.get('z', '')}"
+    records.insert_one({"_id": id, "o": api.organization, "i": id.rpartition("/")[2], "d": "{}", "t": _now(), **mark})
+    assert sealed().findings == [finding]
+
+
+def test_what_is_older_than_it_is_kept_goes_with_its_seal_and_the_rest_holds(
+    installation: app.Installation, api: Api, seals: Seals, chains: Documents, sealed: Callable[[], Report]
+) -> None:
+    head = sealed().head
+    later = installation.server.now() + timedelta(days=1)
+    assert seals.retire(api.organization, installation.server.now() - timedelta(days=1)) == 0
+    assert seals.retire(api.organization, later) == 4  # the last seal stays
+    report = seals.verify(api.organization, head)
+    assert (report.findings, report.seals, report.records, report.retired) == ([], 1, 2, 2)
+    chains.update_one({"o": api.organization, "n": 0}, {"$set": {"through": 1}})
+    assert "the note of where the chain begins was changed" in sealed().findings
+
+
+def test_two_sealers_at_once_make_one_chain(
+    installation: app.Installation, api: Api, seals: Seals, sealed: Callable[[], Report]
+) -> None:
+    for _ in range(5):
+        api.get("Patient/nobody")
+    ship(installation.server, installation.settings.data / app.SPOOL)
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(seals.seal, [api.organization] * 4))
+    report = sealed()
+    assert (sum(done), report.findings, report.records, report.unsealed) == (5, [], 11, 0)
+
+
+def _now() -> Any:
+    return datetime.now(UTC)
