@@ -231,7 +231,10 @@ def fill(
     run: Run, path: str, members: Members, segment: Segment, raw: str, parts: Sequence[str], item: dict[str, Any]
 ) -> None:
     outer = run.prefix
-    run.prefix = f"{outer}{path}."
+    if run.trace:
+        name = path.replace("+", "")
+        held = run.entry.resource.get(name) if not outer else None
+        run.prefix = f"{outer}{name}[{len(held or ())}]." if path.endswith("+") else f"{outer}{name}."
     each(members, run, segment, raw, parts, item)
     run.prefix = outer
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.mapping import conditions
-from fhirserver.hl7v2.mapping.actions import Members, copied, named, reference_to
+from fhirserver.hl7v2.mapping.actions import Members, copied, named, place, reference_to
 from fhirserver.hl7v2.mapping.paths import Target, compile_target
 from fhirserver.hl7v2.mapping.rules import Compiler
 from fhirserver.hl7v2.mapping.run import Entry, Run
@@ -161,7 +161,7 @@ def _apply(rule: MessageRule, run: Run, segment: Segment, shared: frozenset[str]
         run.hits.add(rule.id)
     for name, value in rule.sets.items():
         resource[name] = copied(value)
-    _link(rule, run, entry)
+    _link(rule, run, entry, segment)
     entry.deletes += rule.deletes
     if rule.effect:
         run.effects.append((rule.effect, entry, named(run, rule.type)))
@@ -190,9 +190,11 @@ def _forget(rule: MessageRule, run: Run, entry: Entry, shared: frozenset[str]) -
     del scope[rule.name]
 
 
-def _link(rule: MessageRule, run: Run, entry: Entry) -> None:
+def _link(rule: MessageRule, run: Run, entry: Entry, segment: Segment) -> None:
     for name, path in rule.links:
         _join(run, run.group, name, entry, path)
+        if run.trace:
+            entry.traces.append((path.text, place(segment, ""), rule.id))
     for name, path in rule.backs:
         other = named(run, name)
         if other is not None and other is not entry:

@@ -138,7 +138,7 @@ class Compiler:
         return conditions.compile_condition(test, own, depth)
 
     def _writer(self, where: str, path: Target) -> Callable[[Run, Segment, dict[str, Any], Any, str], None]:
-        put, text, is_list = path.put, path.text, path.property.is_list
+        put, text, is_list = path.put, path.text.replace("+", ""), path.property.is_list
 
         def write(run: Run, segment: Segment, out: dict[str, Any], value: Any, source: str) -> None:
             put(out, value)
