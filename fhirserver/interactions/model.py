@@ -110,6 +110,13 @@ class Response:
     seen: Sequence[str] = ()
     """What a search or an operation showed, as Type/id: its audit record names the patients concerned."""
 
+    def content(self) -> Resource | None:
+        """What is answered as a resource, whichever way it is held."""
+        if self.resource is None and self.text is not None:
+            found: Resource = decode(self.text)
+            return found
+        return self.resource
+
 
 Operation = Callable[["Server", Request, Access], Response]
 

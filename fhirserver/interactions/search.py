@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Issue, outcome, problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.codes import with_known_codes
@@ -32,6 +33,8 @@ COMPARTMENTS = ("Patient", "Encounter", "RelatedPerson", "Practitioner", "Device
 COUNTED = ("accurate", "estimate")
 DIRECTIONS = {"n": "after", "p": "before"}
 LIMITS = Limits()
+WHOLE = ("", "false")
+"""Values of _summary that show a resource whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,9 @@ def _total(server: Server, query: Query, page: Page, search: Search | None, sess
 
 
 def _answer(server: Server, request: Request, access: Access, asked: Asked, page: Page) -> Response:
+    """The searchset, as text: resources are put into it as they are stored, without being parsed, wherever they are
+    shown whole.
+    """
     query = asked.query
     bundle: Resource = {"resourceType": "Bundle", "type": "searchset"}
     notes = [*asked.notes, *_notes(query, page.total)]
@@ -224,22 +230,25 @@ def _answer(server: Server, request: Request, access: Access, asked: Asked, page
     notes += truncated
     entries += [_entry(server, request, query, version, "include") for version in extra]
     if notes:
-        entries.append({"resource": outcome(notes), "search": {"mode": "outcome"}})
+        entries.append(encode({"resource": outcome(notes), "search": {"mode": "outcome"}}).decode())
+    text = encode(bundle).decode()
     if entries:
-        bundle["entry"] = entries
-    return Response(200, resource=bundle, seen=[f"{each.type}/{each.id}" for each in (*page.matches, *extra)])
+        text = f'{text[:-1]},"entry":[{",".join(entries)}]}}'
+    return Response(200, text=text, seen=[f"{each.type}/{each.id}" for each in (*page.matches, *extra)])
 
 
-def _entry(server: Server, request: Request, query: Query, version: Stored, mode: str) -> Resource:
-    resource = version.resource()
+def _entry(server: Server, request: Request, query: Query, version: Stored, mode: str) -> str:
+    """The JSON text of one entry."""
+    text = version.text
     rule = server.rules.get(version.type)
-    if rule and rule.present:
-        resource = rule.present(resource, request.principal)
-    return {
-        "fullUrl": f"{request.base}/{version.type}/{version.id}",
-        "resource": subset(server.definitions, resource, query.summary, query.elements),
-        "search": {"mode": mode},
-    }
+    if (rule and rule.present) or query.elements or query.summary not in WHOLE:
+        resource = version.resource()
+        if rule and rule.present:
+            resource = rule.present(resource, request.principal)
+        text = encode(subset(server.definitions, resource, query.summary, query.elements)).decode()
+    # Nothing in the URL needs escaping: an id and a type have letters, digits, - and . only.
+    url = f"{request.base}/{version.type}/{version.id}"
+    return f'{{"fullUrl":"{url}","resource":{text},"search":{{"mode":"{mode}"}}}}'
 
 
 def _notes(query: Query, counted: Total | None) -> Iterable[Issue]:
@@ -252,13 +261,12 @@ def _notes(query: Query, counted: Total | None) -> Iterable[Issue]:
 
 def _links(server: Server, request: Request, asked: Asked, page: Page) -> list[Resource]:
     base = f"{request.base}/{asked.path}".rstrip("/")
-    kept = [pair for pair in render(asked.query) if pair[0] not in ("_cursor", "_count")]
+    kept = urlencode([pair for pair in render(asked.query) if pair[0] not in ("_cursor", "_count")])
 
     def url(cursor: str = "") -> str:
-        pairs = [*kept, ("_count", str(asked.count))] if asked.query.count is not None or cursor else list(kept)
-        if cursor:
-            pairs.append(("_cursor", cursor))
-        return f"{base}?{urlencode(pairs)}" if pairs else base
+        count = f"_count={asked.count}" if asked.query.count is not None or cursor else ""
+        query = "&".join(part for part in (kept, count, cursor and f"_cursor={quote_plus(cursor)}") if part)
+        return f"{base}?{query}" if query else base
 
     links = [{"relation": "self", "url": url(asked.query.cursor)}]
     if asked.query.cursor:

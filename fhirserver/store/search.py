@@ -36,6 +36,8 @@ from fhirserver.store.resources import PROJECTION, Store, stored
 MOST_JOINED = 20_000
 """Resources that the inner search of a chain or `_has` may find."""
 MOST_CRITERIA = 100
+SHOWN = {"o": 1, "i": 1, "v": 1, "t": 1, "m": 1, "d": 1, "x": 1, "p": 1}
+"""What of a document a page needs; the index values would be three times as much."""
 JOINS = (Chain, Has, Listed)
 
 
@@ -197,6 +199,7 @@ def _fetch(
 ) -> list[Document]:
     collection = store.database.collection(search.type)
     documents: list[Document] = []
+    projection = SHOWN | {name: 1 for name, _ in order.keys}
     with translated(session):
         for stage in order.stages(start, backwards):
             if len(documents) == limit:
@@ -204,14 +207,12 @@ def _fetch(
             filter = {"$and": [search.filter, *stage.filters]} if stage.filters else search.filter
             room = limit - len(documents)
             if stage.pipeline:
-                steps = [{"$match": filter}, *stage.pipeline, {"$limit": room}, {"$project": {"s": 0, "ev": 0}}]
+                steps = [{"$match": filter}, *stage.pipeline, {"$limit": room}, {"$project": projection}]
                 cursor: Any = collection.aggregate(
                     steps, session=session, maxTimeMS=store.database.query_limit_ms, allowDiskUse=True
                 )
             else:
-                cursor = collection.find(
-                    filter, {"s": 0, "ev": 0}, session=session, max_time_ms=store.database.query_limit_ms
-                )
+                cursor = collection.find(filter, projection, session=session, max_time_ms=store.database.query_limit_ms)
                 cursor = cursor.sort(stage.sort).limit(room)
             documents += list(cursor)
     return documents

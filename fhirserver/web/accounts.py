@@ -10,7 +10,6 @@ from dataclasses import replace
 from fhirserver.auth.access import REGISTRY, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Server
@@ -40,8 +39,7 @@ def lasting(tokens: Tokens, server: Server) -> Tokens:
         made = dispatch(
             server, Request("create", REGISTRY, server.base(REGISTRY), principal, type=type_, body=resource)
         )
-        shown: Resource = made.resource if made.resource is not None else decode(made.text or "{}")
-        return shown
+        return made.content() or {}
 
     return replace(
         tokens,
@@ -65,7 +63,7 @@ def _found(server: Server, principal: Principal, organization: str, find: str) -
         for name in ("name", "identifier"):
             query = ((name, find.replace(",", r"\,")), ("_count", str(MOST_PATIENTS)))
             searched = replace(asked, interaction="search-type", id=None, query=query)
-            bundle = dispatch(server, searched).resource or {}
+            bundle = dispatch(server, searched).content() or {}
             yield from (entry["resource"] for entry in bundle.get("entry", []) if entry["search"]["mode"] == "match")
     except Problem:
         return
