@@ -60,7 +60,7 @@ class Client(ClientMixin):  # type: ignore[misc]  # authlib has no type informat
 
 
 class _Grant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # authlib has no type information
-    """What the grants share: the client authenticates and is registered for the grant."""
+    """What the grants share: the client authenticates and is registered for the grant; `answer` is each one's own."""
 
     def validate_token_request(self) -> None:
         self.request.client = self.server.authenticate_client(self.request, None)
@@ -69,9 +69,6 @@ class _Grant(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]  # authlib ha
 
     def create_token_response(self) -> Answer:
         return 200, self.answer(self.request.client.resource), HEADERS
-
-    def answer(self, client: Resource) -> dict[str, Any]:
-        raise NotImplementedError
 
 
 class ClientCredentials(_Grant):
