@@ -14,6 +14,7 @@ from fhirserver.auth.access import Access
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem
 from fhirserver.rules.model import Context, Rule
 from fhirserver.store.database import Session
