@@ -12,6 +12,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
@@ -46,7 +47,14 @@ def open_cursor(server: Server, belongs_to: str, cursor: str) -> list[Any]:
         values: list[Any] = decode(payload)
     except Problem:
         raise refusal from None
-    return [datetime.fromisoformat(value[1]) if isinstance(value, list) else value for value in values]
+    return [_scalar(value) for value in values]
+
+
+def _scalar(value: Any) -> Any:
+    """The value as the database compares it: our JSON reads fractions as Decimal, sort keys are floats."""
+    if isinstance(value, list):
+        return datetime.fromisoformat(value[1])
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _mac(server: Server, belongs_to: str, payload: bytes) -> bytes:

@@ -65,6 +65,14 @@ def test_previous_leads_back_over_the_same_pages(api: Api, sort: str) -> None:
     assert back == forth[-2::-1]
 
 
+@pytest.mark.parametrize("sort", ["value-quantity", "-value-quantity", "value-quantity,date"])
+def test_numbers_are_paged_in_order(api: Api, sort: str) -> None:
+    for value in (0.1, 2.5, 1e22, 10, 3):
+        api.create(observation(valueQuantity={"value": value}, effectiveDateTime="2026-01-01"))
+    whole = api.get(f"Observation?_sort={sort}").ids
+    assert [id for page in api.pages(f"Observation?_count=2&_sort={sort}") for id in page] == whole
+
+
 def test_the_first_page_has_no_previous_and_the_last_no_next(api: Api) -> None:
     fill(api, 4)
     first = api.get("Patient?_count=2")
