@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -15,6 +15,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.fhirpath import truth
 from fhirserver.fhir.problem import Problem, problem
+from fhirserver.rules.subscription import NEVER_TOPICS
 from fhirserver.search.index import Entry
 from fhirserver.search.match import matches
 from fhirserver.search.parse import parse
@@ -106,15 +107,28 @@ class Compiler:
     def triggers(self, subscription: Resource) -> tuple[Trigger, ...]:
         """The triggers of a Subscription.
 
-        Raises Problem: value, invalid, not-supported, not-found or business-rule for criteria that cannot be matched.
+        Raises Problem: value, invalid, not-supported or business-rule for criteria that cannot be matched.
         """
         criteria = str(subscription.get("criteria", "")).strip()
         filters = _extensions(subscription.get("_criteria", {}), FILTER)
         paths = (*_extensions(subscription, FHIRPATH), *_extensions(subscription.get("_criteria", {}), FHIRPATH))
         key = (criteria, filters, paths)
         if key not in self._known:
-            self._known[key] = self._made(criteria, filters, paths)
+            try:
+                self._known[key] = self._made(criteria, filters, paths)
+            except Problem as wrong:
+                issues = tuple(replace(issue, expression=("Subscription.criteria",)) for issue in wrong.issues)
+                raise Problem(issues) from None
         return self._known[key]
+
+    def check_topic(self, topic: Resource) -> None:
+        """Raises Problem for a SubscriptionTopic whose triggers cannot be matched, active or not."""
+        for number, part in enumerate(topic.get("resourceTrigger", ())):
+            type = str(part.get("resource", "")).rpartition("/")[2]
+            if type not in self.definitions.resource_types or type.lower() in NEVER_TOPICS:
+                text = f"{type[:64]} cannot be a topic."
+                raise problem("not-supported", text, f"SubscriptionTopic.resourceTrigger[{number}].resource")
+        self._of_topic({**topic, "status": "active"})
 
     def _made(self, criteria: str, filters: tuple[str, ...], paths: tuple[str, ...]) -> tuple[Trigger, ...]:
         found = self._of(criteria)
@@ -162,7 +176,9 @@ class Compiler:
     def _topic(self, url: str) -> tuple[Trigger, ...]:
         topic = self.topics.get(url.split("|")[0])
         if topic is None:
-            raise problem("not-found", f"No SubscriptionTopic here has the url {url[:200]}.", "Subscription.criteria")
+            raise problem(
+                "not-supported", f"No SubscriptionTopic here has the url {url[:200]}.", "Subscription.criteria"
+            )
         return self._of_topic(topic)
 
     def _of_topic(self, topic: Resource) -> tuple[Trigger, ...]:

@@ -55,8 +55,13 @@ class Guard:
         self._known: dict[tuple[str, str, int], tuple[float, list[str]]] = {}
 
     def check(self, url: str) -> None:
-        """Raises Problem(value or security) that says what is wrong with an endpoint. Asks the resolver."""
-        self.addresses(url)
+        """Raises Problem(value) that says what is wrong with an endpoint. Asks the resolver.
+
+        A name that has no address yet passes: it is judged again when it is connected to.
+        """
+        parts, port = parts_of(url)
+        host = parts.hostname or ""
+        self._judge(parts.scheme, host, self._found(host, port))
 
     def addresses(self, url: str) -> list[str]:
         """The judged addresses of an endpoint, remembered for half a minute. Raises Problem as `check` does."""
@@ -77,25 +82,31 @@ class Guard:
         self._known.pop((parts.scheme, parts.hostname or "", port), None)
 
     def _judged(self, scheme: str, host: str, port: int) -> list[str]:
-        try:
-            found = self._lookup(host, port)
-        except (OSError, UnicodeError):
-            found = []
+        found = self._found(host, port)
         if not found:
             raise problem("value", f"The endpoint's host {host} does not resolve to an address.", WHERE)
+        self._judge(scheme, host, found)
+        return list(found)
+
+    def _found(self, host: str, port: int) -> Sequence[str]:
+        try:
+            return self._lookup(host, port)
+        except (OSError, UnicodeError):
+            return ()
+
+    def _judge(self, scheme: str, host: str, found: Sequence[str]) -> None:
         for text in found:
             address = plain(ip_address(text))
             inside = any(address in network for network in self._allowed)
             if not inside and not public(address):
                 raise problem(
-                    "security",
+                    "value",
                     f"The endpoint's host {host} resolves to an address that is not public. An operator can open a"
                     " network with FHIRSERVER_WEBHOOK_ALLOW.",
                     WHERE,
                 )
             if scheme == "http" and not inside:
-                raise problem("security", "The endpoint must be https.", WHERE)
-        return list(found)
+                raise problem("value", "The endpoint must be https.", WHERE)
 
 
 def public(address: Address) -> bool:

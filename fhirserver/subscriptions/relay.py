@@ -178,7 +178,7 @@ class Relay:
                 if _passing(error):
                     raise
                 # Kept where it is, and tried again later: it must neither be lost nor hold up the others.
-                log.exception("event %s cannot be relayed", id)
+                log.exception("event %s cannot be relayed: %s %s", id, error, error.__cause__)
                 self._poison[id] = time.monotonic() + POISON_SECONDS
         return done
 

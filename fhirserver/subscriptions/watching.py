@@ -66,7 +66,8 @@ class Watching:
 
     def compiler(self, organization: str) -> Compiler:
         """What compiles criteria for an organization, with its topics as they are now."""
-        topics = {**self._topics(REGISTRY), **self._topics(organization)}
+        shipped = {topic["url"]: topic for topic in self._catalogue.resources()}
+        topics = {**shipped, **self._topics(REGISTRY), **self._topics(organization)}
         kept = self._watched.get(organization)
         if (
             kept
@@ -112,8 +113,9 @@ class Watching:
     def _stamp(self, organization: str) -> tuple[Any, ...]:
         """What moves whenever a Subscription or topic of the organization is written."""
         stamps: list[Any] = [self._server.definitions.generation]
-        for type in ("Subscription", "SubscriptionTopic"):
-            search = compile_search(self._store, everything(organization), type, [], None)
+        looked = ((organization, "Subscription"), (organization, "SubscriptionTopic"), (REGISTRY, "SubscriptionTopic"))
+        for base, type in looked:
+            search = compile_search(self._store, everything(base), type, [], None)
             newest = find(self._store, search, [SortKey("_lastUpdated", "t", True)], NEWEST).matches if search else ()
             stamps += [(version.id, version.version) for version in newest]
         return tuple(stamps)

@@ -20,9 +20,11 @@ from fhirserver import app
 from fhirserver.auth.principal import Principal
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Server
+from fhirserver.rules import RULES
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.subscription import SIGNING_SECRET
 from fhirserver.settings import Secret, Settings, folder
+from fhirserver.subscriptions.admission import admitting
 from fhirserver.subscriptions.deliver import Deliverer
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.notification import CONTENT
@@ -61,6 +63,7 @@ class Exchange:
         self.endpoints = self.sending()
         decrypt = self.installation.vault.decrypt
         quick = Schedule(first=10, jitter=0, error_hours=1000)
+        server.rules = admitting(RULES, lambda: server, CATALOGUE, self.endpoints.guard)
         rows = Operations(CATALOGUE, self.endpoints, decrypt).rows()
         server.operations = {**server.operations, **{f"{row.types[0]}/{row.name}": row for row in rows}}
         self.deliverer = Deliverer(server, self.endpoints, decrypt, self.enqueue, lambda: 0.5, quick)

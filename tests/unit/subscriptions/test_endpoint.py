@@ -28,7 +28,7 @@ def guard(*addresses: str, allowed: Sequence[str] = ()) -> Guard:
 def test_an_inside_address_is_refused(address: str) -> None:
     with pytest.raises(Problem, match="not public") as refusal:
         guard(address).check("https://hooks.example/in")
-    assert refusal.value.issues[0].code == "security"
+    assert refusal.value.issues[0].code == "value"
     assert refusal.value.issues[0].expression == ("Subscription.channel.endpoint",)
     assert address not in str(refusal.value), "what our resolver sees is nobody's business"
 
@@ -76,12 +76,13 @@ def test_what_is_not_an_absolute_https_url_is_refused(url: str) -> None:
 )
 def test_other_ways_to_write_loopback_are_refused_by_the_real_resolver(host: str) -> None:
     with pytest.raises(Problem):
-        Guard((), local_lookup).check(f"https://{host}/")
+        Guard((), local_lookup).addresses(f"https://{host}/")
 
 
-def test_a_name_without_an_address_is_refused_with_a_reason() -> None:
+def test_a_name_without_an_address_may_be_saved_and_cannot_be_connected_to() -> None:
     with pytest.raises(Problem, match="does not resolve"):
-        guard().check("https://nowhere.example/")
+        guard().addresses("https://nowhere.example/")
+    guard().check("https://nowhere.example/")
 
 
 def test_the_answer_of_the_resolver_is_kept_and_can_be_forgotten() -> None:
