@@ -35,6 +35,9 @@ from fhirserver.subscriptions.topics import CANONICAL, Catalogue
 from fhirserver.subscriptions.versions import Parts
 from fhirserver.subscriptions.watching import Watching, covers
 
+_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription"
+OFFICIAL = {name: f"{_BACKPORT}-{name}" for name in ("status", "events", "get-ws-binding-token")}
+
 MOST_EVENTS = 100
 MOST_REDELIVERED = 1000
 MOST_PREVIEWED = 1000
@@ -393,5 +396,5 @@ def _row(
     *,
     affects_state: bool = True,
 ) -> OperationRow:
-    definition = f"{CANONICAL}/OperationDefinition/{type}-{name}"
+    definition = OFFICIAL.get(name, f"{CANONICAL}/OperationDefinition/{type}-{name}")
     return OperationRow(name, (type,), levels, letter, function, affects_state, ("organization",), definition)
