@@ -25,7 +25,7 @@ from fhirserver.rules.model import Prepared
 from fhirserver.store.model import Change, Stored
 from fhirserver.subscriptions import delivery, notification
 from fhirserver.subscriptions.delivery import Delivery, text
-from fhirserver.subscriptions.gate import HOLD, SKIP, Gate, gate
+from fhirserver.subscriptions.gate import HOLD, SEND, SKIP, Gate, gate
 from fhirserver.subscriptions.holding import Held, Holding
 from fhirserver.subscriptions.lanes import Breaker, Lanes, Ready
 from fhirserver.subscriptions.post import Answer, Endpoints
@@ -35,6 +35,7 @@ from fhirserver.subscriptions.versions import Parts
 
 TURN_SECONDS = 20.0  # Then the job goes to the end of the queue, so that others get their turn.
 ROUND_SECONDS = 1.0
+FRESH_SECONDS = 0.05
 ROUND = 32
 IN_LANE = 16
 LOOKED_AT = 1000
@@ -55,13 +56,15 @@ class Sent:
 
 @dataclass(slots=True)
 class _Round:
-    """One round: the lanes to send, and whether the endpoint has failed in it."""
+    """One round: what may be sent, until when, and whether something in it says to stop."""
 
     gate: Gate
     parts: Parts
     held: Held
     ends: float
-    failed: threading.Event = field(default_factory=threading.Event)
+    asked: float
+    stopped: threading.Event = field(default_factory=threading.Event)
+    asking: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Deliverer:
@@ -160,7 +163,8 @@ class Deliverer:
     def _send(self, ready: Ready, opened: Gate, lanes: Mapping[str, Sequence[Delivery]], held: Held) -> None:
         every = [one for lane in lanes.values() for one in lane]
         parts = Parts(self._server, ready.organization, [one.resource for one in every])
-        current = _Round(opened, parts, held, time.monotonic() + ROUND_SECONDS)
+        began = time.monotonic()
+        current = _Round(opened, parts, held, began + ROUND_SECONDS, began)
         if len(lanes) == 1:
             results = [self._lane(current, next(iter(lanes.values())))]
         else:
@@ -172,27 +176,40 @@ class Deliverer:
     def _lane(self, current: _Round, lane: Sequence[Delivery]) -> list[Sent]:
         sent: list[Sent] = []
         for one in lane:
-            if current.failed.is_set() or current.held.lost or time.monotonic() > current.ends:
+            opened = self._still_open(current)
+            if opened is None:
                 break
-            result = self._attempt(current, one)
+            result = self._attempt(opened, current.parts, one)
             sent.append(result)
             if result.answer and not _accepted(result.answer):
                 if _of_endpoint(result.answer):
-                    current.failed.set()
+                    current.stopped.set()
                 break
         return sent
 
-    def _attempt(self, current: _Round, one: Delivery) -> Sent:
-        channel, access = current.gate.channel, current.gate.access
+    def _still_open(self, current: _Round) -> Gate | None:
+        """The gate, if the next delivery of the round may go through it; asked again when it was asked a while ago."""
+        if current.held.lost or time.monotonic() > current.ends:
+            current.stopped.set()
+        with current.asking:
+            if time.monotonic() - current.asked > FRESH_SECONDS and not current.stopped.is_set():
+                version = current.gate.version
+                assert version
+                current.gate = gate(self._server, self._decrypt, version.organization, version.id)
+                current.asked = time.monotonic()
+                if current.gate.action != SEND:
+                    current.stopped.set()
+            return None if current.stopped.is_set() else current.gate
+
+    def _attempt(self, opened: Gate, parts: Parts, one: Delivery) -> Sent:
+        channel, access = opened.channel, opened.access
         assert channel
         assert access
-        told = current.parts.told(one.resource, access)
+        told = parts.told(one.resource, access)
         if told.refused:
             return Sent(one, delivery.finished(one.resource, "skipped", told.refused), None)
         base, id = self._server.base(access.organization), one.version.id
-        about = notification.About(
-            base, current.gate.resource["id"], "active", one.number, current.gate.topic, channel.content
-        )
+        about = notification.About(base, opened.resource["id"], "active", one.number, opened.topic, channel.content)
         event = notification.Notified(one.number, one.resource["occurred"], told.parts)
         if channel.content:
             bundle = notification.history("event-notification", about, [event], one.resource["occurred"], id)
@@ -200,7 +217,7 @@ class Deliverer:
             code, software = one.resource["code"], f"fhirserver {self._server.software}"
             bundle = notification.message(id, about, event, channel.endpoint, code, software)
         now = self._server.now()
-        answer = self._post(current.gate, id, encode(bundle), now)
+        answer = self._post(opened, id, encode(bundle), now)
         return Sent(one, self._after(one.resource, answer, now, channel.endpoint, channel.retry_hours), answer)
 
     def _post(self, opened: Gate, id: str, body: bytes, now: datetime) -> Answer:
@@ -237,6 +254,24 @@ class Deliverer:
         now = self._server.now()
         changes = [delivery.change(self._server, organization, s.resource, s.delivery.version, now) for s in sent]
         self._commit(changes)
+        for one in sent:
+            if one.answer:
+                self._audit(organization, one.resource, one.answer)
+
+    def _audit(self, organization: str, resource: Resource, answer: Answer) -> None:
+        """One audit record per attempt: an attempt that failed may have shown what it carried."""
+        client = str(resource.get("client", {}).get("identifier", {}).get("value", ""))
+        self._server.record(
+            "delivery",
+            organization,
+            who={"kind": "client", "id": client},
+            address=resource["attempt"][-1]["endpoint"],
+            type=delivery.TYPE,
+            id=resource["id"],
+            seen=[change["reference"]["reference"] for change in resource.get("change", ())],
+            status=200 if _accepted(answer) else 504,
+            why="" if _accepted(answer) else f"the endpoint answered {answer.status or 'nothing'}",
+        )
 
     def _commit(self, changes: Sequence[Change]) -> None:
         """Writes all; where one was changed by another meanwhile ($redeliver), all but that one."""
