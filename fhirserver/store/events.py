@@ -29,14 +29,22 @@ _WAKES: list[Document] = [
 ]
 
 
-def pending(database: Database, limit: int, types: Collection[str] | None = None) -> list[Pending]:
-    """Pending events of these types (None: of all), the oldest first, at most `limit`."""
+def pending(
+    database: Database, limit: int, types: Collection[str] | None = None, session: Session | None = None
+) -> list[Pending]:
+    """Pending events of these types (None: of all), the oldest first, at most `limit`.
+
+    Who is going to clear them reads them in the same session: an event that is younger than the transaction's
+    snapshot could be
+    read outside it, but not cleared in it, and would be told twice.
+    """
     found: list[Pending] = []
-    with translated():
+    fields = {"o": 1, "i": 1, "ev": 1}
+    with translated(session):
         for type in database.existing_types() if types is None else types:
             cursor = (
                 database.current(type)
-                .find({"ev": {"$exists": True}}, {"o": 1, "i": 1, "ev": 1}, max_time_ms=database.query_limit_ms)
+                .find({"ev": {"$exists": True}}, fields, session=session, max_time_ms=database.query_limit_ms)
                 .hint("ev")
                 .sort("ev.t", 1)
                 .limit(limit)

@@ -29,6 +29,7 @@ from fhirserver.store.group import GroupCommit
 from fhirserver.store.indexes import Indexes
 from fhirserver.store.model import REGISTRY, Change, Pending, Stored
 from fhirserver.store.recent import Recent
+from fhirserver.store.text import packed, plain
 
 T = TypeVar("T")
 PROJECTION = {"s": 0, "k": 0, "ev": 0}
@@ -50,7 +51,7 @@ def stored(type: str, document: Mapping[str, Any]) -> Stored:
         document["v"],
         document["t"],
         document["m"],
-        None if document.get("x") else document["d"],
+        None if document.get("x") else plain(document["d"]),
         document.get("p") or {},
     )
 
@@ -231,9 +232,9 @@ class Store:
 
     # What the other processes live on
 
-    def pending(self, limit: int, types: Several[str] | None = None) -> list[Pending]:
+    def pending(self, limit: int, types: Several[str] | None = None, session: Session | None = None) -> list[Pending]:
         """Pending events of all organizations in these types (None: in all), the oldest first, at most `limit`."""
-        return events.pending(self.database, limit, types)
+        return events.pending(self.database, limit, types, session)
 
     def watch(self, stop: Callable[[], bool]) -> Iterator[Several[str] | None]:
         """Yields the types to look for pending events in (None: all), on each change and every second, until
@@ -311,7 +312,7 @@ def _lock_id(organization: str, type: str, criteria: str) -> str:
 def _fields(change: Change) -> Document:
     fields: Document = {"v": change.version, "t": change.instant, "m": change.method}
     if change.text is not None:
-        fields["d"] = change.text
+        fields["d"] = packed(change.text)
     if change.entry:
         fields["s"] = change.entry.search
         fields["k"] = {code: {"lo": lo, "hi": hi} for code, (lo, hi) in change.entry.sort.items()}
@@ -360,7 +361,7 @@ def _version(version: Stored) -> Document:
     if version.text is None:
         document["x"] = True
     else:
-        document["d"] = version.text
+        document["d"] = packed(version.text)
     if version.private:
         document["p"] = dict(version.private)
     return document

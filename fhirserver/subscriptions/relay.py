@@ -198,11 +198,11 @@ class Relay:
         return len(batch.done)
 
     def _write(self, session: Session, types: Collection[str] | None, limit: int, only: str) -> _Batch:
-        # Whoever relays at the same time writes this counter too, so one of the two begins anew; and what is pending is
-        # read after it was written, so an event that another took off is not seen any more.
+        # Whoever relays at the same time writes this counter too, so one of the two begins anew; what is pending is read
+        # in this transaction, so what is taken off here is what was seen here.
         self._store.next_number("relay", 1, session)
         batch = _Batch()
-        found = [pending for pending in self._pending(types, limit) if only in ("", pending.event["id"])]
+        found = [pending for pending in self._pending(types, limit, session) if only in ("", pending.event["id"])]
         batch.versions = self._watching.versions(found)
         for pending in found:
             self._take(batch, pending, session)
@@ -229,10 +229,10 @@ class Relay:
                 session=session,
             )
 
-    def _pending(self, types: Collection[str] | None, limit: int) -> list[Pending]:
+    def _pending(self, types: Collection[str] | None, limit: int, session: Session | None = None) -> list[Pending]:
         now = time.monotonic()
         self._poison = {id: until for id, until in self._poison.items() if until > now}
-        found = self._store.pending(limit + len(self._poison), types)
+        found = self._store.pending(limit + len(self._poison), types, session)
         return [pending for pending in found if pending.event["id"] not in self._poison][:limit]
 
     def _take(self, batch: _Batch, pending: Pending, session: Session) -> None:

@@ -176,3 +176,17 @@ def test_a_database_that_is_not_there_is_said_to_be_away() -> None:
     with pytest.raises(Problem) as caught:
         Store(database).ping()
     assert caught.value.status == 503
+
+
+def test_an_event_written_after_a_transaction_began_is_not_seen_in_it(store: Store) -> None:
+    """It could not be cleared there either, and would be told twice."""
+
+    def work(session: Any) -> tuple[list[Any], list[Any]]:
+        store.next_number("relay", 1, session)
+        store.commit([change("late", event=event("e1"))])
+        return store.pending(10, None, session), store.pending(10)
+
+    store.commit([change("early")])
+    inside, outside = store.transaction(work)
+    assert [each.event["id"] for each in inside] == []
+    assert [each.event["id"] for each in outside] == ["e1"]
