@@ -6,6 +6,7 @@ character, so a message is decoded before it is split.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from fhirserver.fhir.problem import problem
@@ -33,6 +34,7 @@ CODECS: Mapping[str, str] = {
     "WINDOWS-1252": "cp1252",
     "CP1252": "cp1252",
 }
+_WINDOWS = re.compile(rb"[\x80-\x9f]")
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -51,10 +53,6 @@ def decode(raw: bytes, declared: Sequence[str], default: str) -> tuple[str, str,
     tried first. Where it says ASCII or nothing and the bytes disagree, UTF-8 and then Latin-1 are tried; any other
     set replaces what it cannot read.
     """
-    if raw.startswith(_WIDE_BOMS):
-        raise problem(
-            "structure", "The message is UTF-16; HL7v2 over MLLP needs a single-byte or UTF-8 character set.", "MSH-18"
-        )
     warnings: list[str] = []
     codec = codec_of(declared)
     if codec is None:
@@ -62,15 +60,36 @@ def decode(raw: bytes, declared: Sequence[str], default: str) -> tuple[str, str,
             warnings.append(f"MSH-18 names a character set that is not known ({declared[0][:40]}); {default} was used")
         codec = CODECS.get(default.strip().upper(), "utf-8")
     try:
+        codec = _widened(raw, codec)
         return raw.decode(codec), codec, warnings
     except UnicodeDecodeError:
         warnings.append(f"the bytes are not {codec}, which MSH-18 or the endpoint says")
     for other in ("utf-8", "iso8859-1") if codec in ("ascii", "utf-8") and not _says_unicode(declared) else ():
         try:
+            other = _widened(raw, other)
             return raw.decode(other), other, warnings
         except UnicodeDecodeError:
             continue
     return raw.decode(codec, "replace"), codec, warnings
+
+
+def _widened(raw: bytes, codec: str) -> str:
+    """Latin-1 has no characters where Windows has its quotation marks: bytes there mean Windows-1252 was sent."""
+    if codec == "iso8859-1" and _WINDOWS.search(raw):
+        try:
+            raw.decode("cp1252")
+        except UnicodeDecodeError:
+            return codec
+        return "cp1252"
+    return codec
+
+
+def refuse_wide(raw: bytes) -> None:
+    """Raises Problem(structure) for UTF-16: its bytes cannot travel in MLLP frames."""
+    if raw.startswith(_WIDE_BOMS):
+        raise problem(
+            "structure", "The message is UTF-16; HL7v2 over MLLP needs a single-byte or UTF-8 character set.", "MSH-18"
+        )
 
 
 def _says_unicode(declared: Sequence[str]) -> bool:

@@ -13,6 +13,10 @@ _NUMBERED = re.compile(r"\.(sp|in|ti|sk)\s*([+-]?\d{0,3})$")
 _HEX = re.compile(r"X(?:[0-9A-Fa-f]{2})+$")
 
 
+# What neither FHIR strings nor people can read: C0 and C1 controls but for tab and line ends, surrogates, non-characters.
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
 class Escapes:
     """Decodes the escape sequences of one message's delimiters; counts those it does not know, which stay as they
     are.
@@ -50,7 +54,7 @@ class Escapes:
         if meaning is not None:
             return meaning
         if _HEX.match(sequence):
-            return bytes.fromhex(sequence[1:]).decode(self.codec, "replace")
+            return CONTROLS.sub(" ", bytes.fromhex(sequence[1:]).decode(self.codec, "replace"))
         numbered = _NUMBERED.match(sequence)
         if numbered:
             count = min(abs(int(numbered.group(2) or 1)), 100) if numbered.group(2) not in ("+", "-") else 1

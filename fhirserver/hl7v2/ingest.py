@@ -90,10 +90,27 @@ class Intake:
         """
         changes = [self._change(message) for message in messages]
         answers = self.server.store.insert_messages(changes)
+        for message, answer in zip(messages, answers, strict=True):
+            self._record(message, answer)
         return [
             message if answer == "stored" else self._repeated(message)
             for message, answer in zip(messages, answers, strict=True)
         ]
+
+    def _record(self, message: Inbound, answer: str) -> None:
+        """One audit record per message, there before the message is acknowledged."""
+        resource = message.resource
+        self.server.record(
+            "message",
+            message.organization,
+            who={"kind": "sender", "name": _sender(resource)},
+            address=resource.get("peer", ""),
+            type="InboundMessage",
+            id=resource["id"],
+            event=resource.get("event", ""),
+            status=200 if resource["status"] == "received" else 400,
+            why=resource.get("reason", "") or ("sent again" if answer == "duplicate" else ""),
+        )
 
     def _change(self, message: Inbound) -> Change:
         instant = self.server.now()
@@ -140,6 +157,10 @@ class Intake:
     def too_long(self, head: bytes, limit: int) -> bytes:
         """The answer to a message that is too long to take."""
         return too_long(head, limit, now=self.server.now(), control_id=self.server.new_id()[:20].upper())
+
+
+def _sender(resource: Resource) -> str:
+    return " of ".join(resource[name] for name in ("sendingApplication", "sendingFacility") if resource.get(name))
 
 
 def _endpoints(server: Server) -> list[Resource]:

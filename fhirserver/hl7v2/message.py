@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2 import charset as charsets
-from fhirserver.hl7v2.escape import Escapes
+from fhirserver.hl7v2.escape import CONTROLS, Escapes
 
 NULL = '""'
 MAX_BYTES = 64 * 1024 * 1024
@@ -112,6 +112,7 @@ class Message:
         """
         if len(raw) > limit:
             raise problem("too-long", f"The message has {len(raw)} bytes; at most {limit} are taken.")
+        charsets.refuse_wide(raw)
         body = raw.removeprefix(b"\xef\xbb\xbf").strip(b"\x00\x0b\x1c\r\n\t ")
         delimiters = _delimiters(body)
         text, codec, warnings = charsets.decode(body, () if force else _declared(body, delimiters), charset)
@@ -122,6 +123,9 @@ class Message:
         return message
 
     def _split(self, text: str) -> None:
+        if CONTROLS.search(text):
+            text = CONTROLS.sub(" ", text)
+            self.warnings.append("control characters were taken out, which no text may have")
         lines = text.replace("\r\n", "\r").replace("\n", "\r").split("\r")
         if len(lines) > MAX_SEGMENTS:
             raise problem("too-long", f"The message has more than {MAX_SEGMENTS} lines.")
