@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import sys
-import tarfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from fhirserver.fhir.definitions_codes import Inexpandable, Terminology  # noqa: E402
+from fhirserver.fhir.package import resources as packaged  # noqa: E402
 
 DATA = ROOT / "fhirserver" / "fhir" / "data"
 PACKAGE = "hl7.fhir.r4.core.tgz"
@@ -50,11 +50,9 @@ def find_package() -> Path | None:
 
 def read_package(path: Path) -> list[Resource]:
     """The resources of a FHIR package, in the order of their file names."""
-    with tarfile.open(path) as archive:
-        names = sorted(n for n in archive.getnames() if n.startswith("package/") and n.endswith(".json"))
-        texts = [archive.extractfile(name) for name in names]
-        values = [msgspec.json.decode(text.read()) for text in texts if text is not None]
-    return [value for value in values if isinstance(value, dict) and "resourceType" in value]
+    with path.open("rb") as archive:
+        found = dict(packaged(archive, msgspec.json.decode))
+    return [found[name] for name in sorted(found)]
 
 
 def snapshots(resources: Iterable[Resource]) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from fhirserver.store import reindex
 from fhirserver.store.database import Document
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.search import compile_search, find
+from fhirserver.store.text import plain
 
 JOB = "reindex"
 LEASE_SECONDS = 60.0
@@ -49,7 +50,7 @@ def run(server: Server, type: str) -> None:
         return
 
     def index(document: Document) -> Entry | None:
-        return entry_of(server, decode(document["d"]), server.base(document["o"]))
+        return entry_of(server, decode(plain(document["d"])), server.base(document["o"]))
 
     try:
         while reindex.step(server.store.database, type, index):

@@ -24,12 +24,12 @@ from fhirclient.server import FHIRNotFoundException
 from fhirpy import AsyncFHIRClient, SyncFHIRClient
 from fhirpy.base.exceptions import AuthorizationError, MultipleResourcesFound, OperationOutcome, ResourceNotFound
 
+from tests import npm
 from tests.running import Running
 
 SYSTEM = "urn:oid:1.2.36.146.595"
 LOINC = "http://loinc.org"
 SCRIPT = Path(__file__).with_name("fhir_kit_client.mjs")
-INSTALL_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -205,27 +205,8 @@ def test_fhirclient_makes_its_round_trips(base: Base) -> None:
         Patient.read("never-was", server)
 
 
-@pytest.fixture(scope="module")
-def node_modules(request: pytest.FixtureRequest) -> Path:
-    """A folder in which node finds fhir-kit-client 2; installed once, below the cache folder of the test run."""
-    if not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("fhir-kit-client needs node 20 and npm; neither is part of the installation")
-    folder = Path(str(request.config.cache.mkdir("fhir-kit-client")))
-    if not (folder / "node_modules" / "fhir-kit-client").exists():
-        words = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--no-package-lock", "--prefix", str(folder)]
-        try:
-            done = subprocess.run(
-                [*words, "fhir-kit-client@2"], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            pytest.skip("npm did not answer in time, so fhir-kit-client is not there")
-        if done.returncode:
-            pytest.skip(f"npm cannot install fhir-kit-client: {done.stderr.strip()[-200:]}")
-    return folder / "node_modules"
-
-
-def test_fhir_kit_client_makes_its_round_trips(base: Base, node_modules: Path) -> None:
-    script = node_modules.parent / SCRIPT.name
+def test_fhir_kit_client_makes_its_round_trips(base: Base) -> None:
+    script = npm.installed("fhir-kit-client", "2.0.3") / SCRIPT.name
     shutil.copy(SCRIPT, script)  # node looks for packages beside the script
 
     done = subprocess.run(
