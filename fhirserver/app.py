@@ -46,6 +46,7 @@ from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
 from fhirserver.store.seal import Seals
 from fhirserver.store.spool import Spool
+from fhirserver.store.text import plain
 from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
@@ -217,7 +218,7 @@ def _defining(store: Store) -> list[Resource]:
     found: list[Resource] = []
     for type in sorted(DEFINING):
         documents = store.database.collection(type).find({"o": REGISTRY, "x": None}, {"d": 1})
-        found += [decode(document["d"]) for document in documents]
+        found += [decode(plain(document["d"])) for document in documents]
     return found
 
 
