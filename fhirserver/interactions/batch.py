@@ -118,9 +118,9 @@ def _conditional_references(value: Any) -> set[tuple[str, Pairs]]:
     while waiting:
         one = waiting.pop()
         if isinstance(one, list):
-            waiting.extend(one)
+            waiting += one
         elif isinstance(one, dict):
-            waiting.extend(one.values())
+            waiting += [each for each in one.values() if isinstance(each, (dict, list))]
             text = one.get("reference")
             parts = CONDITIONAL.match(text) if isinstance(text, str) else None
             if parts:
@@ -181,18 +181,22 @@ def _existing(server: Server, request: Request, access: Access, criteria: str | 
 
 def _resolved(server: Server, request: Request, access: Access, value: Any, names: dict[str, str]) -> Any:
     """The value with references to other entries, and conditional references, replaced by Type/id."""
-    if isinstance(value, dict):
-        return {
-            key: _reference(server, request, access, each, names)
-            if key == "reference" and isinstance(each, str)
-            else _resolved(server, request, access, each, names)
-            for key, each in value.items()
-        }
+    if isinstance(value, str):
+        return names[value] if value in names and LOCAL.match(value) else value
     if isinstance(value, list):
         return [_resolved(server, request, access, each, names) for each in value]
-    if isinstance(value, str) and value in names and LOCAL.match(value):
-        return names[value]
-    return value
+    if not isinstance(value, dict):
+        return value
+    resolved = dict(value)
+    for key, each in value.items():
+        if isinstance(each, str):
+            if key == "reference":
+                resolved[key] = _reference(server, request, access, each, names)
+            elif each in names and LOCAL.match(each):
+                resolved[key] = names[each]
+        elif isinstance(each, (dict, list)):
+            resolved[key] = _resolved(server, request, access, each, names)
+    return resolved
 
 
 def _reference(server: Server, request: Request, access: Access, text: str, names: dict[str, str]) -> str:
@@ -320,8 +324,8 @@ def _answer(request: Request, entry: Entry, response: Response) -> Resource:
     if response.instant is not None:
         said["lastModified"] = instant_text(response.instant)
     answer: Resource = {"response": said}
-    shown = response.resource or (decode(response.text) if response.text else None)
     wanted = request.prefer.returned in ("representation", "OperationOutcome") or entry.request.facts["method"] == "GET"
+    shown = response.content() if wanted else response.resource
     if shown and shown.get("resourceType") == "OperationOutcome" and entry.request.facts["method"] != "GET":
         said["outcome"] = shown
     elif shown and (wanted or response.once):
