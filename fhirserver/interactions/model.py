@@ -82,6 +82,8 @@ class Request:
     body: Any = None
     preconditions: Preconditions = field(default_factory=Preconditions)
     prefer: Prefer = field(default_factory=Prefer)
+    explain: bool = False
+    """Whether a search is to say how many resources each of its criteria matches."""
     unit: Unit | None = None
     assigned: str | None = None
     """The id a create is to use, where a transaction has given it one already."""

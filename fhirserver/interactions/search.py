@@ -19,6 +19,7 @@ from fhirserver.fhir.problem import Issue, outcome, problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.codes import with_known_codes
 from fhirserver.interactions.cursor import open_cursor, seal_cursor
+from fhirserver.interactions.explain import explained
 from fhirserver.interactions.includes import included
 from fhirserver.interactions.model import Pairs, Request, Response, Server
 from fhirserver.interactions.reindex import unready
@@ -116,7 +117,9 @@ def _searched(
     server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...], path: str
 ) -> Response:
     query = prepare(server, request, type, request.query, strict=request.prefer.strict)
-    notes = unready(server, type, query, strict=request.prefer.strict)
+    notes = [*unready(server, type, query, strict=request.prefer.strict)]
+    if request.explain:
+        notes += explained(server, request, access, type, clauses, query)
     asked = replace(_asked(server, request, query, path), notes=tuple(notes))
     criteria = [with_known_codes(server, access, clause) for clause in (*clauses, *query.clauses)]
     search = compile_search(server.store, access, type, criteria, request.session)

@@ -96,6 +96,7 @@ class Fhir:
             body=body(http, self.max_body),
             preconditions=preconditions(http.headers),
             prefer=prefer(http.headers),
+            explain=http.headers.get("X-Explain", "").lower() in ("true", "1", "yes"),
             facts={"request": id, "method": method, "path": path, "address": http.remote_addr or ""},
         )
         response: Response = dispatch(self.server, request)

@@ -76,7 +76,7 @@ def test_if_none_match_counts_before_if_modified_since(api: Api) -> None:
 
 def test_a_malformed_version_tag_is_refused(api: Api) -> None:
     made = api.create(patient())
-    answer = api.get(f"Patient/{made['id']}", If_None_Match="1")
+    answer = api.get(f"Patient/{made['id']}", If_None_Match='W/"1')
     assert (answer.status, answer.issue["expression"]) == (400, ["If-None-Match"])
 
 

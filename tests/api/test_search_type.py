@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -86,6 +87,25 @@ def test_what_is_not_supported_says_so(api: Api, query: str) -> None:
 
 def test_a_parameter_of_another_type_is_unknown(api: Api) -> None:
     assert api.get("Patient?code=1", Prefer="handling=strict").status == 400
+
+
+def test_a_search_can_be_asked_why_it_finds_nothing(api: Api) -> None:
+    api.create(patient(gender="female"))
+    api.create(patient(gender="male"))
+    answer = api.get("Patient?gender=female&birthdate=1980&_sort=birthdate", X_Explain="true")
+    assert answer.ids == []
+    assert "2 Patient that you may search here" in answer.notes
+    assert "1 match gender=female alone" in answer.notes
+    assert "0 match birthdate=1980 alone" in answer.notes
+    assert "_sort" not in answer.notes
+    assert "alone" not in api.get("Patient?gender=female").notes
+
+
+def test_an_explanation_counts_only_what_the_caller_may_search(api: Api, scoped: Callable[[str], Api]) -> None:
+    api.create(patient(gender="female"))
+    api.create(patient(gender="male"))
+    narrow = scoped("system/Patient.rs?gender=male")
+    assert "0 match gender=female alone" in narrow.get("Patient?gender=female", X_Explain="true").notes
 
 
 # Control of the answer
