@@ -33,6 +33,7 @@ from fhirserver.interactions.dispatch import perform
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
+from fhirserver.interactions.security import security_facts
 from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
 from fhirserver.interactions.write import DEFINING
@@ -51,6 +52,7 @@ from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
+from fhirserver.web.recorded import recorded, recorded_refusals
 
 OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *REINDEX_OPERATIONS, *STEPS)
 MOST_ACCESSES = 2_000
@@ -91,6 +93,7 @@ def build(settings: Settings) -> Installation:
     store = Store(database)
     shipped = Definitions.load().extended(resources_in("profiles"), generation=-1)
     queue = Queue(settings.redis_url.reveal()) if settings.redis_url else None
+    spool = Spool(settings.data / SPOOL)
 
     def rebuild(generation: int) -> Definitions:
         return shipped.extended(_defining(store), generation=generation)
@@ -106,7 +109,8 @@ def build(settings: Settings) -> Installation:
         enqueue=queue.enqueue if queue else _no_queue,
         now=lambda: datetime.now(UTC),
         new_id=new_id,
-        audit=_auditing(Spool(settings.data / SPOOL)),
+        audit=_auditing(spool),
+        record=_recording(spool),
         locate=locate,
         perform=perform,
         capability={
@@ -158,6 +162,13 @@ def _auditing(spool: Spool) -> Callable[[Server, Request, Response | Problem], N
     return audit
 
 
+def _recording(spool: Spool) -> Callable[..., None]:
+    def record(kind: str, organization: str = REGISTRY, **facts: Any) -> None:
+        spool.append(encode(security_facts(kind, datetime.now(UTC), organization, **facts)))
+
+    return record
+
+
 def resources_in(name: str) -> list[Resource]:
     """The resources in a folder of the project's data, in the order of their names."""
     return [decode(path.read_bytes()) for path in sorted(folder(name).rglob("*.json"))]
@@ -174,12 +185,12 @@ def new_id() -> str:
 def create_app(installation: Installation) -> WSGIApplication:
     """The WSGI application of an installation."""
     server, settings = installation.server, installation.settings
-    authenticate = installation.tokens.authenticate
+    authenticate = recorded_refusals(server, installation.tokens.authenticate)
     return application(
         server,
         Fhir(server, authenticate, settings.max_body),
         (
-            oauth.blueprint(installation.tokens),
+            recorded(oauth.blueprint(installation.tokens), server),
             Hl7v2(server, authenticate, _taking(installation)).blueprint(),
         ),
         max_body=settings.max_body,

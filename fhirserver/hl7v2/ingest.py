@@ -107,7 +107,7 @@ class Intake:
             address=resource.get("peer", ""),
             type="InboundMessage",
             id=resource["id"],
-            event=resource.get("event", ""),
+            event=resource.get("event", "").rpartition("_")[2],
             status=200 if resource["status"] == "received" else 400,
             why=resource.get("reason", "") or ("sent again" if answer == "duplicate" else ""),
         )

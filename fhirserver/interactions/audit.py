@@ -19,6 +19,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Request, Response
+from fhirserver.rules.model import CANONICAL
 
 REST = {
     "system": "http://terminology.hl7.org/CodeSystem/audit-event-type",
@@ -26,6 +27,8 @@ REST = {
     "display": "RESTful Operation",
 }
 INTERACTION = "http://hl7.org/fhir/restful-interaction"
+OPERATION = f"{CANONICAL}/CodeSystem/operation"
+"""The system of operation names, like $approve, in a record's subtypes."""
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 ENTITY = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
 ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
@@ -114,10 +117,10 @@ def event(found: Mapping[str, Any], patients: Sequence[str], server: str, record
         resource["meta"] = {"profile": [f"{BALP}/{name}"]}
     resource |= {
         "type": REST,
-        "subtype": [{"system": INTERACTION, "code": interaction}],
+        "subtype": [coded(INTERACTION, interaction), *([coded(OPERATION, found["op"])] if found.get("op") else [])],
         "action": action,
         "recorded": recorded,
-        "outcome": _outcome(found.get("s", 200)),
+        "outcome": outcome_code(found.get("s", 200)),
     }
     if failed:
         resource["outcomeDesc"] = f"refused with {found['s']}: {found.get('why', 'error')}"
@@ -137,18 +140,14 @@ def _kind(interaction: str) -> str:
     return {"patch": "update"}.get(interaction, interaction if interaction in KINDS else "operation")
 
 
-def _outcome(status: int) -> str:
+def outcome_code(status: int) -> str:
     """FHIR's outcome codes: success, minor failure (the caller's), serious failure (ours)."""
     return "0" if status < 400 else "4" if status < 500 else "8"
 
 
 def _agents(found: Mapping[str, Any], client_role: str, server_role: str, server: str) -> Any:
     asked = found.get("who", {})
-    client = asked.get("client") or (asked.get("id") if asked.get("kind") == "client" else "")
-    agent: dict[str, Any] = {"type": {"coding": [{"system": DCM, "code": client_role}]}, "requestor": True}
-    agent["who"] = _client(client, asked)
-    agent["network"] = {"address": found.get("address") or "unknown", "type": "2"}
-    yield agent
+    yield agent_of(found, {"system": DCM, "code": client_role})
     yield {
         "type": {"coding": [{"system": DCM, "code": server_role}]},
         "who": {"display": server},
@@ -165,6 +164,18 @@ def _agents(found: Mapping[str, Any], client_role: str, server_role: str, server
         }
 
 
+def agent_of(found: Mapping[str, Any], kind: Mapping[str, str]) -> dict[str, Any]:
+    """The agent that asked: the client, else whoever it was, and its address."""
+    asked = found.get("who", {})
+    client = asked.get("client") or (asked.get("id") if asked.get("kind") == "client" else "")
+    return {
+        "type": {"coding": [dict(kind)]},
+        "requestor": True,
+        "who": _client(client, asked),
+        "network": {"address": found.get("address") or "unknown", "type": "2"},
+    }
+
+
 def _client(client: str, asked: Mapping[str, str]) -> dict[str, Any]:
     if client:
         return {"identifier": {"value": f"ClientApplication/{client}"}, "display": asked.get("name") or client}
@@ -173,21 +184,28 @@ def _client(client: str, asked: Mapping[str, str]) -> dict[str, Any]:
 
 def _entities(found: Mapping[str, Any], patients: Sequence[str], interaction: str) -> Any:
     for patient in patients:
-        yield {"what": {"reference": patient}, "type": _entity_type("1"), "role": _role("1")}
+        yield {"what": {"reference": patient}, "type": entity_type("1"), "role": role("1")}
     if interaction.startswith(("search", "history")) and not found.get("r"):
         text = f"{found.get('method', 'GET')} {found.get('path', '')}"
         pairs = "&".join(f"{name}={value}" for name, value in found.get("q", ()))
         query = b64encode(f"{text}?{pairs}".encode()).decode()
-        yield {"type": _entity_type("2"), "role": _role("24"), "query": query}
+        yield {"type": entity_type("2"), "role": role("24"), "query": query}
     elif found.get("k") and found.get("r") and f"{found['k']}/{found['r']}" not in patients:
-        yield {"what": {"reference": f"{found['k']}/{found['r']}"}, "type": _entity_type("2"), "role": _role("4")}
+        yield {"what": {"reference": f"{found['k']}/{found['r']}"}, "type": entity_type("2"), "role": role("4")}
     if found.get("request"):
         yield {"what": {"identifier": {"value": found["request"]}}, "type": REQUEST_ID}
 
 
-def _entity_type(code: str) -> dict[str, str]:
+def coded(system: str, code: str, display: str = "") -> dict[str, str]:
+    """A Coding."""
+    return {"system": system, "code": code, **({"display": display} if display else {})}
+
+
+def entity_type(code: str) -> dict[str, str]:
+    """A Coding of FHIR's entity types: 1 a person, 2 a thing of the system."""
     return {"system": ENTITY, "code": code}
 
 
-def _role(code: str) -> dict[str, str]:
+def role(code: str) -> dict[str, str]:
+    """A Coding of FHIR's object roles: 1 patient, 4 resource, 13 security token, 24 query."""
     return {"system": ROLE, "code": code}

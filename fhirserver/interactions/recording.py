@@ -20,6 +20,7 @@ from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.audit import event, facts_of_change
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
+from fhirserver.interactions.security import security_event
 from fhirserver.interactions.write import instant_text, stamped
 from fhirserver.store import spool
 from fhirserver.store.database import Session
@@ -71,7 +72,8 @@ def _changes(server: Server, organization: str, records: Sequence[tuple[str, Fac
         instant = found["t"] if isinstance(found["t"], datetime) else datetime.fromisoformat(found["t"])
         instant = instant.astimezone(UTC).replace(microsecond=instant.microsecond // 1000 * 1000)
         patients = list(dict.fromkeys(patient for name in _names(found) for patient in concerned.get(name, ())))
-        resource = stamped(event(found, patients, server.public_url, instant_text(instant)), id, 1, instant)
+        made = security_event if found.get("sec") else event
+        resource = stamped(made(found, patients, server.public_url, instant_text(instant)), id, 1, instant)
         changes.append(
             Change(
                 organization=organization,
@@ -88,8 +90,8 @@ def _changes(server: Server, organization: str, records: Sequence[tuple[str, Fac
 
 
 def _names(found: Facts) -> Iterable[str]:
-    """What a record is about, as Type/id. A refusal showed nothing."""
-    if found.get("s", 200) >= 400:
+    """What a record is about, as Type/id. A refusal showed nothing; a notification that failed may have."""
+    if found.get("s", 200) >= 400 and found.get("sec") != "delivery":
         return
     if found.get("k") and found.get("r"):
         yield f"{found['k']}/{found['r']}"

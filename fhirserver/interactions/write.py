@@ -259,7 +259,11 @@ def pending_event(
         "names": [f"{action}.{type.lower()}"],
         "trigger": None,
         "message": None,
-        "request": {**request.facts, "who": who(request.principal)},
+        "request": {
+            **request.facts,
+            **({"op": request.operation} if request.operation else {}),
+            "who": who(request.principal),
+        },
     }
 
 

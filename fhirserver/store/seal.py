@@ -248,7 +248,8 @@ def _id(organization: str, number: int) -> str:
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    return sha256(str(document.get("d")).encode()).hexdigest()
+    held = document.get("d")  # compressed where it is large
+    return sha256(held if isinstance(held, bytes) else str(held).encode()).hexdigest()
 
 
 def _head(seal: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flask.testing import FlaskClient
@@ -92,8 +94,13 @@ class Exchange:
 @contextmanager
 def exchange_of(mongo_url: str, database: str, issuer: str = ISSUER) -> Iterator[Exchange]:
     """A new exchange in a database of its own."""
+    folder = TemporaryDirectory()
     settings = Settings(
-        mongo_url=Secret(mongo_url), mongo_database=database, master_key=Secret("m" * 40), public_url=issuer
+        data=Path(folder.name),
+        mongo_url=Secret(mongo_url),
+        mongo_database=database,
+        master_key=Secret("m" * 40),
+        public_url=issuer,
     )
     installation = _lasting(app.build(settings))
     hospital, acme = (_create(installation, _organization(kind)) for kind in ("provider", "application"))
@@ -110,6 +117,7 @@ def exchange_of(mongo_url: str, database: str, issuer: str = ISSUER) -> Iterator
         people[name] = installation.tokens.issue(Principal("user", _create(installation, user)))
     yield Exchange(installation, app.create_app(installation).test_client(), hospital, acme, people)
     installation.server.store.database.close()
+    folder.cleanup()
 
 
 def _lasting(installation: Installation) -> Installation:

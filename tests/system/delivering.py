@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -204,7 +205,9 @@ def _organization(kind: str) -> dict[str, Any]:
 @contextmanager
 def installed(mongo_url: str) -> Iterator[app.Installation]:
     """An installation on a database of its own."""
+    folder = TemporaryDirectory()
     settings = Settings(
+        data=Path(folder.name),
         mongo_url=Secret(mongo_url),
         mongo_database=f"delivery-{uuid.uuid4().hex[:8]}",
         master_key=Secret("m" * 40),
@@ -214,6 +217,7 @@ def installed(mongo_url: str) -> Iterator[app.Installation]:
     made = app.build(settings)
     yield made
     made.server.store.database.close()
+    folder.cleanup()
 
 
 @contextmanager
