@@ -29,6 +29,7 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.interactions.audit import facts
+from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
@@ -54,7 +55,7 @@ from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
 from fhirserver.web.recorded import recorded, recorded_refusals
 
-OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *REINDEX_OPERATIONS, *STEPS)
+OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *REINDEX_OPERATIONS, *STEPS, *CLIENTS)
 MOST_ACCESSES = 2_000
 SPOOL = "spool"
 """The folder, in the data folder, of audit records on their way to the database."""
@@ -140,7 +141,7 @@ def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:
         found = server.store.read(whole, "User", id)
         return None if found is None or found.deleted else found.resource()
 
-    return oauth.Tokens(
+    made = oauth.Tokens(
         issuer=settings.public_url,
         keys=lambda: signing,
         client=client,
@@ -151,6 +152,7 @@ def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:
         new_id=server.new_id,
         lifetime=settings.token_lifetime,
     )
+    return oauth.lasting(made, server)
 
 
 def _auditing(spool: Spool) -> Callable[[Server, Request, Response | Problem], None]:
@@ -254,6 +256,7 @@ def _contexts(vault: Vault, settings: Settings) -> Any:
             encrypt=vault.encrypt,
             definitions=server.definitions,
             allow_http=allow_http,
+            registry=server.base(REGISTRY),
         )
 
     return context

@@ -81,6 +81,8 @@ def delete(server: Server, request: Request, access: Access) -> Response:
 
     def work(inner: Request, found: list[Stored]) -> Response:
         for version in found:
+            if not write.may_change(server, access, version, "d"):
+                raise problem("forbidden", f"Your scopes do not permit to delete what matches here of {request.type}.")
             write.remove(server, inner, access, version)
         text = f"{len(found)} {request.type} deleted."
         return Response(200, resource=outcome([Issue("informational", text, (), "information")]))

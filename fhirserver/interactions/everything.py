@@ -107,7 +107,7 @@ def everything(server: Server, request: Request, access: Access) -> Response:
     entries += [_entry(server, request, version, "include") for version in referred]
     if entries:
         bundle["entry"] = entries
-    return Response(200, resource=bundle)
+    return Response(200, resource=bundle, seen=[f"{each.type}/{each.id}" for each in (*matches, *referred)])
 
 
 def _asked(server: Server, request: Request) -> Asked:

@@ -16,7 +16,7 @@ from fhirserver.fhir.patch import apply as fhirpath_patch
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import answer, persist, require_match, store
+from fhirserver.interactions.write import answer, may_change, persist, require_match, store
 
 MOST_STEPS = 1_000
 MOST_BYTES = 16 * 1024 * 1024
@@ -32,6 +32,8 @@ def patch(server: Server, request: Request, access: Access) -> Response:
 
     def attempt() -> Response:
         previous = current(server, access, request.type or "", request.id or "", request)
+        if not may_change(server, access, previous, "u"):
+            raise problem("forbidden", f"Your scopes do not permit to write {request.type}/{request.id}.")
         require_match(request, previous)
         after = _applied(server, previous.resource(), request.body)
         if not isinstance(after, dict) or (after.get("resourceType"), after.get("id")) != (previous.type, previous.id):

@@ -84,9 +84,17 @@ def _changes(server: Server, organization: str, records: Sequence[tuple[str, Fac
                 method="POST",
                 text=encode(resource).decode(),
                 entry=entry_of(server, resource, base),
+                private=_of_client(found),
             )
         )
     return changes
+
+
+def _of_client(found: Facts) -> dict[str, str]:
+    """The client whose doing it was, for its own side's eyes: see `own_events`."""
+    asked = found.get("who", {})
+    client = asked.get("client") or (asked.get("id") if asked.get("kind") == "client" else "")
+    return {"client": client} if client else {}
 
 
 def _names(found: Facts) -> Iterable[str]:

@@ -22,6 +22,7 @@ from fhirserver.interactions.cursor import open_cursor, seal_cursor
 from fhirserver.interactions.explain import explained
 from fhirserver.interactions.includes import included
 from fhirserver.interactions.model import Pairs, Request, Response, Server
+from fhirserver.interactions.own_events import with_own_events
 from fhirserver.interactions.reindex import unready
 from fhirserver.interactions.summary import subset
 from fhirserver.search.parse import Limits, parse, render
@@ -87,7 +88,7 @@ def matching(
 def search_type(server: Server, request: Request, access: Access) -> Response:
     """The matches of a search on one type, as a searchset Bundle."""
     assert request.type
-    return _searched(server, request, access, request.type, (), request.type)
+    return _searched(server, request, with_own_events(server, request, access), request.type, (), request.type)
 
 
 def search_compartment(server: Server, request: Request, access: Access) -> Response:
@@ -250,7 +251,8 @@ def _entry(server: Server, request: Request, query: Query, version: Stored, mode
             resource = rule.present(resource, request.principal)
         text = encode(subset(server.definitions, resource, query.summary, query.elements)).decode()
     # Nothing in the URL needs escaping: an id and a type have letters, digits, - and . only.
-    url = f"{request.base}/{version.type}/{version.id}"
+    base = request.base if version.organization == request.organization else server.base(version.organization)
+    url = f"{base}/{version.type}/{version.id}"
     return f'{{"fullUrl":"{url}","resource":{text},"search":{{"mode":"{mode}"}}}}'
 
 

@@ -95,7 +95,7 @@ STEPS = (
     *(
         _row(action, authorization.TYPE, _step(authorization.TYPE, _authorization(action)), "registry")
         for action in authorization.STEPS
-        if action != "request"
+        if action not in ("request", "remove")  # the server's own step, when a client is deleted
     ),
     *(
         _row(action, subscription.TYPE, _step(subscription.TYPE, _subscription(action)), "organization")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from fhirserver.auth.access import Access
+from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
@@ -64,7 +64,9 @@ def update(server: Server, request: Request, access: Access) -> Response:
     id = _same_id(request, resource)
 
     def attempt() -> Response:
-        previous = server.store.read(access, request.type or "", id, session=request.session)
+        previous = superseded(server, request, request.type or "", id)
+        if previous and not previous.deleted and not may_change(server, access, previous, "u"):
+            raise problem("forbidden", f"Your scopes do not permit to write {request.type}/{id}.")
         require_match(request, previous)
         if previous is None or previous.deleted:
             access.require(request.type or "", "c")
@@ -80,7 +82,9 @@ def delete(server: Server, request: Request, access: Access) -> Response:
     assert request.id
 
     def attempt() -> Response:
-        previous = server.store.read(access, request.type or "", request.id or "", session=request.session)
+        previous = superseded(server, request, request.type or "", request.id or "")
+        if previous and not previous.deleted and not may_change(server, access, previous, "d"):
+            previous = None  # What may not be deleted looks like what is not there.
         require_match(request, previous)
         if previous is None or previous.deleted:
             return _deleted(f"{request.type}/{request.id} was not there; nothing changed.", request, previous)
@@ -88,6 +92,23 @@ def delete(server: Server, request: Request, access: Access) -> Response:
         return _deleted(f"{request.type}/{request.id} was deleted.", request, version)
 
     return persist(request, attempt)
+
+
+def superseded(server: Server, request: Request, type: str, id: str) -> Stored | None:
+    """The version that a write supersedes, a tombstone too; it is held against the writer's access by `may_change`.
+
+    A narrowed read would miss a tombstone, which has no values to be found by, and a write would collide with it.
+    """
+    return server.store.read(everything(request.organization), type, id, session=request.session)
+
+
+def may_change(server: Server, access: Access, version: Stored, letter: str) -> bool:
+    """Whether what is stored is within what the writer may change: a granular scope holds for before and after."""
+    clauses = access.clauses(version.type, letter)
+    if not clauses:
+        return clauses is not None
+    entry = entry_of(server, version.resource(), server.base(version.organization))
+    return all(matches(clause, entry, version.id, version.instant) for clause in clauses)
 
 
 def persist(request: Request, attempt: Callable[[], Response]) -> Response:
@@ -110,9 +131,8 @@ def store(
     type = resource["resourceType"]
     prepared = _prepared(server, request, resource, previous, id)
     if previous is None:
-        id = prepared.resource.get(
-            "id", id
-        )  # A rule may know a better id than a new one: derived, so that it is unique.
+        # A rule may know a better id than a new one: derived, so that it is unique.
+        id = prepared.resource.get("id", id)
     return put(server, request, access, prepared, previous, f"{type}/{id}", method)
 
 

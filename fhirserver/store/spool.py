@@ -94,7 +94,7 @@ def shipped(batch: Batch) -> None:
 def _read(path: Path, most: int) -> Batch:
     mark = _mark(path)
     start = end = int(mark.read_text()) if mark.exists() else 0
-    records = []
+    records: list[tuple[str, bytes]] = []
     with open(path, "rb") as file:
         file.seek(start)
         for line in file:
