@@ -27,6 +27,7 @@ class Indexes:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._ready: set[tuple[str, tuple[str, ...]]] = set()
+        self._made: set[tuple[str, tuple[str, ...]]] = set()
         self._building: dict[tuple[str, tuple[str, ...]], threading.Thread] = {}
         self._lock = threading.Lock()
 
@@ -38,6 +39,10 @@ class Indexes:
         for fields in wanted:
             if (type, fields) not in self._ready and fields not in ALWAYS:
                 self._build(type, fields)
+
+    def made(self, type: str, fields: tuple[str, ...]) -> bool:
+        """Whether that index is there, so that a query may name it."""
+        return (type, fields) in self._made
 
     def _build(self, type: str, fields: tuple[str, ...]) -> None:
         with self._lock:
@@ -64,6 +69,7 @@ class Indexes:
                     name=" ".join(fields),
                     partialFilterExpression={_presence(fields[0]): {"$exists": True}},
                 )
+                self._made.add((type, fields))
             self._ready.add((type, fields))
         except (errors.PyMongoError, Problem) as error:
             # The search that needed it goes on without, under its time limit; the next one tries again.

@@ -25,6 +25,8 @@ class Stage:
     filters: list[Document]
     sort: list[tuple[str, int]] = field(default_factory=list)
     pipeline: list[Document] = field(default_factory=list)
+    hint: list[tuple[str, int]] = field(default_factory=list)
+    """The index whose own order the answer comes in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,62 @@ class Keyset:
             {**dict(values[:at]), name: {"$lt" if sort[name] < 0 else "$gt": value}}
             for at, (name, value) in enumerate(values)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The order of a search for the start of a text: by the first value in the span, then by id.
+
+    A search for "al" matches a share of all patients, so sorting its matches by id costs more the more patients there
+    are. In the order of the index that finds them, a page costs what a page costs. The index holds a resource once for
+    each of its values in the span: one scan shows it once, at the first; the pages after it leave it out by its values
+    before their start. Going backwards sorts after all: nobody goes far that way.
+
+    field: `s.<parameter>`. low, high: what a value must not be less than, and must be less than (None: no bound).
+    """
+
+    field: str
+    low: str
+    high: str | None
+
+    @property
+    def keys(self) -> tuple[tuple[str, bool], ...]:
+        """What must be fetched to tell where a document stands."""
+        return ((self.field, False),)
+
+    def of(self, document: Mapping[str, Any]) -> list[Any]:
+        """Where a document stands: its first value in the span and its `_id`."""
+        values = (value for value in _value(document, self.field) if self._holds(value))
+        return [min(values), document["_id"]]
+
+    def stages(self, start: Sequence[Any] | None, backwards: bool) -> Iterator[Stage]:
+        """The one query that gives what comes after `start` (before it, if backwards)."""
+        if backwards and start:
+            yield self._before(start)
+            return
+        filters = [self._within(self.low)]
+        if start:
+            value, id = start
+            earlier = {self.field: {"$elemMatch": {"$gte": self.low, "$lt": value}}}
+            filters = [self._within(value), {"$nor": [earlier, {self.field: value, "_id": {"$lte": id}}]}]
+        yield Stage(filters, hint=[("o", 1), (self.field, 1), ("_id", 1)])
+
+    def _before(self, start: Sequence[Any]) -> Stage:
+        value, id = start
+        bounds: list[Document] = [{"$gte": ["$$this", self.low]}]
+        if self.high is not None:
+            bounds.append({"$lt": ["$$this", self.high]})
+        first = {"$min": {"$filter": {"input": f"${self.field}", "cond": {"$and": bounds}}}}
+        earlier = {"$or": [{"first": {"$lt": value}}, {"first": value, "_id": {"$lt": id}}]}
+        steps: list[Document] = [{"$set": {"first": first}}, {"$match": earlier}, {"$sort": {"first": -1, "_id": -1}}]
+        return Stage([self._within(self.low)], pipeline=steps)
+
+    def _within(self, low: str) -> Document:
+        bounds = {"$gte": low} if self.high is None else {"$gte": low, "$lt": self.high}
+        return {self.field: {"$elemMatch": bounds}}
+
+    def _holds(self, value: Any) -> bool:
+        return isinstance(value, str) and self.low <= value and (self.high is None or value < self.high)
 
 
 def ordering(keys: Sequence[tuple[str, bool]]) -> Keyset:

@@ -19,6 +19,7 @@ from fhirserver.search.query import (
     Clause,
     Has,
     Ids,
+    Leaf,
     Listed,
     Nothing,
     Query,
@@ -28,10 +29,11 @@ from fhirserver.search.query import (
     rewrite,
     walk,
 )
-from fhirserver.store.database import Document, Session, translated
-from fhirserver.store.keyset import Keyset, ordering
+from fhirserver.search.text import after_prefix, normal
+from fhirserver.store.database import SEALED, Document, Session, translated
+from fhirserver.store.keyset import Keyset, Span, ordering
 from fhirserver.store.model import Page, Stored, Total
-from fhirserver.store.resources import PROJECTION, Store, stored
+from fhirserver.store.resources import PROJECTION, Store, key, stored
 
 MOST_JOINED = 20_000
 """Resources that the inner search of a chain or `_has` may find."""
@@ -48,6 +50,10 @@ class Search:
     type: str
     filter: Document
     fields: tuple[tuple[str, ...], ...]
+    around: Document
+    """The filter without the clause that `span` says."""
+    span: Span | None = None
+    """Where the only clause is the start of a text."""
 
 
 def compile_search(
@@ -58,8 +64,31 @@ def compile_search(
     if permitted is None:
         return None
     clause = joined(store, access, type, both(*permitted, *clauses), session)
-    filter: Document = {"$and": [{"o": access.organization, "x": None}, mongo.filter(clause)]}
-    return Search(type, filter, mongo.index_fields(clause))
+    around: Document = {"o": access.organization, "x": None}
+    filter: Document = {"$and": [around, _keyed(mongo.filter(clause), access.organization)]}
+    return Search(type, filter, mongo.index_fields(clause), around, _span(clause))
+
+
+def _span(clause: Clause) -> Span | None:
+    if not isinstance(clause, Leaf) or clause.type != "string" or clause.modifier or len(clause.values) != 1:
+        return None
+    low = normal(clause.values[0])
+    return Span(f"s.{clause.parameter}", low, after_prefix(low))
+
+
+def _keyed(filter: Any, organization: str) -> Any:
+    """The filter with what it asks of the id asked of `_id`, which has the index."""
+    if isinstance(filter, list):
+        return [_keyed(part, organization) for part in filter]
+    keyed: Document = {}
+    for name, value in filter.items():
+        if name == "i" and isinstance(value, str):
+            keyed["_id"] = key(organization, value)
+        elif name == "i" and list(value) == ["$in"]:
+            keyed["_id"] = {"$in": [key(organization, id) for id in value["$in"]]}
+        else:
+            keyed[name] = _keyed(value, organization) if name in ("$and", "$or", "$nor") else value
+    return keyed
 
 
 def find(
@@ -76,7 +105,7 @@ def find(
     if session is None:
         fields = [*search.fields, *((key.field,) for key in sort)]
         store.indexes.ensure(search.type, fields)
-    order = ordering([(key.field, key.descending) for key in sort])
+    order = _order(store, search, sort, session)
     backwards = before is not None
     documents = _fetch(store, search, order, count + 1, before if backwards else after, backwards, session)
     more = len(documents) > count
@@ -92,6 +121,13 @@ def find(
         after=last if more or backwards else None,
         before=first if (more if backwards else after is not None) else None,
     )
+
+
+def _order(store: Store, search: Search, sort: Sequence[SortKey], session: Session | None) -> Keyset | Span:
+    span = search.span
+    if span and not sort and session is None and store.indexes.made(search.type, (span.field,)):
+        return span
+    return ordering([(key.field, key.descending) for key in sort])
 
 
 def total(store: Store, search: Search, bound: int, session: Session | None = None) -> Total:
@@ -191,7 +227,7 @@ def index_values(
 def _fetch(
     store: Store,
     search: Search,
-    order: Keyset,
+    order: Keyset | Span,
     limit: int,
     start: Sequence[Any] | None,
     backwards: bool,
@@ -204,7 +240,8 @@ def _fetch(
         for stage in order.stages(start, backwards):
             if len(documents) == limit:
                 break
-            filter = {"$and": [search.filter, *stage.filters]} if stage.filters else search.filter
+            base = search.filter if isinstance(order, Keyset) else search.around
+            filter = {"$and": [base, *stage.filters]} if stage.filters else base
             room = limit - len(documents)
             if stage.pipeline:
                 steps = [{"$match": filter}, *stage.pipeline, {"$limit": room}, {"$project": projection}]
@@ -213,7 +250,7 @@ def _fetch(
                 )
             else:
                 cursor = collection.find(filter, projection, session=session, max_time_ms=store.database.query_limit_ms)
-                cursor = cursor.sort(stage.sort).limit(room)
+                cursor = (cursor.hint(stage.hint) if stage.hint else cursor.sort(stage.sort)).limit(room)
             documents += list(cursor)
     return documents
 
