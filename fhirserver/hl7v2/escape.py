@@ -13,7 +13,8 @@ _NUMBERED = re.compile(r"\.(sp|in|ti|sk)\s*([+-]?\d{0,3})$")
 _HEX = re.compile(r"X(?:[0-9A-Fa-f]{2})+$")
 
 
-# What neither FHIR strings nor people can read: C0 and C1 controls but for tab and line ends, surrogates, non-characters.
+# What neither FHIR strings nor people can read: C0 and C1 controls but for tab and line ends, surrogates, non-
+# characters.
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 

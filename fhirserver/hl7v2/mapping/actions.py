@@ -16,6 +16,8 @@ from fhirserver.hl7v2.mapping.tables import Table
 from fhirserver.hl7v2.message import NULL, Segment
 
 Rule = Callable[[Run, Segment, str, Sequence[str], dict[str, Any]], None]
+Write = Callable[[Run, Segment, dict[str, Any], Any, str], None]
+"""Writes a value into an object; the last argument is the source, for the trace."""
 Members = Sequence[tuple[int, Rule]]
 """Rules in their order, each with the number of the field (in a segment map) or component without which it does
 nothing;
@@ -87,7 +89,7 @@ def where_absent(element: str, rule: Rule) -> Rule:
     return absent
 
 
-def literal(value: Any, write: Any, where: str, own: str) -> Rule:
+def literal(value: Any, write: Write, where: str, own: str) -> Rule:
     plain = not isinstance(value, (dict, list))
 
     def literal(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
@@ -96,7 +98,7 @@ def literal(value: Any, write: Any, where: str, own: str) -> Rule:
     return literal
 
 
-def link(name: str, write: Any, path: Target) -> Rule:
+def link(name: str, write: Write, path: Target) -> Rule:
     if path.property.type != "Reference":
         raise problem("invalid", f"`{path.text}` is a {path.property.type}; a link needs a Reference")
 
@@ -128,7 +130,7 @@ def reference_to(entry: Entry, display: str = "") -> dict[str, Any]:
     return reference
 
 
-def fields(src: grammar.Source, own: str, depth: int, convert: Convert, write: Any, path: Target) -> Rule:
+def fields(src: grammar.Source, own: str, depth: int, convert: Convert, write: Write, path: Target) -> Rule:
     """Reads a field (its repetitions where the target repeats), converts and writes; notes an explicit null."""
     read, many = conditions.field_of(src, own), path.many and src.segment != "^"
     whole = not src.component
@@ -157,7 +159,7 @@ def fields(src: grammar.Source, own: str, depth: int, convert: Convert, write: A
     return rule
 
 
-def lines(src: grammar.Source, own: str, write: Any, path: Target, append: bool) -> Rule:
+def lines(src: grammar.Source, own: str, write: Write, path: Target, append: bool) -> Rule:
     """Text whose repetitions are lines, delimiters that somebody forgot to escape included; `append` goes on after
     what is there already.
     """
@@ -173,7 +175,7 @@ def lines(src: grammar.Source, own: str, write: Any, path: Target, append: bool)
     return rule
 
 
-def component(number: int, convert: Convert, write: Any, text: str) -> Rule:
+def component(number: int, convert: Convert, write: Write, text: str) -> Rule:
     def component(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
         if number < len(parts):
             part = parts[number]
@@ -185,46 +187,65 @@ def component(number: int, convert: Convert, write: Any, text: str) -> Rule:
     return component
 
 
+def text_at(depth: int) -> Convert:
+    """The decoded text of the first subcomponent; None for none."""
+
+    def text_of(run: Run, segment: Segment, text: str) -> str | None:
+        if depth and run.subcomponent not in text and run.escape not in text:
+            return text.strip() or None
+        return values.leaf(run, text, depth) or None
+
+    return text_of
+
+
 def complex(members: Members, depth: int) -> Convert:
+    """An object made by the rules of a datatype map. They are counted as used, but the trace names the field's own
+    rule.
+    """
+
     def convert(run: Run, segment: Segment, text: str) -> Any:
+        kept = len(run.entry.traces) if run.trace else 0
         item: dict[str, Any] = {}
-        parts = values.parts_of(run, text, depth)
-        each(members, run, segment, text, parts, item)
+        parts = text.split(run.component) if depth == 0 and run.component else values.parts_of(run, text, depth)
+        count = len(parts)
+        for number, rule in members:
+            if not number or (number <= count and parts[number - 1]):
+                rule(run, segment, text, parts, item)
+        if run.trace:
+            del run.entry.traces[kept:]
         return item or None
 
-    if not members:
-        return lambda run, segment, text: None
-    return quiet(convert)
+    return convert
 
 
 def reference(made: str, members: Members, display: conditions.Read, depth: int, name: str) -> Convert:
-    def convert(run: Run, segment: Segment, text: str) -> Any:
+    """A Reference to the resource that a datatype map makes: to an entry where it has an identifier, else by its
+    display. Whoever stands in a message twice is read once.
+    """
+
+    def read(run: Run, segment: Segment, text: str) -> tuple[Entry | None, str]:
         resource: dict[str, Any] = {"resourceType": made}
         parts = values.parts_of(run, text, depth)
         each(members, run, segment, text, parts, resource)
-        shown = display(run, segment, text, parts)
         entry = run.known(made, resource) if len(resource) > 1 else None
-        if entry is not None:
+        if run.trace and entry is not None:
+            entry.traces.append(("", place(segment, run.field), name))
+        return entry, display(run, segment, text, parts)
+
+    def convert(run: Run, segment: Segment, text: str) -> Any:
+        key = (name, depth, text)
+        found = run.references.get(key)
+        if found is None:
+            kept = len(run.entry.traces) if run.trace else 0
+            found = run.references[key] = read(run, segment, text)
             if run.trace:
-                entry.traces.append(("", place(segment, run.field), name))
+                del run.entry.traces[kept:]
+        entry, shown = found
+        if entry is not None:
             return reference_to(entry, shown)
         return {"type": made, "display": shown} if shown else None
 
-    return quiet(convert)
-
-
-def quiet(convert: Convert) -> Convert:
-    """Rules inside a datatype are counted as used, but the trace names the field's own rule."""
-
-    def quiet(run: Run, segment: Segment, text: str) -> Any:
-        if not run.trace:
-            return convert(run, segment, text)
-        kept = len(run.entry.traces)
-        value = convert(run, segment, text)
-        del run.entry.traces[kept:]
-        return value
-
-    return quiet
+    return convert
 
 
 def fill(

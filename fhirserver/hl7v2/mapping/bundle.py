@@ -15,8 +15,8 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2.mapping.actions import copied, reference_to
 from fhirserver.hl7v2.mapping.maps import Maps, MessageMap, Trigger
-from fhirserver.hl7v2.mapping.periods import backwards, periods
 from fhirserver.hl7v2.mapping.run import Context, Entry, Run, Traced, Unmapped, uuid_of
+from fhirserver.hl7v2.mapping.times import backwards
 from fhirserver.hl7v2.message import Message
 
 ENVELOPE = ("MessageHeader", "Provenance")
@@ -119,8 +119,9 @@ def _variables(trigger: Trigger, message: Message, context: Context) -> Mapping[
 def _finish(maps: Maps, run: Run) -> None:
     """Defaults, derived identifiers, matching and fullUrls of every entry; then the references between them."""
     seen: dict[str, int] = {}
+    _order(run)
     for entry in sorted(run.entries, key=lambda e: e.type != "Patient"):
-        _settle(maps, run, entry)
+        _settle(maps, entry)
         _default(maps, entry)
         _identify(maps, run, entry, seen)
     for entry in run.entries:
@@ -128,17 +129,23 @@ def _finish(maps: Maps, run: Run) -> None:
             reference["reference"] = entry.full_url
 
 
-def _settle(maps: Maps, run: Run, entry: Entry) -> None:
-    """One form of each choice element (the one written last), and no period that ends before it begins."""
+def _settle(maps: Maps, entry: Entry) -> None:
+    """One form of each choice element: the one written last."""
     resource, choices = entry.resource, maps.choices.get(entry.type, {})
     for name in [name for name in resource if name in choices]:
         for other in choices[name]:
             if other in resource and name in resource and list(resource).index(other) > list(resource).index(name):
                 del resource[name]
-    for found in periods(resource):
-        if backwards(found["start"], found["end"]):
-            del found["end"]
-            run.warn(f"a period of {entry.type} ended before it began; its end was left out")
+
+
+def _order(run: Run) -> None:
+    """Takes the end from every period that ends before it begins, which FHIR refuses (per-1)."""
+    for node, steps in run.periods:
+        for step in steps:
+            node = node.get(step, {})
+        if "start" in node and "end" in node and backwards(node["start"], node["end"]):
+            del node["end"]
+            run.warn("a period ended before it began; its end was left out")
 
 
 def _default(maps: Maps, entry: Entry) -> None:

@@ -95,10 +95,7 @@ def text_of(src: Source, own: str, depth: int) -> Read:
 def compile_condition(test: Test, own: str, depth: int) -> Check:
     """The function of a condition."""
     if test.operator in ("and", "or"):
-        checks = [compile_condition(inner, own, depth) for inner in test.operands]
-        if test.operator == "and":
-            return lambda run, segment, raw, parts: all(check(run, segment, raw, parts) for check in checks)
-        return lambda run, segment, raw, parts: any(check(run, segment, raw, parts) for check in checks)
+        return _joined(test, own, depth)
     if test.operator == "not":
         inner = compile_condition(test.operands[0], own, depth)
         return lambda run, segment, raw, parts: not inner(run, segment, raw, parts)
@@ -113,6 +110,22 @@ def compile_condition(test: Test, own: str, depth: int) -> Check:
         return _valued(test.source, own, depth)
     literals = frozenset(literal.upper() for literal in test.literals)
     return lambda run, segment, raw, parts: read(run, segment, raw, parts).upper() in literals
+
+
+def _joined(test: Test, own: str, depth: int) -> Check:
+    """`and` and `or`, two at a time: a function of two is asked faster than a list."""
+    first, *others = (compile_condition(inner, own, depth) for inner in test.operands)
+    for other in others:
+        first = _both(first, other) if test.operator == "and" else _either(first, other)
+    return first
+
+
+def _both(a: Check, b: Check) -> Check:
+    return lambda run, segment, raw, parts: a(run, segment, raw, parts) and b(run, segment, raw, parts)
+
+
+def _either(a: Check, b: Check) -> Check:
+    return lambda run, segment, raw, parts: a(run, segment, raw, parts) or b(run, segment, raw, parts)
 
 
 def _valued(src: Source, own: str, depth: int) -> Check:

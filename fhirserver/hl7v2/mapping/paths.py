@@ -23,6 +23,7 @@ class Target:
     put: Put
     element: str
     many: bool
+    direct: bool
 
 
 def compile_target(definitions: Definitions, type: str, text: str) -> Target:
@@ -39,7 +40,14 @@ def compile_target(definitions: Definitions, type: str, text: str) -> Target:
         current = "Element" if primitive else found.type
     assert found is not None
     element = ".".join(step.name for step in steps) if not any(s.selector for s in steps) else text
-    return Target(text, found, _put(navigation, found), element.replace("+", ""), found.is_list or _repeats(steps))
+    return Target(
+        text,
+        found,
+        _put(navigation, found),
+        element.replace("+", ""),
+        found.is_list or _repeats(steps),
+        len(steps) == 1,
+    )
 
 
 def _repeats(steps: Sequence[Step]) -> bool:

@@ -7,7 +7,7 @@ datatype map or primitive it is read as, `table` a code table, `value` a literal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fhirserver.fhir.definitions import Definitions
@@ -137,11 +137,19 @@ class Compiler:
             self.structures.check(src, here)
         return conditions.compile_condition(test, own, depth)
 
-    def _writer(self, where: str, path: Target) -> Callable[[Run, Segment, dict[str, Any], Any, str], None]:
-        put, text, is_list = path.put, path.text.replace("+", ""), path.property.is_list
+    def _writer(self, where: str, path: Target) -> actions.Write:
+        """Puts a value where the path says; notes ends of periods, and who wrote what where a trace is wanted."""
+        put, text, name = path.put, path.text.replace("+", ""), path.property.name
+        single, is_list = path.direct and not path.property.is_list, path.property.is_list
+        ends = text.split(".")[:-1] if name == "end" else None
 
         def write(run: Run, segment: Segment, out: dict[str, Any], value: Any, source: str) -> None:
-            put(out, value)
+            if single:
+                out[name] = value
+            else:
+                put(out, value)
+            if ends is not None:
+                run.periods.append((out, ends))
             if run.trace:
                 run.hits.add(where)
                 index = f"[{len(out.get(text, ())) - 1}]" if is_list and text in out else ""
@@ -149,7 +157,9 @@ class Compiler:
 
         return write
 
-    def _read(self, where: str, spec: Spec, own: str, here: str, path: Target, write: Any, depth: int) -> Rule:
+    def _read(
+        self, where: str, spec: Spec, own: str, here: str, path: Target, write: actions.Write, depth: int
+    ) -> Rule:
         if "format" in spec:
             for src in conditions.format_sources(str(spec["format"])):
                 self.structures.check(src, here)
@@ -172,7 +182,7 @@ class Compiler:
             compile_target(self.definitions, path.property.type, str(name))
         return literal
 
-    def _formatted(self, spec: Spec, own: str, path: Target, write: Any, depth: int) -> Rule:
+    def _formatted(self, spec: Spec, own: str, path: Target, write: actions.Write, depth: int) -> Rule:
         text, formatted = str(spec["format"]), conditions.compile_format(str(spec["format"]), own, depth)
         primitive = values.PRIMITIVES[self._primitive(str(spec.get("as", path.property.type)), path)]
 
@@ -183,7 +193,9 @@ class Compiler:
 
         return rule
 
-    def _object(self, where: str, spec: Spec, own: str, here: str, path: Target, write: Any, depth: int) -> Rule:
+    def _object(
+        self, where: str, spec: Spec, own: str, here: str, path: Target, write: actions.Write, depth: int
+    ) -> Rule:
         members = self.rules(where, spec["rules"], own, here, path.property.type, depth)
 
         def rule(run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:
@@ -207,7 +219,10 @@ class Compiler:
             return self._mapped(where, spec, kind, path, depth)
         if "table" in spec:
             return self._coded(where, spec, path, depth)
-        primitive = values.PRIMITIVES[self._primitive(kind, path)]
+        kind = self._primitive(kind, path)
+        if kind in ("string", "markdown"):
+            return actions.text_at(depth)
+        primitive = values.PRIMITIVES[kind]
         return lambda run, segment, text: primitive(run, values.leaf(run, text, depth))
 
     def _primitive(self, kind: str, path: Target) -> str:

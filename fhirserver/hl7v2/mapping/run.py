@@ -93,7 +93,9 @@ class Run:
         "hits",
         "late",
         "message",
+        "periods",
         "prefix",
+        "references",
         "repetition",
         "shared",
         "subcomponent",
@@ -113,6 +115,8 @@ class Run:
         self.effects: list[tuple[str, Entry, Entry | None]] = []
         self.entries: list[Entry] = []
         self.late: list[Callable[[], None]] = []
+        self.periods: list[tuple[dict[str, Any], list[str]]] = []
+        self.references: dict[tuple[str, int, str], tuple[Entry | None, str]] = {}
         self.entry: Entry = Entry("", {}, 0)
         self.group: Group = Group.__new__(Group)
         self.shared: dict[str, Entry] = {}

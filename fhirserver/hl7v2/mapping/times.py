@@ -94,6 +94,16 @@ def plus_minutes(moment: str, minutes: float) -> str | None:
         return None
 
 
+def backwards(start: str, end: str) -> bool:
+    """Whether two FHIR dates or dateTimes are certainly in the wrong order; a partial one is compared as far as it
+    says.
+    """
+    if "T" in start and "T" in end:
+        return datetime.fromisoformat(start) > datetime.fromisoformat(end)
+    length = min(len(start), len(end), 10)
+    return start[:length] > end[:length]
+
+
 def _minutes(offset: timedelta | None) -> str:
     """An offset in whole minutes, as FHIR wants it: local mean times of long ago had seconds."""
     total = round((offset or timedelta()).total_seconds() / 60)
