@@ -1,0 +1,121 @@
+"""No search by a supported parameter scans a collection: MongoDB's own plan says so. FHIR R4: search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+
+from fhirserver.app import Installation
+from fhirserver.auth.access import everything
+from fhirserver.auth.principal import SYSTEM
+from fhirserver.interactions.model import Request
+from fhirserver.interactions.search import prepare
+from fhirserver.store.search import compile_search
+from tests.api.client import Api
+from tests.api.samples import observation, patient
+
+SEARCHES = [
+    "Patient?_id=p1",
+    "Patient?_lastUpdated=ge2020",
+    "Patient?family=adler",
+    "Patient?family=adler,bauer&given=ida",
+    "Patient?family:exact=Adler",
+    "Patient?name=ida",
+    "Patient?identifier=urn:mrn|1",
+    "Patient?identifier=urn:mrn|",
+    "Patient?identifier=1",
+    "Patient?identifier:of-type=urn:t|MR|1",
+    "Patient?birthdate=1980",
+    "Patient?birthdate=gt1980&birthdate=lt1990",
+    "Patient?_tag=urn:t|x",
+    "Patient?organization=Organization/o",
+    "Patient?organization:identifier=urn:x|1",
+    "Observation?subject=Patient/p1",
+    "Observation?patient=p1,p2",
+    "Observation?code=http://loinc.org|8867-4&date=ge2020",
+    "Observation?date=2020-01-15",
+    "Observation?value-quantity=5|http://unitsofmeasure.org|mg",
+    "Observation?value-quantity=gt5|http://unitsofmeasure.org|mg",
+    "Observation?code-value-quantity=8867-4$gt5",
+    "Observation?value-concept:text=high",
+    "ValueSet?url=http://example.org/vs",
+    "ValueSet?url:below=http://example.org/",
+    "RiskAssessment?probability=gt0.5",
+    "Observation?subject.family=adler",
+    "Patient?_has:Observation:subject:code=8867-4",
+    "Patient",
+]
+
+
+@pytest.fixture(scope="module")
+def filled(new_base: Callable[..., Api]) -> Api:
+    """Enough that a plan by index is worth it, and some of it matching."""
+    api = new_base()
+    entries = []
+    for number in range(60):
+        one = patient(
+            id=f"p{number}",
+            identifier=[{"system": "urn:mrn", "value": str(number)}],
+            birthDate=f"{1950 + number}",
+            managingOrganization={"reference": "Organization/o"},
+        )
+        two = observation(
+            f"Patient/p{number}",
+            id=f"o{number}",
+            effectiveDateTime=f"2020-01-{number % 28 + 1:02}",
+            valueQuantity={"value": number, "system": "http://unitsofmeasure.org", "code": "mg"},
+        )
+        entries += [
+            {"request": {"method": "PUT", "url": f"{each['resourceType']}/{each['id']}"}, "resource": each}
+            for each in (one, two)
+        ]
+    assert api.post("", {"resourceType": "Bundle", "type": "batch", "entry": entries}).status == 200
+    return api
+
+
+def stages(plan: Any) -> Iterator[str]:
+    """The names of all stages of a plan."""
+    if isinstance(plan, dict):
+        if "stage" in plan:
+            yield plan["stage"]
+        for value in plan.values():
+            yield from stages(value)
+    elif isinstance(plan, list):
+        for value in plan:
+            yield from stages(value)
+
+
+@pytest.mark.parametrize("path", SEARCHES)
+def test_a_search_goes_by_an_index(filled: Api, installation: Installation, path: str) -> None:
+    server = installation.server
+    assert filled.get(path, Prefer="handling=strict").status == 200, "this also builds the indexes"
+    type, _, text = path.partition("?")
+    access = everything(filled.organization)
+    request = Request("search-type", filled.organization, server.base(filled.organization), SYSTEM, type=type)
+    query = prepare(server, request, type, tuple(parse_qsl(text)))
+    search = compile_search(server.store, access, type, query.clauses, None)
+    assert search is not None
+    found = {"find": type, "filter": search.filter, "sort": {"_id": 1}, "limit": 20}
+    plan = server.store.database.raw.command("explain", found, verbosity="queryPlanner")
+    used = set(stages(plan["queryPlanner"]["winningPlan"]))
+    assert "COLLSCAN" not in used, plan["queryPlanner"]["winningPlan"]
+    assert used & {"IXSCAN", "IDHACK", "EOF", "CLUSTERED_IXSCAN"}
+
+
+@pytest.mark.parametrize("path", ["Patient", "Patient?gender:not=male", "Patient?gender:missing=true"])
+def test_a_page_costs_a_page_however_much_the_organization_has(
+    filled: Api, installation: Installation, path: str
+) -> None:
+    type, _, text = path.partition("?")
+    assert filled.get(path).status == 200
+    server = installation.server
+    request = Request("search-type", filled.organization, server.base(filled.organization), SYSTEM, type=type)
+    query = prepare(server, request, type, tuple(parse_qsl(text)))
+    search = compile_search(server.store, everything(filled.organization), type, query.clauses, None)
+    assert search is not None
+    found = {"find": type, "filter": search.filter, "sort": {"_id": 1}, "limit": 5}
+    done = server.store.database.raw.command("explain", found, verbosity="executionStats")["executionStats"]
+    assert (done["nReturned"], done["totalDocsExamined"]) == (5, 5)
