@@ -42,4 +42,8 @@ def test_what_an_organization_does_not_serve_the_registry_does() -> None:
 
 
 def test_health_data_is_not_served_by_the_registry() -> None:
-    assert not {"Patient", "Encounter", "Observation", "InboundMessage"} & set(types("registry"))
+    assert not {"Patient", "Encounter", "Observation", "DocumentReference"} & set(types("registry"))
+
+
+def test_the_registry_serves_the_messages_of_unknown_senders() -> None:
+    assert "InboundMessage" in types("registry")
