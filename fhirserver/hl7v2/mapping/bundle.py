@@ -132,10 +132,12 @@ def _finish(maps: Maps, run: Run) -> None:
 def _settle(maps: Maps, entry: Entry) -> None:
     """One form of each choice element: the one written last."""
     resource, choices = entry.resource, maps.choices.get(entry.type, {})
-    for name in [name for name in resource if name in choices]:
-        for other in choices[name]:
-            if other in resource and name in resource and list(resource).index(other) > list(resource).index(name):
-                del resource[name]
+    written = choices.keys() & resource.keys()
+    for name in [name for name in resource if name in written] if len(written) > 1 else ():
+        if any(
+            other in resource and list(resource).index(other) > list(resource).index(name) for other in choices[name]
+        ):
+            del resource[name]
 
 
 def _order(run: Run) -> None:
@@ -250,11 +252,12 @@ def _spoken(entry: Entry) -> list[str]:
 
 
 def _deleted(maps: Maps, entry: Entry) -> list[str]:
+    """What the message says is gone: explicit nulls, and the other forms of a choice element that it fills."""
     choices = maps.choices.get(entry.type, {}) if entry.type not in ENVELOPE else {}
     gone = [element for element in entry.deletes if element not in entry.resource]
-    for name in _spoken(entry):
-        gone += choices.get(name, ())
-    return list(dict.fromkeys(gone))
+    for name in choices.keys() & entry.resource.keys() - entry.defaulted:
+        gone += choices[name]
+    return sorted(set(gone))
 
 
 def _traced(entries: Sequence[Entry]) -> list[Traced]:
