@@ -54,6 +54,8 @@ class Access:
     organization: str
     principal: Principal
     layers: tuple[Layer, ...] = ()
+    clients: frozenset[str] | None = None
+    """Where set, a search of AuditEvents is over those of these clients, in whatever organization they lie."""
 
     def clauses(self, type_: str, letter: str) -> tuple[Clause, ...] | None:
         """None: nothing of the type for the letter; `()`: everything; else clauses that must all hold for a

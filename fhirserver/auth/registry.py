@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fhirserver.auth.layers import Row
 from fhirserver.auth.principal import Principal
-from fhirserver.search.query import Ids, Or, References
+from fhirserver.search.query import Ids, Nothing, Or, References
 
 CONFORMANCE = (
     "CapabilityStatement",
@@ -28,7 +28,11 @@ CONFORMANCE = (
 )
 """The types that describe the installation; everybody who is known may read them."""
 
-_COMMON = (Row((*CONFORMANCE, "Organization"), "rs"),)
+_COMMON = (
+    Row((*CONFORMANCE, "Organization"), "rs"),
+    # The registry's own records are for operators; a search by others is turned to those of their own clients.
+    Row(("AuditEvent",), "s", Nothing()),
+)
 
 
 def registry_rows(principal: Principal) -> tuple[Row, ...]:

@@ -80,8 +80,16 @@ BASE_INDEXES = (
 SEALED = "AuditEvent"
 """The type whose records are sealed (`store.seal`): `z` is the number of the seal, 0 while there is none."""
 
-UNSEALED_INDEX = IndexModel(
-    [("z", ASCENDING), ("o", ASCENDING), ("_id", ASCENDING)], name="unsealed", partialFilterExpression={"z": 0}
+SEALED_INDEXES = (
+    *BASE_INDEXES,
+    IndexModel(
+        [("z", ASCENDING), ("o", ASCENDING), ("_id", ASCENDING)], name="unsealed", partialFilterExpression={"z": 0}
+    ),
+    IndexModel(
+        [("p.client", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)],
+        name="client",
+        partialFilterExpression={"p.client": {"$exists": True}},
+    ),
 )
 HISTORY_INDEXES = (
     IndexModel([("o", ASCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_i_v"),
@@ -118,7 +126,7 @@ class Database:
 
     def current(self, type: str) -> Collection[Document]:
         """The collection of current versions of a type, created with its base indexes on first use."""
-        return self._made(type, (*BASE_INDEXES, UNSEALED_INDEX) if type == SEALED else BASE_INDEXES)
+        return self._made(type, SEALED_INDEXES if type == SEALED else BASE_INDEXES)
 
     def history(self, type: str) -> Collection[Document]:
         """The collection of superseded versions of a type, created with its indexes on first use."""

@@ -64,9 +64,13 @@ def compile_search(
     if permitted is None:
         return None
     clause = joined(store, access, type, both(*permitted, *clauses), session)
+    wanted = mongo.filter(clause)
     around: Document = {"o": access.organization, "x": None}
-    filter: Document = {"$and": [around, _keyed(mongo.filter(clause), access.organization)]}
-    return Search(type, filter, mongo.index_fields(clause), around, _span(clause))
+    if access.clients is not None and type == SEALED:
+        around = {"p.client": {"$in": sorted(access.clients)}, "x": None}
+    else:
+        wanted = _keyed(wanted, access.organization)
+    return Search(type, {"$and": [around, wanted]}, mongo.index_fields(clause), around, _span(clause))
 
 
 def _span(clause: Clause) -> Span | None:

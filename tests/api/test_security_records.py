@@ -140,7 +140,7 @@ def test_each_message_is_recorded_before_it_is_acknowledged(api: Api, recorded: 
     assert "Secret" not in json.dumps(found)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def exchange(mongo_url: str) -> Iterator[Exchange]:
     with exchange_of(mongo_url, "test_security_records") as made:
         yield made

@@ -1,0 +1,183 @@
+"""The audit record repository for others' records: ITI-20 in, ITI-81 out; and each side's own view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fhirserver import app
+from fhirserver.auth.principal import Principal
+from fhirserver.interactions.recording import ship
+from tests.api.client import Api
+from tests.api.exchange import REGISTRY, Exchange, exchange_of
+
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
+ENTITY = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
+ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
+
+
+def event(patient: str, **elements: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "AuditEvent",
+        "type": {"system": DCM, "code": "110112", "display": "Query"},
+        "subtype": [{"system": "urn:ihe:event-type-code", "code": "ITI-78"}],
+        "action": "E",
+        "recorded": "2026-05-01T10:00:00Z",
+        "outcome": "0",
+        "agent": [
+            {
+                "requestor": True,
+                "who": {"identifier": {"system": "urn:staff", "value": "n77"}},
+                "network": {"address": "10.1.2.3", "type": "2"},
+            }
+        ],
+        "source": {"observer": {"identifier": {"system": "urn:devices", "value": "gateway-1"}}},
+        "entity": [
+            {
+                "what": {"reference": patient},
+                "type": {"system": ENTITY, "code": "1"},
+                "role": {"system": ROLE, "code": "1"},
+            },
+            {"what": {"identifier": {"system": "urn:docs", "value": "d-9"}}, "type": {"system": ENTITY, "code": "2"}},
+        ],
+        **elements,
+    }
+
+
+def test_records_are_posted_alone_and_in_a_batch_with_the_one_scope_that_it_needs(
+    api: Api, scoped: Callable[[str], Api]
+) -> None:
+    node = scoped("system/AuditEvent.c")
+    assert node.post("AuditEvent", event("Patient/1")).status == 201
+    entries = [{"resource": event(f"Patient/{n}"), "request": {"method": "POST", "url": "AuditEvent"}} for n in (2, 3)]
+    answer = node.post("", {"resourceType": "Bundle", "type": "batch", "entry": entries}).json
+    assert [entry["response"]["status"][:3] for entry in answer["entry"]] == ["201", "201"]
+    assert node.get("AuditEvent").status == 403
+    assert len(api.get("AuditEvent?type=110112").ids) == 3
+
+
+@pytest.fixture
+def repository(api: Api) -> Api:
+    mine = api.create({"resourceType": "Patient", "identifier": [{"system": "urn:mrn", "value": "m1"}]})["id"]
+    other = api.create({"resourceType": "Patient", "identifier": [{"system": "urn:mrn", "value": "m2"}]})["id"]
+    api.create(event(f"Patient/{mine}"))
+    api.create(event(f"Patient/{other}", recorded="2026-07-01T10:00:00Z", outcome="4"))
+    return api
+
+
+@pytest.mark.parametrize("criteria", [
+    "date=ge2026-04-01&date=le2026-06-01",
+    "date=2026-05-01",
+    "patient.identifier=urn:mrn|m1",
+    "patient:Patient.identifier=m1",
+    "entity:Patient.identifier=urn:mrn|m1",
+    "outcome=0",
+])  # fmt: skip
+def test_iti_81_finds_the_one(criteria: str, repository: Api) -> None:
+    (found,) = repository.get(f"AuditEvent?{criteria}&type=110112", Prefer="handling=strict").resources
+    assert found["recorded"].startswith("2026-05-01")
+
+
+@pytest.mark.parametrize("criteria", [
+    "address=10.1.2.3",
+    "agent:identifier=urn:staff|n77",
+    "entity:identifier=urn:docs|d-9",
+    f"entity-type={ENTITY}|1",
+    f"entity-role={ROLE}|1",
+    "source:identifier=urn:devices|gateway-1",
+    f"type={DCM}|110112",
+    "subtype=urn:ihe:event-type-code|ITI-78",
+    "action=E",
+])  # fmt: skip
+def test_iti_81_finds_both(criteria: str, repository: Api) -> None:
+    found = repository.get(f"AuditEvent?{criteria}&type=110112", Prefer="handling=strict")
+    assert len(found.ids) == 2
+
+
+# Each side's own view
+
+
+@pytest.fixture(scope="module")
+def exchange(mongo_url: str) -> Iterator[Exchange]:
+    with exchange_of(mongo_url, "test_audit_repository") as made:
+        yield made
+
+
+def calls(exchange: Exchange, **elements: Any) -> dict[str, Any]:
+    """A client that reads a patient that is not there, at the hospital."""
+    client = exchange.register(**elements)
+    exchange.authorize(client)
+    token = exchange.token(client).json["access_token"]  # type: ignore[index]
+    assert exchange.call("GET", f"{exchange.base}/Patient/{client['name'].lower()}", token).status_code == 404
+    return {**client, "token": token}
+
+
+def views(exchange: Exchange, token: str, search: str = "") -> list[dict[str, Any]]:
+    answer = exchange.call("GET", f"{REGISTRY}/AuditEvent?_count=100{search}", token)
+    assert answer.status_code == 200, answer.text
+    return [entry for entry in answer.json.get("entry", []) if entry["search"]["mode"] == "match"]  # type: ignore[union-attr]
+
+
+def about(entries: list[dict[str, Any]]) -> set[str]:
+    return {
+        entity["what"]["reference"]
+        for entry in entries
+        for entity in entry["resource"].get("entity", [])
+        if "reference" in entity.get("what", {})
+    }
+
+
+def test_an_application_provider_sees_its_own_clients_records_of_every_organization_and_no_others(
+    exchange: Exchange,
+) -> None:
+    alpha, beta = calls(exchange, name="Alpha"), calls(exchange, name="Beta")
+    server, settings = exchange.installation.server, exchange.installation.settings
+    stranger = exchange.call(
+        "POST", f"{REGISTRY}/Organization", exchange.operator(), {**ORGANIZATION, "name": "Other"}
+    ).json["id"]  # type: ignore[index]
+    user = {**USER, "organization": {"reference": f"Organization/{stranger}"}}
+    other = exchange.call("POST", f"{REGISTRY}/User", exchange.operator(), user).json["id"]  # type: ignore[index]
+    ship(server, settings.data / app.SPOOL)
+
+    seen = views(exchange, exchange.people["acme"])
+    assert {"Patient/alpha", "Patient/beta"} <= about(seen)
+    assert any(entry["resource"]["subtype"][0]["code"] == "ITI-71" for entry in seen)
+    (read,) = views(exchange, exchange.people["acme"], "&entity=Patient/alpha")
+    assert read["fullUrl"].startswith(f"{exchange.installation.settings.public_url}{exchange.base}/AuditEvent/")
+    assert len(views(exchange, exchange.people["acme"], f"&_id={read['resource']['id']}")) == 1
+    assert about(views(exchange, alpha["token"], "&subtype=read")) == {"Patient/alpha"}
+    assert about(views(exchange, beta["token"], "&subtype=read")) == {"Patient/beta"}
+
+    strangers = exchange.installation.tokens.issue(Principal("user", other))
+    assert views(exchange, strangers) == []
+    assert not {"Patient/alpha", "Patient/beta"} & about(views(exchange, exchange.people["hospital"]))
+
+
+def test_a_posted_record_that_names_a_client_is_not_put_before_its_provider(exchange: Exchange) -> None:
+    alpha = calls(exchange, name="Alpha")
+    who = {"identifier": {"value": f"ClientApplication/{alpha['id']}"}}
+    forged = event("Patient/forged", agent=[{"requestor": True, "who": who}])
+    assert exchange.call("POST", f"{exchange.base}/AuditEvent", alpha["token"], forged).status_code == 201
+    assert "Patient/forged" not in about(views(exchange, exchange.people["acme"]))
+
+
+@pytest.mark.parametrize("search", ["&_include=AuditEvent:patient", "&patient:Patient.name=x", "&_revinclude=*:*"])
+def test_nothing_else_opens_with_it(search: str, exchange: Exchange) -> None:
+    calls(exchange, name="Alpha")
+    server, settings = exchange.installation.server, exchange.installation.settings
+    ship(server, settings.data / app.SPOOL)
+    answer = exchange.call("GET", f"{REGISTRY}/AuditEvent?_count=100{search}", exchange.people["acme"])
+    entries = answer.json.get("entry", []) if answer.status_code == 200 else []  # type: ignore[union-attr]
+    assert {entry["resource"]["resourceType"] for entry in entries} <= {"AuditEvent", "OperationOutcome"}
+    assert exchange.call("GET", f"{REGISTRY}/?_type=AuditEvent", exchange.people["acme"]).json.get("entry", []) == []  # type: ignore[union-attr]
+
+
+ORGANIZATION = {
+    "resourceType": "Organization",
+    "type": [
+        {"coding": [{"system": "https://fhirserver.example/fhir/CodeSystem/organization-kind", "code": "application"}]}
+    ],
+}
+USER = {"resourceType": "User", "email": "other@example.org", "name": "Other", "role": "admin"}
