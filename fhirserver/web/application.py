@@ -15,7 +15,8 @@ from werkzeug.wrappers import Response as HttpResponse
 
 from fhirserver.fhir.json import encode
 from fhirserver.interactions.model import Server
-from fhirserver.web.fhir import Fhir, from_http
+from fhirserver.web.door import from_http
+from fhirserver.web.fhir import Fhir
 from fhirserver.web.http import refuse
 from fhirserver.web.lane import Lane
 

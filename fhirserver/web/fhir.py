@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import flask
 from flask import Blueprint
 from flask import Response as HttpResponse
-from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.auth.principal import Principal
-from fhirserver.fhir.problem import Problem, problem
+from fhirserver.fhir.problem import problem
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.table import locate
+from fhirserver.web.door import through
 from fhirserver.web.http import (
     body,
-    failed,
     negotiate,
     preconditions,
     prefer,
     query_pairs,
-    refuse,
     render,
-    request_id,
 )
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 REGISTRY_PATH = "/1/health/fhir/4"
 ORGANIZATION_PATH = "/1/health/organizations/<organization>/fhir/4"
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +54,8 @@ class Fhir:
 
     def answer(self, http: HttpRequest, organization: str, path: str) -> HttpResponse:
         """Answers one HTTP request to a FHIR base: `path` is what follows the base's."""
-        id = request_id(http.headers.get("X-Request-Id"), self.server.new_id())
-        try:
-            answer = self._answer(http, organization, path, id)
-        except Problem as error:
-            answer = refuse(http, error)
-        except HTTPException as error:
-            answer = refuse(http, from_http(error))
-        except Exception:
-            log.exception("request failed", extra={"request_id": id})
-            answer = failed(http, id)
-        answer.headers["X-Request-Id"] = id
-        return answer
+        new_id = self.server.new_id()
+        return through(http, new_id, lambda id: self._answer(http, organization, path, id))
 
     def _answer(self, http: HttpRequest, organization: str, path: str, id: str) -> HttpResponse:
         if http.method == "OPTIONS":
@@ -101,14 +86,3 @@ class Fhir:
         )
         response: Response = dispatch(self.server, request)
         return render(http, response)
-
-
-# Werkzeug's own refusals -> FHIR issue type; the status stays theirs.
-HTTP_ISSUES = {404: "not-found", 405: "not-supported", 413: "too-long", 415: "not-supported", 400: "invalid"}
-
-
-def from_http(error: HTTPException) -> Problem:
-    """The Problem of a refusal by the framework."""
-    status = error.code or 500
-    allow = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
-    return problem(HTTP_ISSUES.get(status, "invalid"), error.description or error.name, status=status, headers=allow)

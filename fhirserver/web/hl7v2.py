@@ -4,26 +4,22 @@ fault of transport is 4xx or 5xx.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Blueprint
 from flask import Response as HttpResponse
 from flask import request as http
-from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.auth.access import Access
 from fhirserver.auth.principal import Principal
-from fhirserver.fhir.problem import Problem, problem
+from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Server
-from fhirserver.web.fhir import from_http
-from fhirserver.web.http import failed, refuse, request_id
+from fhirserver.web.door import through
 
 MEDIA = ("application/hl7-v2", "x-application/hl7-v2+er7", "application/hl7-v2+er7", "text/plain")
 PATH = "/1/health/organizations/<organization>/hl7v2"
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +40,7 @@ class Hl7v2:
 
     def view(self, organization: str) -> HttpResponse:
         """Answers one message: the scope system/InboundMessage.c, or the organization's administrator, may send it."""
-        id = request_id(http.headers.get("X-Request-Id"), self.server.new_id())
-        try:
-            answer = self._answer(organization)
-        except Problem as error:
-            answer = refuse(http, error)
-        except HTTPException as error:
-            answer = refuse(http, from_http(error))
-        except Exception:
-            log.exception("message failed", extra={"request_id": id})
-            answer = failed(http, id)
-        answer.headers["X-Request-Id"] = id
-        return answer
+        return through(http, self.server.new_id(), lambda id: self._answer(organization))
 
     def _answer(self, organization: str) -> HttpResponse:
         principal = self.authenticate(http)
