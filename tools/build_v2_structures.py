@@ -1,7 +1,8 @@
 """Builds mappings/structures/v2.json: which fields a segment has, which components a datatype has, over all versions
 of HL7v2.
 
-Read from hl7apy's reference tables of all versions; the newest version that does not withdraw a field decides its datatype and table.
+Read from hl7apy's reference tables of all versions; the newest version that does not withdraw a field decides its
+datatype and table.
 Run it with no arguments; the same hl7apy gives the same bytes.
 """
 
@@ -21,7 +22,9 @@ WITHDRAWN = ("WD", "", None)
 
 
 def build() -> bytes:
-    """The JSON text: segments and datatypes as lists of `TYPE` or `TYPE:table`, message structures as their segments."""
+    """The JSON text: segments and datatypes as lists of `TYPE` or `TYPE:table`, message structures as their
+    segments.
+    """
     segments: dict[str, dict[int, str]] = {}
     datatypes: dict[str, dict[int, str]] = {}
     messages: dict[str, list[str]] = {}

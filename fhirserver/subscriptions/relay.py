@@ -198,7 +198,8 @@ class Relay:
         return len(batch.done)
 
     def _write(self, session: Session, types: Collection[str] | None, limit: int, only: str) -> _Batch:
-        # Whoever relays at the same time writes this counter too, so one of the two begins anew; what is pending is read
+        # Whoever relays at the same time writes this counter too, so one of the two begins anew; what is pending is
+        # read
         # in this transaction, so what is taken off here is what was seen here.
         self._store.next_number("relay", 1, session)
         batch = _Batch()

@@ -1,6 +1,7 @@
 """The door: what goes wrong inside becomes an HTTP answer here, and nowhere else.
 
-A Problem is its OperationOutcome; a refusal by the framework is one too; everything else is a fault of ours, logged under an id that the caller gets.
+A Problem is its OperationOutcome; a refusal by the framework is one too; everything else is a fault of ours, logged
+under an id that the caller gets.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ HTTP_ISSUES = {404: "not-found", 405: "not-supported", 413: "too-long", 415: "no
 
 
 def through(http: HttpRequest, new_id: str, work: Callable[[str], HttpResponse]) -> HttpResponse:
-    """What `work` answers, or the answer to what it raises. It is given the request's id, which every answer carries."""
+    """What `work` answers, or the answer to what it raises. It is given the request's id, which every answer
+    carries.
+    """
     id = request_id(http.headers.get("X-Request-Id"), new_id)
     try:
         answer = work(id)
