@@ -15,6 +15,9 @@ from fhirserver.hl7v2.mapping.run import Entry, Run, Unmapped
 from fhirserver.hl7v2.mapping.tables import Table
 from fhirserver.hl7v2.message import NULL, Segment
 
+MOST_REMEMBERED = 10_000
+MOST_REMEMBERED_TEXT = 500
+
 Rule = Callable[[Run, Segment, str, Sequence[str], dict[str, Any]], None]
 Write = Callable[[Run, Segment, dict[str, Any], Any, str], None]
 """Writes a value into an object; the last argument is the source, for the trace."""
@@ -218,34 +221,73 @@ def complex(members: Members, depth: int) -> Convert:
     return convert
 
 
-def reference(made: str, members: Members, display: conditions.Read, depth: int, name: str) -> Convert:
+def reference(
+    made: str, members: Members, display: conditions.Read, depth: int, name: str, *, remembered: bool
+) -> Convert:
     """A Reference to the resource that a datatype map makes: to an entry where it has an identifier, else by its
-    display. Whoever stands in a message twice is read once.
+    display. Whoever stands in a message twice is read once; with `remembered`, whoever stood in a message before.
     """
+    read = _remembering(made, members, display, depth) if remembered else _reading(made, members, display, depth)
 
-    def read(run: Run, segment: Segment, text: str) -> tuple[Entry | None, str]:
-        resource: dict[str, Any] = {"resourceType": made}
-        parts = values.parts_of(run, text, depth)
-        each(members, run, segment, text, parts, resource)
+    def found_in(run: Run, segment: Segment, text: str) -> tuple[Entry | None, str]:
+        kept = len(run.entry.traces) if run.trace else 0
+        resource, shown = read(run, segment, text)
         entry = run.known(made, resource) if len(resource) > 1 else None
-        if run.trace and entry is not None:
-            entry.traces.append(("", place(segment, run.field), name))
-        return entry, display(run, segment, text, parts)
+        if run.trace:
+            del run.entry.traces[kept:]
+            if entry is not None:
+                entry.traces.append(("", place(segment, run.field), name))
+        return entry, shown
 
     def convert(run: Run, segment: Segment, text: str) -> Any:
         key = (name, depth, text)
         found = run.references.get(key)
         if found is None:
-            kept = len(run.entry.traces) if run.trace else 0
-            found = run.references[key] = read(run, segment, text)
-            if run.trace:
-                del run.entry.traces[kept:]
+            found = run.references[key] = found_in(run, segment, text)
         entry, shown = found
         if entry is not None:
             return reference_to(entry, shown)
         return {"type": made, "display": shown} if shown else None
 
     return convert
+
+
+ReadResource = Callable[[Run, Segment, str], tuple[dict[str, Any], str]]
+
+
+def _reading(made: str, members: Members, display: conditions.Read, depth: int) -> ReadResource:
+    def read(run: Run, segment: Segment, text: str) -> tuple[dict[str, Any], str]:
+        resource: dict[str, Any] = {"resourceType": made}
+        parts = values.parts_of(run, text, depth)
+        each(members, run, segment, text, parts, resource)
+        return resource, display(run, segment, text, parts)
+
+    return read
+
+
+def _remembering(made: str, members: Members, display: conditions.Read, depth: int) -> ReadResource:
+    """Reads a text once for all messages that are read alike: the same clinicians and places stand in most of them.
+    What gave a warning is read anew each time.
+    """
+    read = _reading(made, members, display, depth)
+    memory: dict[tuple[Any, str], tuple[dict[str, Any], str]] = {}
+
+    def remember(run: Run, segment: Segment, text: str) -> tuple[dict[str, Any], str]:
+        if run.trace or len(text) > MOST_REMEMBERED_TEXT:
+            return read(run, segment, text)
+        key = (run.reading, text)
+        found = memory.get(key)
+        if found is None:
+            before = len(run.warnings) + len(run.unmapped)
+            found = read(run, segment, text)
+            if len(run.warnings) + len(run.unmapped) > before:
+                return found
+            if len(memory) >= MOST_REMEMBERED:
+                memory.clear()
+            memory[key] = found
+        return copied(found[0]), found[1]
+
+    return remember
 
 
 def fill(

@@ -7,6 +7,7 @@ datatype map or primitive it is read as, `table` a code table, `value` a literal
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ KEYS = frozenset(
         "lenient",
     )
 )
+_FIELD = re.compile(r"[A-Z][A-Z0-9]{2}-\d")
 TEXTUAL = frozenset(("string", "markdown", "code", "id", "uri", "url", "canonical"))
 
 
@@ -305,11 +307,25 @@ class Compiler:
         made = str(spec["type"])
         if made in self.definitions.resource_types:
             display = conditions.compile_format(str(spec.get("display", "{^.1}")), "", depth)
-            convert = actions.reference(made, members, display, depth, name)
+            convert = actions.reference(made, members, display, depth, name, remembered=self._is_pure(name))
         else:
             convert = actions.complex(members, depth)
         self._made[name, depth] = convert
         return convert
+
+    def _is_pure(self, name: str) -> bool:
+        """Whether a datatype map reads nothing but its own text, so that the same text always gives the same."""
+        for rule in _inside(self.specs[name]["rules"]):
+            texts = " ".join(str(rule.get(key, "")) for key in ("from", "when", "format", "plus"))
+            nested = str(rule.get("as", ""))
+            if _FIELD.search(texts) or "$" in texts or nested in self.specs or "link" in rule:
+                return False
+        return True
+
+
+def _inside(rules: Sequence[Spec]) -> list[Spec]:
+    """Every rule of a list, those inside rules included."""
+    return [found for rule in rules for found in (rule, *_inside(rule.get("rules", ())))]
 
 
 def _needed(spec: Spec, own: str, nested: bool) -> int:

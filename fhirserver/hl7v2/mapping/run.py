@@ -5,7 +5,7 @@ mapped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -95,6 +95,7 @@ class Run:
         "message",
         "periods",
         "prefix",
+        "reading",
         "references",
         "repetition",
         "shared",
@@ -127,6 +128,7 @@ class Run:
         self.warnings: list[str] = []
         self.unmapped: list[Unmapped] = []
         self.authority = message["MSH-4.1"] or message["MSH-3.1"] or "local"
+        self.reading = _reading(message, self.authority, context)
         self._by_key: dict[tuple[str, str, str], Entry] = {}
 
     def new(self, type: str) -> Entry:
@@ -162,6 +164,13 @@ class Run:
     def local(self, kind: str, name: str) -> str:
         """The system URI of something the sender names only locally: `<namespace><kind>/<name>`."""
         return f"{self.context.namespace}{kind}/{quoted(name)}"
+
+
+def _reading(message: Message, authority: str, context: Context) -> tuple[Hashable, ...]:
+    """Everything that decides, beside the text itself, what a text means."""
+    delimiters = (message.field, message.component, message.repetition, message.escape, message.subcomponent)
+    known = tuple(sorted(context.authorities.items()))
+    return (*delimiters, message.charset, authority, context.namespace, context.timezone, known)
 
 
 def quoted(text: str) -> str:
