@@ -36,11 +36,11 @@ PROBLEMS: tuple[tuple[type[Exception], str, str], ...] = (
         "The search took too long and was stopped. Narrow it with a more selective parameter.",
     ),
     (errors.WTimeoutError, "transient", "The write was not confirmed in time. Try again."),
-    (errors.DocumentTooLarge, "too-long", "The resource is too large to be stored."),
     (errors.NetworkTimeout, "transient", "The database did not answer in time. Try again."),
     (errors.ConnectionFailure, "transient", "The database cannot be reached at the moment. Try again."),
     (errors.InvalidOperation, "transient", "The database connection is closed. Try again."),
 )
+TOO_LARGE = "The resource is too large to be stored."
 _TOO_LARGE_CODES = {10334, 17419, 17420}
 _CONFLICT_CODES = {112, 251}
 RETRY = {"Retry-After": "1"}
@@ -50,7 +50,7 @@ def translate(error: errors.PyMongoError) -> Problem:
     """The Problem of a driver error; raises the error itself when it is a fault of ours (a 500)."""
     code = getattr(error, "code", None)
     if code in _TOO_LARGE_CODES:
-        return problem("too-long", "The resource is too large to be stored.")
+        return problem("too-long", TOO_LARGE)
     if code in _CONFLICT_CODES or error.has_error_label("TransientTransactionError"):
         return problem("transient", "Too many requests changed the same data at once. Try again.", headers=RETRY)
     for kind, issue_type, text in PROBLEMS:
@@ -69,6 +69,8 @@ def translated(session: Session | None = None) -> Iterator[None]:
         return
     try:
         yield
+    except errors.DocumentTooLarge as error:  # found before it is sent, and no PyMongoError
+        raise problem("too-long", TOO_LARGE) from error
     except errors.PyMongoError as error:
         raise translate(error) from error
 

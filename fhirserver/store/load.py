@@ -30,6 +30,8 @@ LINES = 500
 """Lines in one piece of work: one round trip to the database for each type among them."""
 MOST_LINE = 64 * 1024 * 1024
 MOST_REFUSALS = 20
+CONTAINERS = ("batch", "collection", "history", "searchset", "transaction")
+"""Types of Bundle whose resources are stored, not the Bundle: a document or a message is a resource of its own."""
 LOCAL = ("urn:uuid:", "urn:oid:")
 
 
@@ -166,7 +168,7 @@ class _Worker:
         except Problem as error:
             done.refuse(f"{where}: {error}")
             return []
-        if isinstance(value, dict) and value.get("resourceType") == "Bundle" and "Bundle" not in self.loading.types:
+        if isinstance(value, dict) and value.get("resourceType") == "Bundle" and value.get("type") in CONTAINERS:
             return unpacked(value, self.loading.new_id)
         return [value]
 
