@@ -13,12 +13,11 @@ _HEAD = """# Settings
 
 Made from `fhirserver/settings.py` by `make settings-page`: change it there.
 
-Everything is set by environment variables and read once, at the start. A variable that begins with `FHIRSERVER_` and
-is not in this list stops the start, as does a value that cannot be: all faults are listed at once. An empty
-variable counts
-as not given. `fhirserver settings` prints what is in force, with secrets masked; `fhirserver check` also looks at
-what they point to. The options of `fhirserver up` count more than the variables. Commands beside a running installation
-(`fhirserver token`, ...) take its settings from the data folder.
+Everything is set by environment variables and read once, at the start. A variable that begins with `FHIRSERVER_`
+and is not in this list stops the start, as does a value that cannot be: all faults are listed at once. An empty
+variable counts as not given. `fhirserver settings` prints what is in force, with secrets masked; `fhirserver check`
+also looks at what they point to. The options of `fhirserver up` count more than the variables. Commands beside a
+running installation (`fhirserver token`, ...) take its settings from the data folder.
 
 | variable | default | meaning |
 |---|---|---|

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fhirserver import app
+from fhirserver import app, local
 from fhirserver.auth.access import everything
 from fhirserver.hl7v2.framing import frame
 from fhirserver.hl7v2.ingest import Intake, Receiver
@@ -103,8 +103,8 @@ def hospital(intake: Intake, listener: int) -> Hospital:
     """An organization of its own; its messages carry its own facility in MSH-4."""
     kind = [kind_concept("provider")]
     resource = {"resourceType": "Organization", "active": True, "name": "Lakeside", "type": kind}
-    organization = app._create(intake.server, resource)
-    app._create(intake.server, endpoint_resource(organization, "", facility(organization), False))
+    organization = local._create(intake.server, resource)
+    local._create(intake.server, endpoint_resource(organization, "", facility(organization), False))
     return Hospital(intake, organization, listener)
 
 
