@@ -23,7 +23,7 @@ from fhirserver.auth.access import Access, decide, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import Vault
 from fhirserver.fhir import Resource
-from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.definitions import Definitions, Shelf, restates
 from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
@@ -37,18 +37,17 @@ from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_O
 from fhirserver.interactions.security import security_facts
 from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
-from fhirserver.interactions.write import DEFINING
 from fhirserver.jobs.queue import Queue
 from fhirserver.rules import RULES
 from fhirserver.rules.authorization import authorization_id
 from fhirserver.rules.model import Context
 from fhirserver.settings import Settings, folder
-from fhirserver.store.database import Database
+from fhirserver.store import shelf
+from fhirserver.store.database import Database, Document
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
 from fhirserver.store.seal import Seals
 from fhirserver.store.spool import Spool
-from fhirserver.store.text import plain
 from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
@@ -97,7 +96,7 @@ def build(settings: Settings) -> Installation:
     spool = Spool(settings.data / SPOOL)
 
     def rebuild(generation: int) -> Definitions:
-        return shipped.extended(_defining(store), generation=generation)
+        return shipped.extended(_defining(store), generation, _shelf(store))
 
     server = Server(
         store=store,
@@ -226,13 +225,27 @@ def _operation_key(row: OperationRow) -> str:
     return f"{row.types[0]}/{row.name}" if len(row.types) == 1 and row.types != ("Resource",) else row.name
 
 
+_CONSTRAINT = "constraint"
+_COMPILED: tuple[tuple[str, Document], ...] = (
+    ("StructureDefinition", {"s.derivation": {"$ne": _CONSTRAINT}}),
+    ("SearchParameter", {}),
+    ("CompartmentDefinition", {}),
+)
+
+
 def _defining(store: Store) -> list[Resource]:
     """What was added at run time and the definitions are compiled from, on the registry."""
-    found: list[Resource] = []
-    for type in sorted(DEFINING):
-        documents = store.database.collection(type).find({"o": REGISTRY, "x": None}, {"d": 1})
-        found += [decode(plain(document["d"])) for document in documents]
-    return found
+    added = (each for type, filter in _COMPILED for each in shelf.resources(store.database, type, filter))
+    return [resource for resource in added if not restates(resource)]
+
+
+def _shelf(store: Store) -> Shelf:
+    """What validation looks up by its URL, on the registry."""
+    return Shelf(
+        profiles=shelf.Canonicals(store.database, "StructureDefinition", {"s.derivation": _CONSTRAINT}),
+        value_sets=shelf.Canonicals(store.database, "ValueSet", {}),
+        code_systems=shelf.Canonicals(store.database, "CodeSystem", {}),
+    )
 
 
 def _signing_key(store: Store, vault: Vault) -> keys.SigningKey:

@@ -204,6 +204,31 @@ def load(files: tuple[Path, ...], organization: str, no_validate: bool, data: Pa
 
 
 @commands.group()
+def package() -> None:
+    """Implementation guides: profiles, extensions, terminology, search parameters."""
+
+
+@package.command("load")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_data
+def load_package(file: Path, data: Path | None) -> None:
+    """Load a FHIR package (FILE.tgz) into the registry; what is there in that version stays as it is.
+
+    From then on meta.profile that names one of its profiles is checked. Exits with 1 if any resource was refused.
+    """
+    from fhirserver import local
+
+    done = local.load_package(_beside(data), file)
+    for reason in done.refused:
+        click.echo(reason, err=True)
+    click.echo(
+        f"{done.stored} stored, {done.there} were there already, {len(done.refused)} refused, "
+        f"{done.others} of other kinds left out"
+    )
+    sys.exit(1 if done.refused else 0)
+
+
+@commands.group()
 def audit() -> None:
     """The audit records of all organizations."""
 

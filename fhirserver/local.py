@@ -15,12 +15,14 @@ from pathlib import Path
 from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
-from fhirserver.fhir import Resource
+from fhirserver.fhir import Resource, package
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.senders import endpoint_resource
+from fhirserver.interactions import packages
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.interactions.packages import PackageLoaded
 from fhirserver.interactions.write import SILENT
 from fhirserver.rules import RULES
 from fhirserver.rules.organization import kind_concept
@@ -143,6 +145,16 @@ def load(
             validated=validated,
         )
         return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
+
+
+def load_package(settings: Settings, file: Path) -> PackageLoaded:
+    """Stores the definitions and terminology of a FHIR package (.tgz) on the registry. Raises Problem(invalid) for a
+    file that is none.
+    """
+    with app.opened(settings) as installation, file.open("rb") as archive:
+        server = installation.server
+        request = Request("create", REGISTRY, server.base(REGISTRY), OPERATOR)
+        return packages.load(server, request, package.resources(archive))
 
 
 def verify_audit(settings: Settings, organization: str, head: str) -> Iterator[Report]:

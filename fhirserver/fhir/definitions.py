@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from fhirserver.fhir import Resource
-from fhirserver.fhir.definitions_codes import CodeList, Inexpandable, Terminology
+from fhirserver.fhir.definitions_codes import CodeList, Expansions, Inexpandable, Terminology
 from fhirserver.fhir.definitions_model import Binding, Constraint, Property, SearchParameter, TypeDefinition
 from fhirserver.fhir.definitions_structure import types_of
 from fhirserver.fhir.problem import problem
@@ -24,6 +24,7 @@ from fhirserver.fhir.problem import problem
 __all__ = ["Binding", "CodeList", "Constraint", "Definitions", "Property", "SearchParameter", "TypeDefinition"]
 
 T = TypeVar("T")
+VERSION = "4.0.1"
 Compartments = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 # Code lists that name every type: those a server adds belong into them, or none could refer to its own types.
@@ -34,24 +35,43 @@ _TYPE_LISTS = {
 
 
 class _Layered(Mapping[str, T]):
-    """What is at hand, before what the official package has, which is read when it is first asked for."""
+    """Mappings of which an earlier one wins; what the official package has comes last, and is read when first asked
+    for.
+    """
 
-    def __init__(self, own: Mapping[str, T], official: Callable[[], Mapping[str, T]]) -> None:
+    def __init__(self, own: tuple[Mapping[str, T], ...], official: Callable[[], Mapping[str, T]]) -> None:
         self._own, self._official = own, official
 
     def __getitem__(self, url: str) -> T:
-        return self._own[url] if url in self._own else self._official()[url]
+        for mapping in self._own:
+            found = mapping.get(url)
+            if found is not None:
+                return found
+        return self._official()[url]
+
+    def __contains__(self, url: object) -> bool:
+        return any(url in mapping for mapping in self._own) or url in self._official()
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._own
-        yield from (url for url in self._official() if url not in self._own)
+        return iter({url: None for mapping in (*self._own, self._official()) for url in mapping})
 
     def __len__(self) -> int:
-        return len({*self._own, *self._official()})
+        return sum(1 for _ in self)
 
-    def plus(self, more: Mapping[str, T]) -> _Layered[T]:
-        """The same with more at hand."""
-        return _Layered({**self._own, **more}, self._official)
+    def under(self, *more: Mapping[str, T]) -> _Layered[T]:
+        """The same with these before it."""
+        return _Layered((*more, *self._own), self._official)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Resources by canonical URL that are read when asked for, so that there may be many: profiles (extension
+    definitions included), value sets, code systems.
+    """
+
+    profiles: Mapping[str, Resource] = field(default_factory=dict)
+    value_sets: Mapping[str, Resource] = field(default_factory=dict)
+    code_systems: Mapping[str, Resource] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,27 +138,41 @@ class Definitions:
             found = self._derived.setdefault(make, make(self))
         return cast(T, found)
 
-    def extended(self, resources: Iterable[Resource], generation: int) -> Definitions:
+    def extended(self, resources: Iterable[Resource], generation: int, shelf: Shelf | None = None) -> Definitions:
         """These definitions with StructureDefinition, SearchParameter, CompartmentDefinition, ValueSet and CodeSystem
-        resources added; others and those with status `retired` are passed over. What is added wins over what is there.
+        resources added; others and those with status `retired` are passed over. What is added wins over what is there;
+        what is on the shelf comes between.
 
         Raises Problem(invalid) for a StructureDefinition that cannot be read.
         """
         kept = [r for r in resources if r.get("status") != "retired"]
-        added = _by_kind(kept)
+        added, shelf = _by_kind(kept), shelf or Shelf()
         types = _with_types(self.types, added["specialization"])
         profiles = {s["url"]: s for s in added["constraint"] if "url" in s}
+        lists = self.code_lists.under(Expansions(shelf.value_sets, shelf.code_systems, self.code_lists))
         return replace(
             self,
             generation=generation,
             types=types,
             parameters=_with_parameters(self.parameters, added["SearchParameter"]),
             compartments=_with_compartments(self.compartments, added["CompartmentDefinition"]),
-            profiles=self.profiles.plus(profiles),
-            code_lists=self.code_lists.plus(_codes(self.code_lists, added["terminology"], types)),
+            profiles=self.profiles.under(profiles, shelf.profiles),
+            code_lists=lists.under(_codes(lists, added["terminology"], types)),
             _found={},
             _derived={},
         )
+
+
+def restates(resource: Resource) -> bool:
+    """Whether a StructureDefinition or SearchParameter is R4's own, said again: it adds nothing to the definitions."""
+    return resource.get("version") == VERSION and resource.get("url") in _official_urls()
+
+
+@cache
+def _official_urls() -> frozenset[str]:
+    known = _official()
+    parameters = (parameter.url for of_type in known.parameters.values() for parameter in of_type.values())
+    return frozenset((*(definition.url for definition in known.types.values()), *parameters))
 
 
 def _by_kind(resources: Iterable[Resource]) -> dict[str, list[Resource]]:
@@ -181,8 +215,23 @@ def _with_parameters(
     for resource in resources:
         parameter = _parameter(resource)
         for base in parameter.base:
-            merged.setdefault(base, {})[parameter.code] = parameter
+            of_base = merged.setdefault(base, {})
+            if not _finds_the_same(of_base.get(parameter.code), parameter, base):
+                of_base[parameter.code] = parameter
     return merged
+
+
+def _finds_the_same(known: SearchParameter | None, added: SearchParameter, base: str) -> bool:
+    """Whether a parameter says again what one that is known does on a type, as implementation guides do."""
+    if known is None or known.type != added.type:
+        return False
+    paths = _paths(added, base)
+    return bool(paths) and paths == _paths(known, base)
+
+
+def _paths(parameter: SearchParameter, base: str) -> set[str]:
+    parts = (part.strip() for part in parameter.expression.split("|"))
+    return {part for part in parts if part.lstrip("(").startswith(f"{base}.")}
 
 
 def _parameter(resource: Resource) -> SearchParameter:
@@ -242,8 +291,8 @@ def _official() -> Definitions:
         types=_with_types({}, snapshot["StructureDefinition"]),
         parameters=_with_parameters({}, snapshot["SearchParameter"]),
         compartments=_with_compartments({}, snapshot["CompartmentDefinition"]),
-        profiles=_Layered({}, _official_profiles),
-        code_lists=_Layered(_lists(snapshot["codes"]), _official_codes),
+        profiles=_Layered((), _official_profiles),
+        code_lists=_Layered((_lists(snapshot["codes"]),), _official_codes),
     )
 
 

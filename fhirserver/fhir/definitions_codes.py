@@ -5,10 +5,11 @@ FHIR R4: valueset#expansion (the part that needs no terminology server), codesys
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 CodeList = Mapping[str, frozenset[str]]  # system -> codes
+Terms = Mapping[str, Mapping[str, Any]]  # canonical URL -> resource
 _MAX_CODES = 20_000
 _MAX_DEPTH = 50
 
@@ -22,9 +23,16 @@ class Terminology:
 
     def __init__(self, resources: Iterable[Mapping[str, Any]], known: Mapping[str, CodeList] | None = None) -> None:
         kept = [r for r in resources if "url" in r]
-        self._systems = {r["url"]: r for r in kept if r.get("resourceType") == "CodeSystem"}
-        self._sets = {r["url"]: r for r in kept if r.get("resourceType") == "ValueSet"}
+        self._systems: Terms = {r["url"]: r for r in kept if r.get("resourceType") == "CodeSystem"}
+        self._sets: Terms = {r["url"]: r for r in kept if r.get("resourceType") == "ValueSet"}
         self._known = known or {}
+
+    @classmethod
+    def over(cls, value_sets: Terms, code_systems: Terms, known: Mapping[str, CodeList]) -> Terminology:
+        """One over resources that are read when asked for."""
+        made = cls((), known)
+        made._sets, made._systems = value_sets, code_systems
+        return made
 
     @property
     def value_sets(self) -> Iterable[str]:
@@ -86,6 +94,37 @@ class Terminology:
         for rule in include.get("filter", ()):
             codes &= _filtered(parents, rule)
         return codes
+
+
+class Expansions(Mapping[str, CodeList]):
+    """The code lists of value sets, each made when it is first asked for; what cannot be listed is not in it."""
+
+    def __init__(self, value_sets: Terms, code_systems: Terms, known: Mapping[str, CodeList]) -> None:
+        self._value_sets = value_sets
+        self._terminology = Terminology.over(value_sets, code_systems, known)
+        self._made: dict[str, CodeList | None] = {}
+
+    def __getitem__(self, url: str) -> CodeList:
+        if url not in self._value_sets:
+            raise KeyError(url)
+        if url not in self._made:
+            self._made[url] = self._listed(url)
+        made = self._made[url]
+        if made is None:
+            raise KeyError(url)
+        return made
+
+    def _listed(self, url: str) -> CodeList | None:
+        try:
+            return self._terminology.expand(url)
+        except (Inexpandable, KeyError, TypeError, AttributeError):
+            return None
+
+    def __iter__(self) -> Iterator[str]:
+        return (url for url in self._value_sets if url in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _parents(system: Mapping[str, Any]) -> dict[str, set[str]]:

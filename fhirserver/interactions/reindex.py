@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.definitions import restates
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, problem
 from fhirserver.interactions.indexing import entry_of
@@ -122,7 +123,8 @@ OPERATIONS = (
 def _defined(server: Server) -> list[Resource]:
     search = compile_search(server.store, everything(REGISTRY), "SearchParameter", (), None)
     found = find(server.store, search, (), MOST_PARAMETERS).matches if search else ()
-    return [version.resource() for version in found]
+    resources = [version.resource() for version in found]
+    return [resource for resource in resources if not restates(resource)]
 
 
 def _added(server: Server) -> dict[tuple[str, str], str]:
@@ -141,8 +143,9 @@ def _types(server: Server, resource: Resource) -> Iterable[str]:
     bases = resource.get("base", [])
     wide = {"Resource", "DomainResource"} & set(bases)
     types = server.definitions.resource_types if wide else server.definitions.resource_types.intersection(bases)
-    code = resource.get("code", "")
-    return sorted(type for type in types if code in server.definitions.search_parameters(type))
+    code, url = resource.get("code", ""), resource.get("url", "")
+    known = {type: server.definitions.search_parameters(type).get(code) for type in types}
+    return sorted(type for type, parameter in known.items() if parameter and parameter.url == url)
 
 
 def _version(resource: Resource) -> str:

@@ -25,7 +25,7 @@ from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.rules.model import Prepared
 from fhirserver.search.index import Entry
 from fhirserver.search.match import matches
-from fhirserver.store.model import Change, Stored
+from fhirserver.store.model import REGISTRY, Change, Stored
 
 ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
 ATTEMPTS = 5
@@ -179,8 +179,8 @@ def put(
     return Written(change.stored(), shown, warnings)
 
 
-# Types that the definitions are compiled from: writing one moves the generation (design 5.11).
-DEFINING = frozenset({"StructureDefinition", "SearchParameter", "CompartmentDefinition"})
+# Types that the definitions are compiled from: writing one on the registry moves the generation (design 5.11).
+DEFINING = frozenset({"StructureDefinition", "SearchParameter", "CompartmentDefinition", "ValueSet", "CodeSystem"})
 
 
 def remove(server: Server, request: Request, access: Access, previous: Stored) -> Stored:
@@ -210,7 +210,7 @@ def _commit(server: Server, request: Request, change: Change) -> None:
         request.unit.add(change)
     else:
         server.store.commit([change])
-    if change.type in DEFINING:
+    if change.type in DEFINING and change.organization == REGISTRY:
         server.store.advance_generation(session=request.session)
 
 
