@@ -5,6 +5,7 @@ The only place that knows all rooms: it builds the operations table and the job 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -40,6 +41,7 @@ from fhirserver.interactions.table import locate
 from fhirserver.jobs.queue import Queue
 from fhirserver.rules import RULES
 from fhirserver.rules.authorization import authorization_id
+from fhirserver.rules.definition import compiled
 from fhirserver.rules.model import Context
 from fhirserver.settings import Settings, folder
 from fhirserver.store import shelf
@@ -56,6 +58,7 @@ from fhirserver.web.recorded import recorded, recorded_refusals
 
 OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *REINDEX_OPERATIONS, *STEPS, *CLIENTS)
 MOST_ACCESSES = 2_000
+log = logging.getLogger(__name__)
 SPOOL = "spool"
 """The folder, in the data folder, of audit records on their way to the database."""
 MOST_ANSWERS = 500
@@ -96,7 +99,11 @@ def build(settings: Settings) -> Installation:
     spool = Spool(settings.data / SPOOL)
 
     def rebuild(generation: int) -> Definitions:
-        return shipped.extended(_defining(store), generation, _shelf(store))
+        kept = _shelf(store)
+        found, left = compiled(lambda added: shipped.extended(added, generation, kept), _defining(store))
+        for url in left:
+            log.error("the definition %s cannot be used any more and is left out", url)
+        return found
 
     server = Server(
         store=store,

@@ -6,10 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fhirserver.rules import audit, authorization, client, endpoint, organization, subscription, user
+from fhirserver.rules import (
+    audit,
+    authorization,
+    client,
+    definition,
+    endpoint,
+    organization,
+    policy,
+    subscription,
+    user,
+)
 from fhirserver.rules.model import Rule
 
 RULES: Mapping[str, Rule] = {
-    module.RULE.type: module.RULE
-    for module in (audit, authorization, client, endpoint, organization, subscription, user)
+    rule.type: rule
+    for rule in (
+        *(module.RULE for module in (audit, authorization, client, endpoint, organization, policy, subscription, user)),
+        *definition.RULES,
+    )
 }
