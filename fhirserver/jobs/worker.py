@@ -48,7 +48,7 @@ def run_worker(
     functions: Mapping[str, Function],
     stop: threading.Event,
     *,
-    threads: int = 16,
+    threads: int = 32,
     name: str | None = None,
 ) -> None:
     """Takes jobs and runs them until `stop` is set, then lets running ones end. Survives a Redis that goes and returns.

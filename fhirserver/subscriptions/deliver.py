@@ -39,7 +39,8 @@ FRESH_SECONDS = 0.05
 ROUND = 32
 IN_LANE = 16
 LOOKED_AT = 1000
-THREADS = 16
+PARALLEL = 8  # POSTs at a time to one subscription's endpoint.
+THREADS = 128
 HOLD_SECONDS = 5.0
 GONE = 410
 BUSY = frozenset({429, 503})
@@ -165,13 +166,17 @@ class Deliverer:
         parts = Parts(self._server, ready.organization, [one.resource for one in every])
         began = time.monotonic()
         current = _Round(opened, parts, held, began + ROUND_SECONDS, began)
-        if len(lanes) == 1:
-            results = [self._lane(current, next(iter(lanes.values())))]
-        else:
-            results = list(self._pool.map(lambda lane: self._lane(current, lane), lanes.values()))
-        sent = [one for lane in results for one in lane]
+        groups = [list(lanes.values())[start::PARALLEL] for start in range(min(PARALLEL, len(lanes)))]
+        others = [self._pool.submit(self._group, current, group) for group in groups[1:]]
+        sent = self._group(current, groups[0])
+        for other in others:
+            sent += other.result()
         self._record(ready.organization, sent)
         self._judge(ready, opened, [one.answer for one in sent if one.answer])
+
+    def _group(self, current: _Round, lanes: Sequence[Sequence[Delivery]]) -> list[Sent]:
+        """Several lanes one after the other: a subscription gets a few threads, however many lanes it has."""
+        return [one for lane in lanes for one in self._lane(current, lane)]
 
     def _lane(self, current: _Round, lane: Sequence[Delivery]) -> list[Sent]:
         sent: list[Sent] = []

@@ -113,6 +113,7 @@ class Relay:
         """Relays what is pending in these types (None: in all) and answers how many events that was."""
         self._server.refresh()
         self._lanes.prepare()
+        self._watching.prepare()
         self._store.database.current(delivery.TYPE)
         total = 0
         while True:

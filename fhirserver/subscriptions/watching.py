@@ -52,6 +52,16 @@ class Watching:
         self._store = server.store
         self._catalogue = catalogue
         self._watched: dict[str, Watched] = {}
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Makes what `watched` searches by exist. An index cannot be built under a transaction that reads the type, so
+        this comes before one.
+        """
+        if not self._prepared:
+            clauses = parse(self._server.definitions, "Subscription", [("status", "active")]).clauses
+            list(self.every(REGISTRY, "Subscription", clauses))
+            self._prepared = True
 
     def watched(self, organization: str) -> Watched:
         """The compiled subscriptions of an organization, as they are now."""

@@ -450,3 +450,35 @@ def test_a_subscription_ends_when_it_said(exchange: Exchange) -> None:
     assert len(exchange.receiver.arrived) == 1
     exchange.relay.survey()
     assert shown(exchange, subscription)["status"] == "off"
+
+
+def test_a_slow_endpoint_does_not_hold_up_another(exchange: Exchange) -> None:
+    """Sixty patients for an endpoint that never answers, and one for another: the other is told at once."""
+    hold = threading.Event()
+
+    def reply(request: Any) -> None:
+        if request.path == "/slow":
+            hold.wait(20)
+        exchange.receiver.answering(200)(request)
+
+    exchange.receiver.reply = reply
+    slow = exchange.subscribe("Patient?gender=male", endpoint=exchange.receiver.url(path="/slow"))
+    quick = exchange.subscribe("Patient?gender=female", endpoint=exchange.receiver.url(path="/quick"))
+    for _ in range(60):
+        exchange.patient(gender="male")
+    exchange.patient(gender="female")
+    exchange.relay.drain()
+    thread = threading.Thread(target=exchange.deliverer.deliver, args=(exchange.hospital, slow["id"]))
+    thread.start()
+    try:
+        while not exchange.receiver.arrived:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        exchange.deliverer.deliver(exchange.hospital, quick["id"])
+        assert time.monotonic() - begun < 3
+        assert exchange.deliveries(quick)[0]["status"] == "delivered"
+        assert len([path for path, _, _ in exchange.receiver.arrived if path == "/slow"]) <= 8
+    finally:
+        hold.set()
+        thread.join(30)
+    assert {one["status"] for one in exchange.deliveries(slow)} == {"delivered"}
