@@ -19,8 +19,9 @@ from typing import Any
 from wsgiref.types import WSGIApplication
 
 from fhirserver import __version__
-from fhirserver.auth import keys
+from fhirserver.auth import keys, policies
 from fhirserver.auth.access import Access, decide, everything
+from fhirserver.auth.policies import Policy
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import Vault
 from fhirserver.fhir import Resource
@@ -295,6 +296,7 @@ class _Accesses:
         """The Access of a principal on a base. Raises Problem: login, forbidden, not-found for a base that is not
         there.
         """
+        server.refresh()
         id = principal.id if principal.kind == "client" else principal.client
         client = server.store.deciding("ClientApplication", id) if id else None
         authorization = None
@@ -319,6 +321,7 @@ class _Accesses:
             definitions=server.definitions,
             client=client.resource() if client else None,
             authorization=authorization.resource() if authorization else None,
+            policies=_policies(server),
         )
         # The layers are pure: what each says of a type and a letter is worked out once.
         layers = (replace(layer, permits=lru_cache(MOST_ANSWERS)(layer.permits)) for layer in access.layers)
@@ -328,6 +331,17 @@ class _Accesses:
             while len(self._kept) > MOST_ACCESSES:
                 self._kept.popitem(last=False)
         return access
+
+
+def _policies(server: Server) -> tuple[Policy, ...]:
+    """The AccessPolicies in force, kept with the generation they were read in: none read late replaces a newer one."""
+    generation = server.definitions.generation
+    kept: tuple[int, tuple[Policy, ...]] | None = server.caches.get(policies.TYPE)
+    if kept is None or kept[0] != generation:
+        written = shelf.resources(server.store.database, policies.TYPE, {})
+        found = policies.in_force(written, server.definitions)
+        kept = server.caches[policies.TYPE] = (generation, found)
+    return kept[1]
 
 
 def id_of(principal: Principal) -> str:

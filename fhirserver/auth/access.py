@@ -6,9 +6,10 @@ narrow it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from fhirserver.auth.layers import (
     Alternatives,
@@ -19,6 +20,7 @@ from fhirserver.auth.layers import (
     scope_layer,
     table_layer,
 )
+from fhirserver.auth.policies import Policy, facts_of
 from fhirserver.auth.principal import SYSTEM, Principal
 from fhirserver.auth.registry import registry_rows
 from fhirserver.auth.tokens import refused
@@ -57,13 +59,26 @@ class Access:
     clients: frozenset[str] | None = None
     """Where set, a search of AuditEvents is over those of these clients, in whatever organization they lie."""
 
-    def clauses(self, type_: str, letter: str) -> tuple[Clause, ...] | None:
+    policies: tuple[Policy, ...] = ()
+    """The AccessPolicies among the layers, and what they see of the caller."""
+    seen: Mapping[str, Any] = field(default_factory=dict)
+
+    def about(self, request: Callable[[], Mapping[str, Any]]) -> Access:
+        """The access for one request: policies may look at it. `request` tells of it, where there is any policy."""
+        if not self.policies:
+            return self
+        seen = {**self.seen, "request": {**self.seen["request"], **request()}}
+        kept = [layer for layer in self.layers if layer.name != "policy"]
+        return replace(self, layers=(*kept, *(policy.layer(seen) for policy in self.policies)))
+
+    def clauses(self, type_: str, letter: str, resource: Resource | None = None) -> tuple[Clause, ...] | None:
         """None: nothing of the type for the letter; `()`: everything; else clauses that must all hold for a
-        resource.
+        resource. `resource` is what is to be written, once that is known.
         """
         found: list[Clause] = []
         for layer in self.layers:
-            alternatives = layer.permits(type_, letter)
+            judges = layer.judges if resource is not None else None
+            alternatives = judges(type_, letter, resource) if judges and resource else layer.permits(type_, letter)
             if alternatives is None:
                 return None
             found += _all(alternatives)
@@ -102,14 +117,14 @@ def decide(
     definitions: Definitions,
     authorization: Resource | None = None,
     client: Resource | None = None,
-    policies: Iterable[Layer] = (),
+    policies: Iterable[Policy] = (),
 ) -> Access:
     """The access of a principal in an organization (`registry` or an Organization's id).
 
     `client` is the ClientApplication the principal is or acts through, `authorization` that client's
-    ClientAuthorization for the organization; both as the database has them now. `policies` are layers that narrow
-    further. Raises Problem: login (401) for nobody, forbidden (403) saying whether the client, its authorization or a
-    role is missing.
+    ClientAuthorization for the organization; both as the database has them now. `policies` are those of the
+    installation; operators are not subject to any. Raises Problem: login (401) for nobody, forbidden (403) saying
+    whether the client, its authorization or a role is missing.
     """
     if principal.kind == "system":
         return everything(organization)
@@ -127,7 +142,15 @@ def decide(
         permitted = [table_layer("role", registry_rows(principal), f"{principal.kind.title()} {who}")]
     else:
         permitted = _permitted(principal, organization, authorization, definitions)
-    return Access(organization, principal, (*capped, *permitted, *policies))
+    owner = str((client or {}).get("managingOrganization", {}).get("reference", "")).rpartition("/")[2]
+    mine = () if _operates(principal) else tuple(p for p in policies if p.concerns(principal, organization, owner))
+    seen = facts_of(principal, organization, client) if mine else {}
+    layers = (*capped, *permitted, *(policy.layer(seen) for policy in mine))
+    return Access(organization, principal, layers, policies=mine, seen=seen)
+
+
+def _operates(principal: Principal) -> bool:
+    return principal.operator or principal.kind == "operator"
 
 
 def _login() -> Exception:

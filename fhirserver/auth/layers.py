@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fhirserver.auth import scopes
 from fhirserver.auth.principal import Principal
+from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.search import query
@@ -40,6 +41,8 @@ class Layer:
     name: str
     permits: Callable[[str, str], Alternatives]
     refusal: Callable[[str, str], str]
+    judges: Callable[[str, str, Resource], Alternatives] | None = None
+    """What is permitted once the resource to be written is known, where that makes a difference."""
 
 
 def scope_layer(name: str, text: str, principal: Principal, definitions: Definitions, who: str) -> Layer:
@@ -81,7 +84,7 @@ def _narrowed(
 ) -> list[tuple[Clause, ...]]:
     if not alternatives:
         return [around]
-    read = (_clauses(definitions, type_, params) for params in alternatives)
+    read = (clauses_of(definitions, type_, params) for params in alternatives)
     return [(*clauses, *around) for clauses in read if clauses is not None]
 
 
@@ -97,8 +100,11 @@ def _compartment(definitions: Definitions, type_: str, patient: str) -> tuple[Cl
     return None if clause is None else (clause,)
 
 
-def _clauses(definitions: Definitions, type_: str, pairs: Pairs) -> tuple[Clause, ...] | None:
-    """The clauses of search parameters, None where one cannot be served: a narrowing must never get lost."""
+def clauses_of(definitions: Definitions, type_: str, pairs: Pairs) -> tuple[Clause, ...] | None:
+    """The clauses of search parameters that a single resource can be held to.
+
+    None where one cannot be served: a narrowing must never get lost.
+    """
     known = definitions.search_parameters(type_)
     if any(name.split(":")[0] not in known for name, _ in pairs):
         return None
@@ -112,7 +118,7 @@ def _clauses(definitions: Definitions, type_: str, pairs: Pairs) -> tuple[Clause
 def check_narrowing(held: scopes.Scopes, definitions: Definitions) -> None:
     """Raises Problem(value) for a granular scope whose search parameters cannot be asked of a single resource."""
     for scope in held.resource:
-        if scope.params and _clauses(definitions, scope.type, scope.params) is None:
+        if scope.params and clauses_of(definitions, scope.type, scope.params) is None:
             text = f"The scope {scope} may only use {scope.type}'s own search parameters, without chains or value sets."
             raise problem("value", text)
 

@@ -71,6 +71,7 @@ def _organizations(organizations: Iterable[str], letters: str) -> tuple[Row, ...
         Row(("ClientApplication",), letters, References("managing-organization", own)),
         Row(("Endpoint",), letters, References("organization", own)),
         Row(("User",), letters, References("organization", own)),
+        Row(("AccessPolicy",), letters, References("organization", own)),
     ]
     if letters == "rs":  # an authorization is written by its operations alone, each of which asks for its own side
         both = Or((References("provider", own), References("organization", own)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.table import BY_CODE
+from fhirserver.interactions.write import instant_text
 
 # Interactions on a resource's path that a type's rule may refuse under another name.
 REFUSED_AS = {"conditional-update": "update", "conditional-patch": "patch", "conditional-delete": "delete"}
@@ -28,6 +31,7 @@ def perform(server: Server, request: Request, access: Access) -> Response:
     """Answers an entry of a Bundle, with the access that the Bundle was admitted with. Audited like any interaction."""
     row = BY_CODE[request.interaction]
     _served(server, request)
+    access = access.about(lambda: _told(server, request))
     if row.letter and request.type:
         access.require(request.type, row.letter)
     response = row.function(server, request, access)
@@ -45,10 +49,27 @@ def admitted(server: Server, request: Request) -> Access:
     if row.letter is None:
         return everything(request.organization)
     _served(server, request)
-    access = server.access(server, request.principal, request.organization)
+    access = server.access(server, request.principal, request.organization).about(lambda: _told(server, request))
     if row.letter and request.type:
         access.require(request.type, row.letter)
     return access
+
+
+def _told(server: Server, request: Request) -> dict[str, Any]:
+    """What policies see of a request."""
+    query: dict[str, list[str]] = {}
+    for name, value in request.query:
+        query.setdefault(name, []).append(value)
+    told = {
+        "interaction": request.interaction,
+        "operation": request.operation,
+        "id": request.id,
+        "method": request.facts.get("method"),
+        "address": request.facts.get("address"),
+        "query": query,
+        "time": instant_text(server.now()),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _served(server: Server, request: Request) -> None:

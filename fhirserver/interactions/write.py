@@ -157,7 +157,7 @@ def put(
     issues = validate(server.definitions, resource)
     refuse_errors(issues)
     entry = entry_of(server, resource, request.base)
-    _may_write(access, type, "u" if previous else "c", entry, id, instant)
+    _may_write(access, resource, "u" if previous else "c", entry, instant)
     action = "update" if previous and not previous.deleted else "create"
     change = Change(
         organization=access.organization,
@@ -181,6 +181,7 @@ def put(
 
 # Types that the definitions are compiled from: writing one on the registry moves the generation (design 5.11).
 DEFINING = frozenset({"StructureDefinition", "SearchParameter", "CompartmentDefinition", "ValueSet", "CodeSystem"})
+COMPILED = DEFINING | {"AccessPolicy"}
 
 
 def remove(server: Server, request: Request, access: Access, previous: Stored) -> Stored:
@@ -210,7 +211,7 @@ def _commit(server: Server, request: Request, change: Change) -> None:
         request.unit.add(change)
     else:
         server.store.commit([change])
-    if change.type in DEFINING and change.organization == REGISTRY:
+    if change.type in COMPILED and change.organization == REGISTRY:
         server.store.advance_generation(session=request.session)
 
 
@@ -326,11 +327,12 @@ def _private(prepared: Prepared, previous: Stored | None) -> Mapping[str, Any]:
     return previous.private if previous else {}
 
 
-def _may_write(access: Access, type: str, letter: str, entry: Entry, id: str, instant: datetime) -> None:
-    """A granular scope is a search clause: what does not match it may not be written."""
-    clauses = access.clauses(type, letter)
-    if clauses is None or not all(matches(clause, entry, id, instant) for clause in clauses):
-        raise problem("forbidden", f"Your scopes do not permit to write this {type} with this content.")
+def _may_write(access: Access, resource: Resource, letter: str, entry: Entry, instant: datetime) -> None:
+    """A granular scope is a search clause: what does not match it may not be written. Policies see the resource."""
+    type = resource["resourceType"]
+    clauses = access.clauses(type, letter, resource)
+    if clauses is None or not all(matches(clause, entry, resource["id"], instant) for clause in clauses):
+        raise problem("forbidden", f"Your scopes or a policy do not permit to write this {type} with this content.")
 
 
 def next_instant(server: Server, previous: Stored | None) -> datetime:
