@@ -19,7 +19,7 @@ from granian.log import LogLevels
 from pymongo import MongoClient, WriteConcern
 from pymongo.client_session import ClientSession
 
-from fhirserver.store.database import BASE_INDEXES
+from fhirserver.store.database import BASE_INDEXES, HISTORY_INDEXES
 
 FHIR_JSON = "application/fhir+json"
 PROJECTION = {"s": 0, "k": 0, "ev": 0}
@@ -34,7 +34,8 @@ def worker() -> Flask:
     organization = os.environ["BARE_ORGANIZATION"]
     patients = database["Patient"]
     model = patients.find_one({"o": organization, "i": "p0000000"}) or {}
-    created = database["bare"]
+    created, history = database["bare"], database["bare.history"]
+    history.create_indexes(list(HISTORY_INDEXES))
     created.create_indexes(list(BASE_INDEXES))
     made = Flask("bare", static_folder=None)
 
@@ -75,16 +76,18 @@ def worker() -> Flask:
     @made.put("/Patient/<id>")
     def update(id: str) -> Response:
         text = request.get_data().decode()
-        previous = patients.find_one({"_id": f"{organization}/{id}"}, PROJECTION) or {}
+        previous = patients.find_one({"_id": f"{organization}/{id}"}) or {}
+        version = {name: previous[name] for name in ("o", "i", "v", "t", "m", "d")}
+        now = datetime.now(UTC)
+        change = {"type": "Patient", "id": id, "version": previous["v"] + 1, "action": "update"}
+        event = {"id": id, "t": now, "changes": [change]}
+        fields = {"d": text, "v": previous["v"] + 1, "t": now, "m": "PUT", "s": previous["s"], "k": previous["k"]}
 
         def work(session: ClientSession) -> None:
             patients.update_one(
-                {"_id": previous["_id"], "v": previous["v"]},
-                {"$set": {"d": text, "v": previous["v"] + 1, "s": model["s"], "k": model["k"]}},
-                session=session,
+                {"_id": previous["_id"], "v": previous["v"]}, {"$set": fields, "$push": {"ev": event}}, session=session
             )
-            version = {**previous, "_id": f"{previous['_id']}/{previous['v']}"}
-            database["bare.history"].insert_one(version, session=session)
+            history.insert_one({"_id": f"{previous['_id']}/{previous['v']}", **version}, session=session)
 
         with client.start_session() as session:
             session.with_transaction(

@@ -150,6 +150,19 @@ class Installation:
         answer = self.call("POST", "/oauth2/token", "", form.encode(), "application/x-www-form-urlencoded")
         return str(answer["access_token"])
 
+    def answered(self, path: str, timeout: float = 300.0) -> None:
+        """Returns when GET `path` is answered with 200: the first search by a parameter builds its index."""
+        deadline = time.monotonic() + timeout
+        while self._status(path) != 200:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{path} is not answered")
+            time.sleep(1)
+
+    def _status(self, path: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
+        return connection.getresponse().status
+
     def call(
         self, method: str, path: str, token: str, body: Any = None, kind: str = "application/fhir+json"
     ) -> dict[str, Any]:

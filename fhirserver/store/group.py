@@ -22,7 +22,7 @@ MOST_CHARACTERS = 256 * 1024
 """Text of a document that may still travel with others; a larger one goes by itself."""
 
 Insert = Callable[[list[Document]], object]
-"""Inserts all, unordered; raises BulkWriteError for those that failed."""
+"""Inserts all, unordered; raises BulkWriteError for those that failed, of one alone its own error."""
 
 
 class _Waiting:

@@ -132,9 +132,14 @@ class Store:
         group = self._groups.get(change.type)
         if group is None:
             collection = self.database.current(change.type)
-            group = self._groups.setdefault(
-                change.type, GroupCommit(lambda documents: collection.insert_many(documents, ordered=False))
-            )
+
+            def insert(documents: list[Document]) -> None:
+                if len(documents) == 1:
+                    collection.insert_one(documents[0])
+                else:
+                    collection.insert_many(documents, ordered=False)
+
+            group = self._groups.setdefault(change.type, GroupCommit(insert))
         with translated(), self._settled():
             group.insert(_document(change))
 
