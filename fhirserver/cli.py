@@ -6,6 +6,7 @@ database that the settings name, with its credentials.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from fhirserver.settings import PREFIX, Settings, SettingsError
 
 def main() -> None:
     """The console script `fhirserver`."""
+    # The definitions are large and stay: with Python's own threshold a fifth of a start goes into looking through them.
+    gc.set_threshold(50_000, 20, 20)
     try:
         commands(standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -63,7 +66,7 @@ def _beside(data: Path | None) -> Settings:
 _data = click.option("--data", type=click.Path(path_type=Path), help="Data folder of the installation.")
 
 
-@commands.command()
+@commands.command(short_help="Run everything in the foreground.")
 @_data
 @click.option("--host", help="Address of the web server.")
 @click.option("--port", type=int, help="Port of the web server.")
@@ -76,7 +79,7 @@ def up(data: Path | None, host: str | None, port: int | None, mllp_port: int | N
     supervisor.up(settings, click.echo)
 
 
-@commands.command()
+@commands.command(short_help="Print every setting: value in force and meaning.")
 @_data
 def settings(data: Path | None) -> None:
     """Print every setting, its value in force and its meaning; secrets are masked."""
@@ -85,7 +88,7 @@ def settings(data: Path | None) -> None:
         click.echo(click.wrap_text(says, width=100, initial_indent="    ", subsequent_indent="    "))
 
 
-@commands.command()
+@commands.command(short_help="Check settings, database, queue, definitions, mappings.")
 @_data
 def check(data: Path | None) -> None:
     """Check settings, database, queue, definitions and mappings; exit 1 if something is wrong."""
@@ -131,7 +134,7 @@ def create_user(email: str, organization: str, role: str, data: Path | None) -> 
     click.echo(local.create_user(_beside(data), email, organization, role))
 
 
-@commands.command()
+@commands.command(short_help="Print an access token of an operator or a user.")
 @click.option("--organization", help="Id of the Organization whose base a local operator is to use.")
 @click.option("--scope", help="Scopes of the operator's token.  [default: system/*.cruds]")
 @click.option("--user", help="E-mail address of the User to act as.")
@@ -156,7 +159,7 @@ def endpoint() -> None:
     """Where HL7v2 messages come from."""
 
 
-@endpoint.command("create")
+@endpoint.command("create", short_help="Say whose messages a sender's are.")
 @click.option("--organization", required=True, help="Id of the Organization that the messages belong to.")
 @click.option("--sending-application", help="MSH-3 of the sender.")
 @click.option("--sending-facility", help="MSH-4 of the sender.")
@@ -184,7 +187,7 @@ def create_endpoint(
     click.echo(made)
 
 
-@commands.command()
+@commands.command(short_help="Store resources from NDJSON and Bundle files.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--organization", required=True, help="Id of the Organization whose base takes them.")
 @click.option("--no-validate", is_flag=True, help="Store them unchecked: for data that this server has exported.")
@@ -203,7 +206,7 @@ def load(files: tuple[Path, ...], organization: str, no_validate: bool, data: Pa
     sys.exit(1 if done.refused else 0)
 
 
-@commands.group()
+@commands.group(short_help="Implementation guides: profiles, terminology, ...")
 def package() -> None:
     """Implementation guides: profiles, extensions, terminology, search parameters."""
 
@@ -256,10 +259,13 @@ def verify_audit(organization: str | None, head: str, data: Path | None) -> None
     sys.exit(1 if wrong else 0)
 
 
-@commands.command()
+@commands.command(short_help="Play the whole story on a data folder of its own.")
 @click.option("--keep", is_flag=True, help="Leave it running afterwards.")
 def demo(keep: bool) -> None:
-    """Play the whole story on a fresh data folder: register, authorize, subscribe, receive, notify."""
+    """Play the whole story on a fresh data folder: register, authorize, subscribe, receive, notify.
+
+    The folder is thrown away at the end; what runs on other folders is left alone.
+    """
     from fhirserver import demo as story
 
     settings = Settings.from_env()

@@ -79,7 +79,10 @@ def create_organization(settings: Settings, name: str, kind: str) -> str:
 
 
 def create_user(settings: Settings, email: str, organization: str, role: str) -> str:
-    """Creates a User of an organization, or gives an existing one this role, and answers the id."""
+    """Creates a User of an organization, or gives an existing one this role, and answers the id.
+
+    Raises Problem(not-found) where there is no such organization.
+    """
     resource = {
         "resourceType": "User",
         "email": email,
@@ -88,6 +91,7 @@ def create_user(settings: Settings, email: str, organization: str, role: str) ->
     }
     with app.opened(settings) as installation:
         server = installation.server
+        app.require_organization(server, organization)
         existing = server.store.read(everything(REGISTRY), "User", user_id(email))
         if existing is None or existing.deleted:
             return _create(server, resource)
@@ -98,18 +102,27 @@ def create_user(settings: Settings, email: str, organization: str, role: str) ->
 def create_endpoint(
     settings: Settings, organization: str, *, sending_application: str, sending_facility: str, default: bool
 ) -> str:
-    """Creates the Endpoint that says which organization a sender's messages belong to, and answers its id."""
+    """Creates the Endpoint that says which organization a sender's messages belong to, and answers its id.
+
+    Raises Problem(not-found) where there is no such organization.
+    """
     resource = endpoint_resource(organization, sending_application, sending_facility, default)
     with app.opened(settings) as installation:
+        app.require_organization(installation.server, organization)
         return _create(installation.server, resource)
 
 
 def operator_token(settings: Settings, organization: str, scope: str) -> str:
-    """An access token of the local operator for the base of an organization and the registry."""
+    """An access token of the local operator for the base of an organization and the registry.
+
+    Raises Problem(not-found) where there is no such organization.
+    """
     principal = Principal(
         "operator", id="operator", organization=organization, operator=True, scopes=scope, name="local operator"
     )
     with app.opened(settings) as installation:
+        if organization != REGISTRY:
+            app.require_organization(installation.server, organization)
         return installation.tokens.issue(principal)
 
 

@@ -54,6 +54,7 @@ class Child:
     environ: Mapping[str, str]
     stage: int
     last: signal.Signals = signal.SIGKILL  # what it gets when the supervisor is killed
+    output: Path | None = None  # the file that gets what it prints; ours if there is none
     patience: float = 10.0  # seconds it may take to stop
 
 
@@ -114,15 +115,18 @@ class Children:
 
 
 def _spawn(child: Child) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C in the terminal then reaches the supervisor only, which stops the others in order.
-    return subprocess.Popen(
-        child.argv,
-        env=child.environ,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(),
-        start_new_session=True,
-        preexec_fn=partial(lifeline.tie, child.last, os.getpid()),  # safe: the supervisor has one thread
-    )
+    with contextlib.ExitStack() as held:
+        printed = held.enter_context(open(child.output, "ab")) if child.output else sys.stderr
+        # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops the others in order.
+        return subprocess.Popen(
+            child.argv,
+            env=child.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=printed.fileno(),
+            stderr=printed.fileno(),
+            start_new_session=True,
+            preexec_fn=partial(lifeline.tie, child.last, os.getpid()),  # safe: the supervisor has one thread
+        )
 
 
 def _mourn(kept: _Kept, code: int, now: float) -> None:
@@ -223,7 +227,8 @@ def _databases(settings: Settings, children: Children) -> Settings:
     environ = bare_environ()
     if not settings.mongo_url:
         argv = embedded.mongod(settings.data, known, settings.mongo_cache_gb)
-        children.start(Child("mongod", argv, environ, stage=0, last=signal.SIGTERM, patience=30.0))
+        log = settings.data / "log" / "mongod.log"  # its own: what it says before it opens that goes there too
+        children.start(Child("mongod", argv, environ, stage=0, last=signal.SIGTERM, output=log, patience=30.0))
     if not settings.redis_url:
         children.start(Child("redis", embedded.redis(settings.data, known), environ, stage=1, last=signal.SIGTERM))
     if not settings.mongo_url:
@@ -266,9 +271,9 @@ def _children(settings: Settings) -> Iterable[Child]:
     environ = settings.environ()
     for number in range(1, settings.queue_workers + 1):
         yield Child(f"worker-{number}", _ourselves("worker"), environ, stage=2)
-    yield Child("relay", _ourselves("relay"), environ, stage=3)
-    yield Child("mllp", _ourselves("mllp"), environ, stage=4)
-    yield Child("web", _ourselves("web"), environ, stage=4, patience=15.0)
+    yield Child("relay", _ourselves("relay"), environ, stage=2)
+    yield Child("mllp", _ourselves("mllp"), environ, stage=3)
+    yield Child("web", _ourselves("web"), environ, stage=3, patience=15.0)
 
 
 def _ourselves(command: str) -> list[str]:
