@@ -131,15 +131,19 @@ def _conditional_references(value: Any) -> set[tuple[str, Pairs]]:
 def _run(server: Server, request: Request, access: Access, entries: list[Entry], unit: Unit) -> list[Entry]:
     """Runs the entries in the specification's order and answers them in the Bundle's."""
     entries = [replace(entry, request=replace(entry.request, unit=unit)) for entry in entries]
-    names = _assign(server, request, access, entries)
+    names: Names | None = None
     written: set[str] = set()
     for entry in sorted(entries, key=lambda each: (ORDER[each.request.facts["method"]], each.index)):
+        if names is None and entry.request.facts["method"] != "DELETE":
+            unit.flush()  # what is deleted here is not there any more for the others' criteria
+            names = _assign(server, request, access, entries)
         try:
-            asked = replace(entry.request, body=_resolved(server, request, access, entry.request.body, names))
+            asked = replace(entry.request, body=_resolved(server, request, access, entry.request.body, names or {}))
             if entry.request.facts["method"] == "GET":
                 unit.flush()
             entry.response = server.perform(server, replace(asked, assigned=entry.assigned), access)
             _refuse_overlap(unit.written, written)
+            _found_elsewhere(entry, names, unit)
         except Problem as error:
             raise _in_entry(error, entry.index) from None
         except RecursionError:
@@ -148,26 +152,63 @@ def _run(server: Server, request: Request, access: Access, entries: list[Entry],
     return entries
 
 
-def _assign(server: Server, request: Request, access: Access, entries: list[Entry]) -> dict[str, str]:
-    """fullUrl -> Type/id for every entry that creates or names a resource; creates get their ids before anything
-    runs.
+class Names(dict[str, str]):
+    """fullUrl -> Type/id, with those that a reference has been resolved by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: set[str] = set()
+
+    def __getitem__(self, full_url: str) -> str:
+        self.used.add(full_url)
+        return super().__getitem__(full_url)
+
+
+def _assign(server: Server, request: Request, access: Access, entries: list[Entry]) -> Names:
+    """The name of every entry that creates or names a resource; creates get their ids before anything is created, and
+    those with the same criteria the same one, as the first will be what the second finds.
     """
-    names: dict[str, str] = {}
+    names, of_criteria = Names(), dict[str, str]()
     for entry in entries:
         asked = entry.request
-        if not entry.full_url or not asked.type:
-            continue
-        if asked.interaction == "create":
-            entry.assigned = _existing(server, asked, access, asked.preconditions.if_none_exist) or server.new_id()
-            names[entry.full_url] = f"{asked.type}/{entry.assigned}"
-        elif asked.interaction == "conditional-update":
-            criteria = "&".join(f"{name}={value}" for name, value in asked.query)
-            given = asked.body.get("id") if isinstance(asked.body, dict) else None
-            entry.assigned = _existing(server, asked, access, criteria) or given or server.new_id()
-            names[entry.full_url] = f"{asked.type}/{entry.assigned}"
-        elif asked.id:
-            names[entry.full_url] = f"{asked.type}/{asked.id}"
+        if asked.interaction in ("create", "conditional-update"):
+            entry.assigned = _assigned(server, asked, access, of_criteria)
+        id = entry.assigned or asked.id
+        if entry.full_url and asked.type and id:
+            names[entry.full_url] = f"{asked.type}/{id}"
     return names
+
+
+def _assigned(server: Server, asked: Request, access: Access, of_criteria: dict[str, str]) -> str:
+    criteria, given = asked.preconditions.if_none_exist, None
+    if asked.interaction == "conditional-update":
+        criteria = "&".join(f"{name}={value}" for name, value in asked.query)
+        given = asked.body.get("id") if isinstance(asked.body, dict) else None
+    if criteria is None:
+        return server.new_id()
+    key = f"{asked.type}?{criteria.rpartition('?')[2]}"
+    if key not in of_criteria:
+        of_criteria[key] = _existing(server, asked, access, criteria) or str(given or server.new_id())
+    return of_criteria[key]
+
+
+def _found_elsewhere(entry: Entry, names: Names | None, unit: Unit) -> None:
+    """Names the resource that an entry turned out to be, where it is not the one it was taken for: its criteria match
+    what another entry has made. Raises Problem(conflict) where a reference has been resolved by the name already.
+    """
+    if names is None or entry.full_url not in names or entry.response is None or entry.assigned is None:
+        return
+    url = entry.response.location
+    landed = "/".join(url.split("/")[-4:-2]) if url else unit.written[-1]
+    if landed == names.get(entry.full_url):
+        return
+    if entry.full_url in names.used:
+        raise problem(
+            "conflict",
+            f"{entry.full_url[:200]} turned out to be {landed}, after another entry had been given another id for it:"
+            " put this entry before those that refer to it, or let them refer to what it matches.",
+        )
+    names[entry.full_url] = landed
 
 
 def _existing(server: Server, request: Request, access: Access, criteria: str | None) -> str | None:
@@ -271,9 +312,13 @@ def _request(server: Server, outer: Request, element: Any, asked: Any, method: s
 
 def _patch_body(resource: Any) -> Any:
     """A JSON Patch travels in a Bundle as a Binary (http#patch); a FHIRPath Patch as Parameters."""
-    if isinstance(resource, dict) and resource.get("resourceType") == "Binary":
-        return decode(b64decode(str(resource.get("data", ""))))
-    return resource
+    if not isinstance(resource, dict) or resource.get("resourceType") != "Binary":
+        return resource
+    try:
+        data = b64decode(str(resource.get("data", "")))
+    except ValueError:
+        raise problem("value", "The data of a Binary that is a patch must be base64.", "data") from None
+    return decode(data)
 
 
 def _refuse_twice(entries: list[Entry]) -> None:
