@@ -5,6 +5,7 @@ so.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import Principal
@@ -42,17 +43,14 @@ def rotate_secret(server: Server, request: Request, access: Access) -> Response:
 
 
 def why(server: Server, request: Request, access: Access) -> Response:
-    """$why: whether the client may do an `interaction` with a `type` in an organization, and what each party says.
+    """$why: whether the client may do an `interaction` with a `type` (or `method` and `url`) in an organization, and
+    what each party says.
 
     Called on a ClientApplication (with `organization`) by its own side, on a ClientAuthorization by either side of it.
     Raises Problem: value for an interaction or type that there is not, forbidden for anybody else.
     """
-    values = parameters(request, "organization", "type", "interaction")
-    type_, code = text_parameter(values, "type"), text_parameter(values, "interaction")
-    row = BY_CODE.get(code)
-    if row is None or not row.letter or type_ not in server.definitions.resource_types:
-        text = "Give a resource type and an interaction on it: read, create, update, delete, search-type, ..."
-        raise problem("value", text, "Parameters.parameter")
+    values = parameters(request, "organization", "type", "interaction", "method", "url")
+    type_, letter, told = _interaction(server, values)
     asked = current(server, access, request.type or "", request.id or "", request).resource()
     if request.type == TYPE:
         client, organization = asked, reference_parameter(values, "organization", "Organization")
@@ -60,7 +58,34 @@ def why(server: Server, request: Request, access: Access) -> Response:
         client = current(server, everything(REGISTRY), TYPE, target(asked["client"], TYPE), request).resource()
         organization = target(asked["organization"], "Organization")
     _may_ask(request.principal, client, organization)
-    return Response(200, resource=_explained(server, client, organization, type_, row.letter))
+    return Response(200, resource=_explained(server, client, organization, type_, letter, told))
+
+
+def _interaction(server: Server, values: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Type, SMART letter and what policies see of the interaction that is asked about."""
+    method, url = text_parameter(values, "method").upper(), text_parameter(values, "url")
+    told: dict[str, Any] = {}
+    if method or url:
+        path, _, search = url.partition("?")
+        row, parts = server.locate(method, path)
+        type_ = parts.get("member") or parts.get("type", "")
+        query: dict[str, list[str]] = {}
+        for name, value in parse_qsl(search, keep_blank_values=True):
+            query.setdefault(name, []).append(value)
+        told = {"method": method, "id": parts.get("id"), "operation": parts.get("operation"), "query": query}
+        letter = row.letter or ("s" if "member" in parts else "r")
+    else:
+        type_ = text_parameter(values, "type")
+        row = BY_CODE.get(text_parameter(values, "interaction"))
+        letter = row.letter if row and row.letter else ""
+    if row is None or not letter or type_ not in server.definitions.resource_types:
+        text = (
+            "Give a resource type and an interaction on it (read, create, update, delete, search-type, ...),"
+            " or a method and a url below the base, as in GET Observation?category=exam."
+        )
+        raise problem("value", text, "Parameters.parameter")
+    told["interaction"] = row.code
+    return type_, letter, {name: value for name, value in told.items() if value}
 
 
 def _may_ask(principal: Principal, client: Resource, organization: str) -> None:
@@ -70,10 +95,12 @@ def _may_ask(principal: Principal, client: Resource, organization: str) -> None:
         raise problem("forbidden", "Only the client's own side and the organization itself may ask why.")
 
 
-def _explained(server: Server, client: Resource, organization: str, type_: str, letter: str) -> Resource:
+def _explained(
+    server: Server, client: Resource, organization: str, type_: str, letter: str, told: dict[str, Any]
+) -> Resource:
     principal = Principal("client", client["id"], scopes=client.get("scope", ""), name=str(client.get("name", "")))
     try:
-        parties = server.access(server, principal, organization).explain(type_, letter)
+        parties = server.access(server, principal, organization).about(lambda: told).explain(type_, letter)
     except Problem as refusal:
         parties = [("authorization", False, refusal.issues[0].diagnostics)]
     said = all(permits for _, permits, _ in parties)

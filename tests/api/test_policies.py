@@ -262,3 +262,27 @@ def test_an_organization_writes_policies_for_its_own_base_only(
     assert admin.get("AccessPolicy").ids == [written["id"]]
     assert admin.delete(f"AccessPolicy/{written['id']}").status in (200, 204)
     registry.delete(f"AccessPolicy/{id}")
+
+
+def test_why_names_every_party_to_a_decision_and_the_policy_that_refuses(
+    registry: Api, api: Api, client: Api, token: Callable[[Principal], str], policy: Callable[..., Any]
+) -> None:
+    made = policy(engine="matcho", pattern='{"request": {"id": "nil?", "query": {"category": "present?"}}}')
+    mine = registry.get("ClientApplication?name=Lab%20reader&_sort=-_lastUpdated").ids[0]
+    (authorization,) = registry.get(f"ClientAuthorization?client=ClientApplication/{mine}").ids
+    admin = Principal("operator", "op", api.organization, operator=True, scopes="system/*.cruds")
+    hospital = Api(registry.app, registry.base, token(admin))
+
+    def why(method: str, url: str) -> tuple[bool, dict[str, str]]:
+        given = [{"name": "method", "valueCode": method}, {"name": "url", "valueString": url}]
+        asked = {"resourceType": "Parameters", "parameter": given}
+        answer = hospital.post(f"ClientAuthorization/{authorization}/$why", asked).json["parameter"]
+        parties = [{p["name"]: p.get("valueCode") or p.get("valueString") for p in each["part"]}
+                   for each in answer if each["name"] == "party"]  # fmt: skip
+        return answer[0]["valueBoolean"], {p["name"]: p.get("reason") or "" for p in parties}
+
+    assert why("GET", "Observation?category=exam")[0] is True
+    permitted, parties = why("GET", "Observation/1")
+    assert permitted is False
+    assert {"scope", "authorization", "role", "policy"} <= set(parties)
+    assert made["id"] in parties["policy"]

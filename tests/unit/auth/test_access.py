@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fhirserver.auth.access import CLIENT_SYSTEM, REGISTRY, Access, decide, everything
-from fhirserver.auth.layers import closed_layer
+from fhirserver.auth.policies import closed, compiled
 from fhirserver.auth.principal import ANONYMOUS, SYSTEM, Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
@@ -297,9 +297,31 @@ def test_the_registrys_table_of_rights(principal: Principal, resource: Resource,
 
 
 def test_a_policy_is_one_more_layer_that_only_narrows() -> None:
-    shut = closed_layer("policy", "A policy of the hospital forbids it.")
-    with pytest.raises(Problem, match="A policy of the hospital"):
+    shut = closed({"name": "Nothing for anybody"})
+    with pytest.raises(Problem, match="'Nothing for anybody'"):
         decided(client("system/*.cruds"), policies=[shut]).require("Patient", "r")
+    open_ = compiled({"name": "Everything", "engine": "allow"}, DEFINITIONS)
+    with pytest.raises(Problem, match="scope"):
+        decided(client("system/Patient.r"), policies=[open_]).require("Patient", "u")
+
+
+def test_operators_are_subject_to_no_policy() -> None:
+    operator = Principal("operator", "op", HOSPITAL, operator=True, scopes="system/*.cruds")
+    assert decided(operator, policies=[closed({"name": "Nothing"})]).clauses("Patient", "r") == ()
+
+
+@pytest.mark.parametrize(("elements", "concerned"), [
+    ({}, True),
+    ({"organization": {"reference": f"Organization/{HOSPITAL}"}}, True),
+    ({"organization": {"reference": "Organization/another"}}, False),
+    ({"link": [{"reference": "ClientApplication/c1"}]}, True),
+    ({"link": [{"reference": "ClientApplication/c2"}]}, False),
+    ({"link": [{"reference": "User/c1"}]}, False),
+    ({"link": [{"reference": "ClientApplication/c2"}, {"reference": "Organization/acme"}]}, True),
+])  # fmt: skip
+def test_a_policy_concerns_whom_and_where_it_says(elements: dict[str, Any], concerned: bool) -> None:
+    caller = Principal("client", "c1", "acme", scopes="system/*.cruds")
+    assert closed({"name": "x", **elements}).concerns(caller, HOSPITAL, "acme") is concerned
 
 
 def test_the_server_itself_may_do_everything() -> None:
