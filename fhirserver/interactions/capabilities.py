@@ -140,7 +140,7 @@ def _resource(server: Server, kind: str, name: str, entry: Resource) -> Resource
         "conditionalCreate": "create" not in refused,
         "conditionalRead": "full-support",
         "conditionalUpdate": "update" not in refused,
-        "conditionalDelete": "not-supported" if "delete" in refused else "single",
+        "conditionalDelete": "not-supported" if "delete" in refused else "multiple",
         "referencePolicy": ["literal", "logical"],
         "searchInclude": ["*", *(f"{name}:{code}" for code, each in parameters.items() if each.type == "reference")],
         "searchParam": [

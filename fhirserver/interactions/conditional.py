@@ -18,9 +18,11 @@ from fhirserver.interactions import write
 from fhirserver.interactions.model import Pairs, Request, Response, Server, Unit
 from fhirserver.interactions.read import answer as show
 from fhirserver.interactions.search import ensure_indexes, matching, selection
+from fhirserver.search.parse import CONTROLS
 from fhirserver.search.query import Query
 from fhirserver.store.model import Stored
 
+MOST_DELETED = 1_000
 CONDITIONAL = ("conditional-update", "conditional-patch", "conditional-delete")
 Work = Callable[[Request, list[Stored]], Response]
 
@@ -77,7 +79,10 @@ def patch(server: Server, request: Request, access: Access) -> Response:
 
 
 def delete(server: Server, request: Request, access: Access) -> Response:
-    """A delete of the one resource that matches; 412 when several do. Nothing to delete is success."""
+    """A delete of all resources that match, or of none: 412 beyond MOST_DELETED. Nothing to delete is success."""
+    for name, _ in _used(request):
+        if name.partition(":")[0] in CONTROLS:
+            raise problem("invalid", f"{name} does not say what to delete: all that match are deleted.", name)
 
     def work(inner: Request, found: list[Stored]) -> Response:
         for version in found:
@@ -87,7 +92,7 @@ def delete(server: Server, request: Request, access: Access) -> Response:
         text = f"{len(found)} {request.type} deleted."
         return Response(200, resource=outcome([Issue("informational", text, (), "information")]))
 
-    return _settled(server, request, access, _criteria(request), work)
+    return _settled(server, request, access, _criteria(request), work, most=MOST_DELETED)
 
 
 def criteria_pairs(text: str) -> Pairs:
@@ -129,18 +134,19 @@ def _key(criteria: Pairs) -> str:
     return "&".join(f"{name}={value}" for name, value in sorted(criteria))
 
 
-def _settled(server: Server, request: Request, access: Access, criteria: Pairs, work: Work) -> Response:
+def _settled(
+    server: Server, request: Request, access: Access, criteria: Pairs, work: Work, *, most: int = 1
+) -> Response:
     type = request.type or ""
 
     def inside(unit: Unit) -> Response:
         inner = replace(request, unit=unit, query=())
         unit.flush()
         server.store.lock(unit.session, request.organization, type, _key(criteria))
-        found = matching(server, access, query, unit.session, limit=2)
-        if len(found) > 1:
-            raise problem(
-                "multiple-matches", f"More than one {type} matches the criteria; make them more selective.", status=412
-            )
+        found = matching(server, access, query, unit.session, limit=most + 1)
+        if len(found) > most:
+            how = f"More than {most} {type} match" if most > 1 else f"More than one {type} matches"
+            raise problem("multiple-matches", f"{how} the criteria; make them more selective.", status=412)
         response = work(inner, found)
         unit.flush()
         return response

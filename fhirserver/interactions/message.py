@@ -120,7 +120,7 @@ def _store(
         if part.repeated:
             continue
         type = part.resource["resourceType"]
-        resource = _resolved(part.resource, names)
+        resource = resolved(part.resource, names)
         before = part.previous.resource() if part.previous else None
         after = _merged(before, resource, content, part.full_url) if before else resource
         if before is not None and part.previous and _same(before, after):
@@ -263,12 +263,13 @@ def _same(before: Resource, after: Resource) -> bool:
     return plain(before) == plain(after)
 
 
-def _resolved(value: Any, names: Mapping[str, str]) -> Any:
+def resolved(value: Any, names: Mapping[str, str]) -> Any:
+    """The value with every reference that is one of the names replaced by what it stands for."""
     if isinstance(value, dict):
         return {
-            key: names.get(each, each) if key == "reference" and isinstance(each, str) else _resolved(each, names)
+            key: names.get(each, each) if key == "reference" and isinstance(each, str) else resolved(each, names)
             for key, each in value.items()
         }
     if isinstance(value, list):
-        return [_resolved(each, names) for each in value]
+        return [resolved(each, names) for each in value]
     return value

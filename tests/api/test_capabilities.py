@@ -51,7 +51,7 @@ def test_interactions_parameters_and_operations_are_listed(api: Api) -> None:
         each["code"] for each in patient["interaction"]
     }
     assert patient["conditionalCreate"] is True
-    assert patient["conditionalDelete"] == "single"
+    assert patient["conditionalDelete"] == "multiple"
     parameters = {each["name"]: each for each in patient["searchParam"]}
     assert parameters["birthdate"] == {
         "name": "birthdate",

@@ -34,7 +34,8 @@ EVERY = 36
 ENTRY = re.compile(r"Entry (\d+): (.*)", re.DOTALL)
 STAMPS = ("versionId", "lastUpdated")
 HEAD = ("resourceType", "id", "meta")
-Examples = Iterable[tuple[str, dict[str, Any]]]
+Sent = tuple[str, dict[str, Any]]
+Examples = Iterable[Sent]
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +108,14 @@ def _faults(installation: app.Installation, examples: list[tuple[str, bytes]]) -
         mine = [(name, decode(data)) for name, data in examples]
         mine = [(name, resource) for name, resource in mine if (resource["resourceType"] in here) == wanted]
         for part in _parts(mine):
-            found |= _stored(base, part)
-            found |= _read(base, [(name, resource) for name, resource in part if name not in found])
+            refused, stored = _stored(base, part)
+            found |= refused | _read(base, stored)
     return found
 
 
-def _parts(examples: Examples) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+def _parts(examples: Examples) -> Iterator[list[Sent]]:
     """Parts of at most 100 examples and 2 MB, none with the same id twice."""
-    part: list[tuple[str, dict[str, Any]]] = []
+    part: list[Sent] = []
     size, ids = 0, set()
     for name, resource in examples:
         length, id = len(encode(resource)), (resource["resourceType"], resource["id"])
@@ -128,28 +129,37 @@ def _parts(examples: Examples) -> Iterator[list[tuple[str, dict[str, Any]]]]:
         yield part
 
 
-def _stored(api: Api, part: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
-    entries = [
-        {
-            "resource": resource,
-            "request": {"method": "PUT", "url": f"{resource['resourceType']}/{resource['id']}"},
-        }
-        for _, resource in part
-    ]
+def _stored(api: Api, part: list[Sent]) -> tuple[dict[str, str], list[Sent]]:
+    """What was refused and why, and the rest with their ids: an AuditEvent can only be created, it gets a new one."""
+    entries = [{"resource": resource, "request": _request(resource)} for _, resource in part]
     refused: dict[str, str] = {}
     names = [name for name, _ in part]
     while entries:  # all or nothing: without the one that is named it is tried again
         answer = api.post("", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
         if answer.status == 200:
-            break
+            made = [entry["response"].get("location", "") for entry in answer.json["entry"]]
+            said = [entry["resource"] for entry in entries]
+            ids = [_id(where) if where else each["id"] for where, each in zip(made, said, strict=True)]
+            return refused, [(name, {**each, "id": id}) for name, each, id in zip(names, said, ids, strict=True)]
         culprit = ENTRY.match(answer.issue["diagnostics"])
         assert culprit, answer.data[:2000]
         refused[names.pop(int(culprit[1]))] = culprit[2]
         del entries[int(culprit[1])]
-    return refused
+    return refused, []
 
 
-def _read(api: Api, part: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+def _request(resource: dict[str, Any]) -> dict[str, str]:
+    type = resource["resourceType"]
+    if type == "AuditEvent":
+        return {"method": "POST", "url": type}
+    return {"method": "PUT", "url": f"{type}/{resource['id']}"}
+
+
+def _id(location: str) -> str:
+    return location.split("/_history/")[0].rpartition("/")[2]
+
+
+def _read(api: Api, part: list[Sent]) -> dict[str, str]:
     found = {}
     for name, sent in part:
         answer = api.get(f"{sent['resourceType']}/{sent['id']}")
