@@ -34,6 +34,7 @@ from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
+from fhirserver.interactions.process_message import OPERATIONS as MESSAGE_OPERATIONS
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
 from fhirserver.interactions.security import security_facts
@@ -57,7 +58,13 @@ from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
 from fhirserver.web.recorded import recorded, recorded_refusals
 
-OPERATIONS: tuple[OperationRow, ...] = (*RESOURCE_OPERATIONS, *REINDEX_OPERATIONS, *STEPS, *CLIENTS)
+OPERATIONS: tuple[OperationRow, ...] = (
+    *RESOURCE_OPERATIONS,
+    *REINDEX_OPERATIONS,
+    *STEPS,
+    *CLIENTS,
+    *MESSAGE_OPERATIONS,
+)
 MOST_ACCESSES = 2_000
 log = logging.getLogger(__name__)
 SPOOL = "spool"
