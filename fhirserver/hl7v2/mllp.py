@@ -14,6 +14,7 @@ import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from fhirserver.hl7v2.framing import DEFAULT_LIMIT, Deframer, Event, Frame, TooLong, Truncated, frame
 from fhirserver.hl7v2.inbound import Peer
@@ -180,6 +181,19 @@ async def serve(
     server.close()
     await listener.drained()
     return listener.seen
+
+
+def server_context(certificate: Path, key: Path, clients: Path | None = None) -> ssl.SSLContext:
+    """TLS 1.2 and later with our certificate; with `clients` (a file of CA certificates) a client must show one of
+    theirs.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    if clients:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _peer(address: str, writer: asyncio.StreamWriter) -> Peer:

@@ -12,10 +12,10 @@ import base64
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from fhirserver.auth.access import everything
+from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Issue, Problem, problem
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 BATCH = 20
+ATTEMPTS = 4
 STALE_SECONDS = 5.0
 MOST_ORGANIZATIONS = 10_000
 MOST_LANES = 1_000
@@ -68,50 +69,79 @@ def sweep(intake: Intake) -> int:
     before = (server.now() - timedelta(seconds=STALE_SECONDS)).isoformat(timespec="milliseconds")
     for organization in _organizations(server):
         pairs = [("status", "received"), ("received", f"lt{before}")]
-        stale = _found(server, organization, "InboundMessage", pairs, MOST_LANES)
+        stale = found(server, everything(organization), "InboundMessage", pairs, MOST_LANES)
         for lane in dict.fromkeys(version.resource()["lane"] for version in stale):
             server.enqueue(JOB, organization, lane)
             woken += 1
     return woken
 
 
-def convert(intake: Intake, raw: bytes, organization: str, found: Sender | None, *, trace: bool = False) -> Result:
-    """What a message would become: nothing is stored. Raises Problem where it cannot be read or mapped."""
-    message = Message.parse(raw, found.charset) if found and found.charset else Message.parse(raw)
-    return to_bundle(intake.maps, message, _context(intake.server, organization, found, None), trace=trace)
+def convert(
+    intake: Intake,
+    raw: bytes,
+    organization: str,
+    sender: Sender | None,
+    *,
+    trace: bool = False,
+    message: Stored | None = None,
+) -> Result:
+    """What a message would become (or became: `message` is its InboundMessage): nothing is stored. Raises Problem
+    where it cannot be read or mapped.
+    """
+    parsed = Message.parse(raw, sender.charset) if sender and sender.charset else Message.parse(raw)
+    return to_bundle(intake.maps, parsed, _context(intake.server, organization, sender, message), trace=trace)
+
+
+def again(resource: Resource) -> Resource:
+    """An InboundMessage that is to be processed once more."""
+    kept = {name: value for name, value in resource.items() if name not in ("reason", "issue", "unmapped")}
+    return {**kept, "status": "received"}
 
 
 def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str) -> int:
-    """Processes one message, in its other lanes too. A message that another job finished meanwhile is passed over."""
+    """Processes one message. What conflicts again and again would hold up its lane for ever: it is set aside."""
+    for _ in range(ATTEMPTS):
+        try:
+            return _attempt(intake, organization, lane, waiting, owner)
+        except Problem as fault:
+            if fault.issues[0].code != "conflict":
+                raise
+    text = (
+        "What the message says cannot be told apart from what is stored: two of its resources are the same one there."
+    )
+    _fail(intake.server, waiting, waiting.resource(), problem("multiple-matches", text))
+    return 1
+
+
+def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str) -> int:
+    """Processes one message, in its other lanes too. One that another job finished meanwhile is passed over."""
     server = intake.server
     current = server.store.read(everything(organization), "InboundMessage", waiting.id)
     if current is None or current.deleted or current.version != waiting.version:
         return 0
     resource = current.resource()
-    found = _sender(server, resource)
+    sender = sender_of(server, resource)
     try:
-        message = _message(resource, found)
-        others = [_name(organization, other) for other in lanes(message, found) if other != lane]
+        message = _message(resource, sender)
+        others = [_name(organization, other) for other in lanes(message, sender) if other != lane]
         with _leased(server, others, owner) as held:
             if not held:
                 raise problem("lock-error", "Another message of this patient is being processed.")
-            _apply(intake, organization, current, resource, message, found)
+            _apply(intake, organization, current, message, sender)
     except Problem as fault:
         if fault.issues[0].code in PASSING:
             raise
-        _fail(server, organization, current, resource, fault)
+        _fail(server, current, resource, fault)
     except Exception:
         log.exception("InboundMessage/%s failed", current.id)
         text = "The message could not be processed because of a fault of the server; the log has it under this id."
-        _fail(server, organization, current, resource, problem("exception", text))
+        _fail(server, current, resource, problem("exception", text))
     return 1
 
 
-def _apply(
-    intake: Intake, organization: str, current: Stored, resource: Resource, message: Message, found: Sender | None
-) -> None:
+def _apply(intake: Intake, organization: str, current: Stored, message: Message, sender: Sender | None) -> None:
     server = intake.server
-    result = to_bundle(intake.maps, message, _context(server, organization, found, current))
+    result = to_bundle(intake.maps, message, _context(server, organization, sender, current))
     content = Content(
         bundle=result.bundle,
         event=result.event,
@@ -122,12 +152,12 @@ def _apply(
     )
 
     def finish(done: Sequence[Done]) -> Resource:
-        return _finished(intake, resource, result, done, current)
+        return _finished(intake, current.resource(), result, done)
 
     accept(server, organization, content, current, finish, {"message": current.id})
 
 
-def _finished(intake: Intake, resource: Resource, result: Result, done: Sequence[Done], current: Stored) -> Resource:
+def _finished(intake: Intake, resource: Resource, result: Result, done: Sequence[Done]) -> Resource:
     """The InboundMessage as it is once its content is stored."""
     finished = {
         name: value for name, value in resource.items() if name not in ("reason", "issue", "unmapped", "result")
@@ -149,7 +179,7 @@ def _finished(intake: Intake, resource: Resource, result: Result, done: Sequence
     )
 
 
-def _fail(server: Server, organization: str, current: Stored, resource: Resource, fault: Problem) -> None:
+def _fail(server: Server, current: Stored, resource: Resource, fault: Problem) -> None:
     """Keeps the message with what is wrong with it."""
     code = fault.issues[0].code
     status = "failed" if code == "exception" else "mapping-error"
@@ -160,10 +190,14 @@ def _fail(server: Server, organization: str, current: Stored, resource: Resource
         "attempts": resource.get("attempts", 0) + 1,
         "issue": [issue_element(issue) for issue in fault.issues[:20]],
     }
-    _write(server, organization, current, failed)
+    rewrite(server, current, failed)
 
 
-def _write(server: Server, organization: str, current: Stored, resource: Resource) -> None:
+def rewrite(server: Server, current: Stored, resource: Resource) -> Resource:
+    """Writes the next version of an InboundMessage and answers it. Raises Problem(conflict) where another was
+    faster.
+    """
+    organization = current.organization
     instant = next_instant(server, current)
     resource = stamped(resource, current.id, current.version + 1, instant)
     server.store.commit(
@@ -182,44 +216,46 @@ def _write(server: Server, organization: str, current: Stored, resource: Resourc
             )
         ]
     )
+    return resource
 
 
-def _message(resource: Mapping[str, Any], found: Sender | None) -> Message:
+def _message(resource: Mapping[str, Any], sender: Sender | None) -> Message:
     raw = base64.b64decode(resource["content"]["data"])
-    return Message.parse(raw, found.charset) if found and found.charset else Message.parse(raw)
+    return Message.parse(raw, sender.charset) if sender and sender.charset else Message.parse(raw)
 
 
-def _sender(server: Server, resource: Mapping[str, Any]) -> Sender | None:
+def sender_of(server: Server, resource: Mapping[str, Any]) -> Sender | None:
     """The Endpoint that the message came by, as it is now."""
     id = str(resource.get("endpoint", {}).get("reference", "")).rpartition("/")[2]
     stored = server.store.read(everything(REGISTRY), "Endpoint", id) if id else None
     return sender(stored.resource()) if stored and not stored.deleted else None
 
 
-def _context(server: Server, organization: str, found: Sender | None, current: Stored | None) -> Context:
+def _context(server: Server, organization: str, sender: Sender | None, current: Stored | None) -> Context:
     return Context(
         organization=organization,
         namespace=f"{server.base(organization).removesuffix('/fhir/4')}/namespace/",
-        received=current.instant if current else server.now(),
-        timezone=found.timezone if found else "",
+        received=datetime.fromisoformat(current.resource()["received"]) if current else server.now(),
+        timezone=sender.timezone if sender else "",
         message=f"InboundMessage/{current.id}" if current else "",
-        authorities=found.authorities if found else {},
+        authorities=sender.authorities if sender else {},
         software=f"fhirserver {server.software}",
     )
 
 
 def _waiting(server: Server, organization: str, lane: str) -> list[Stored]:
     pairs = [("lane", lane), ("status", "received"), ("_sort", "sequence")]
-    return _found(server, organization, "InboundMessage", pairs, BATCH)
+    return found(server, everything(organization), "InboundMessage", pairs, BATCH)
 
 
 def _organizations(server: Server) -> list[str]:
-    return [version.id for version in _found(server, REGISTRY, "Organization", [], MOST_ORGANIZATIONS)]
+    return [version.id for version in found(server, everything(REGISTRY), "Organization", [], MOST_ORGANIZATIONS)]
 
 
-def _found(server: Server, organization: str, type: str, pairs: list[tuple[str, str]], most: int) -> list[Stored]:
+def found(server: Server, access: Access, type: str, pairs: list[tuple[str, str]], most: int) -> list[Stored]:
+    """At most so many resources that a search finds. Raises Problem for a criterion that is none."""
     query = parse(server.definitions, type, pairs, strict=True)
-    search = compile_search(server.store, everything(organization), type, query.clauses, None)
+    search = compile_search(server.store, access, type, query.clauses, None)
     return list(find(server.store, search, query.sort, most).matches) if search else []
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import socket
+import ssl
 import threading
 import uuid
 from collections.abc import Iterator
@@ -13,17 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from fhirserver import app, local
 from fhirserver.auth.access import everything
+from fhirserver.auth.principal import SYSTEM
+from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2.framing import frame
+from fhirserver.hl7v2.inbound import Peer
 from fhirserver.hl7v2.ingest import Intake, Receiver
 from fhirserver.hl7v2.mapping import load
 from fhirserver.hl7v2.message import Message
-from fhirserver.hl7v2.mllp import Limits, serve
+from fhirserver.hl7v2.mllp import Limits, serve, server_context
+from fhirserver.hl7v2.operations import operations
 from fhirserver.hl7v2.process import process, sweep
 from fhirserver.hl7v2.send import Connection
-from fhirserver.hl7v2.senders import endpoint_resource
+from fhirserver.hl7v2.senders import CERTIFICATE, EXTENSION, Senders, endpoint_resource
+from fhirserver.interactions.model import Request
 from fhirserver.rules.organization import kind_concept
 from fhirserver.search.parse import parse
 from fhirserver.settings import Secret, Settings
@@ -267,3 +275,195 @@ def test_the_sweep_finds_lanes_whose_job_was_lost(hospital: Hospital, monkeypatc
     sweep(hospital.intake)
     [kept] = hospital.stored("InboundMessage")
     assert ("process", hospital.organization, kept["lane"]) in jobs
+
+
+def case(name: str, hospital: Hospital) -> bytes:
+    """A case message as if this hospital had sent it."""
+    raw = (ROOT / "tests" / "cases" / "hl7v2" / f"{name}.hl7").read_bytes()
+    return raw.replace(b"|LAKESIDE|", b"|" + facility(hospital.organization).encode() + b"|", 1)
+
+
+def called(
+    hospital: Hospital, name: str, type: str = "InboundMessage", id: str | None = None, **values: str
+) -> dict[str, Any]:
+    """The answer of an operation on the hospital's base."""
+    server = hospital.intake.server
+    row = next(row for row in operations(lambda _: hospital.intake) if row.name == name)
+    body = {
+        "resourceType": "Parameters",
+        "parameter": [{"name": key, "valueString": value} for key, value in values.items()],
+    }
+    base = server.base(hospital.organization)
+    request = Request(
+        "operation", hospital.organization, base, SYSTEM, type=type, id=id, operation=f"${name}", body=body
+    )
+    answer = row.function(server, request, everything(hospital.organization))
+    assert answer.resource is not None
+    return answer.resource
+
+
+def test_a_merge_makes_one_patient_of_two_and_keeps_both(hospital: Hospital) -> None:
+    prior = case("adt-a28", hospital).replace(b"700100", b"700150").replace(b"CADT_A28", b"PRIOR")
+    for raw in (prior, case("adt-a28", hospital), case("adt-a40", hospital)):
+        assert hospital.send(raw)["MSA-1"] == "AA"
+    hospital.drain()
+    [survivor] = hospital.stored("Patient", ("identifier", "700100"))
+    [merged] = hospital.stored("Patient", ("identifier", "700150"))
+    assert merged["active"] is False
+    assert [(k["type"], k["other"]["reference"]) for k in merged["link"]] == [
+        ("replaced-by", f"Patient/{survivor['id']}")
+    ]
+    assert [(k["type"], k["other"]["reference"]) for k in survivor["link"]] == [("replaces", f"Patient/{merged['id']}")]
+    assert merged["meta"]["versionId"] == "2"
+
+
+def test_a_changed_number_stays_the_same_patient(hospital: Hospital) -> None:
+    hospital.send(case("adt-a28", hospital).replace(b"700100", b"700150"))
+    hospital.send(case("adt-a47", hospital))
+    hospital.drain()
+    [patient] = hospital.stored("Patient")
+    assert {i["value"]: i.get("use") for i in patient["identifier"]} | {} == {
+        "700150": "old", "700100": None, "ALT-7": "old", "P-9": "old"
+    }  # fmt: skip
+
+
+def test_an_appointment_is_booked_moved_and_cancelled(hospital: Hospital) -> None:
+    for name in ("siu-s12", "siu-s13", "siu-s15"):
+        assert hospital.send(case(name, hospital))["MSA-1"] == "AA"
+    hospital.drain()
+    [appointment] = hospital.stored("Appointment")
+    assert (appointment["status"], appointment["meta"]["versionId"]) == ("cancelled", "3")
+    [patient] = hospital.stored("Patient")
+    assert f"Patient/{patient['id']}" in {p["actor"].get("reference") for p in appointment["participant"]}
+
+
+def test_an_order_and_its_results_meet(hospital: Hospital) -> None:
+    for name in ("oml-o21-lab", "oru-r01-lab"):
+        assert hospital.send(case(name, hospital))["MSA-1"] == "AA"
+    hospital.drain()
+    [order] = hospital.stored("ServiceRequest")
+    [report] = hospital.stored("DiagnosticReport")
+    assert report["basedOn"] == [{"reference": f"ServiceRequest/{order['id']}"}]
+    assert order["status"] == "completed"
+    assert len(report["result"]) == 2
+
+
+def test_what_is_said_twice_about_an_allergy_is_one_allergy(hospital: Hospital) -> None:
+    raw = case("oru-r01-lab", hospital)
+    hospital.send(raw)
+    hospital.send(raw.replace(b"CORU_R01", b"AGAIN"))
+    hospital.drain()
+    assert len(hospital.stored("AllergyIntolerance")) == 1
+    assert {r["meta"]["versionId"] for r in hospital.stored("Observation")} == {"1"}, "nothing new was said"
+
+
+def test_a_message_is_converted_without_being_stored(hospital: Hospital) -> None:
+    answer = called(hospital, "convert", message=case("adt-a01-rich", hospital).decode())
+    assert answer["parameter"][0]["resource"]["type"] == "message"
+    traces = [{p["name"]: p["valueString"] for p in t["part"]} for t in answer["parameter"] if t["name"] == "trace"]
+    assert {"element": "Patient.gender", "field": "PID[1]-8.1", "rule": "PID.Patient/pid8"}.items() <= next(
+        t for t in traces if t["element"] == "Patient.gender"
+    ).items()
+    assert not hospital.stored("InboundMessage")
+    outcome = called(hospital, "validate-v2", message=case("adt-a01-rich", hospital).decode())
+    assert outcome["resourceType"] == "OperationOutcome"
+
+
+def test_every_element_of_a_stored_resource_is_traced_to_message_field_and_rule(hospital: Hospital) -> None:
+    hospital.send(case("adt-a28", hospital))
+    hospital.drain()
+    [patient] = hospital.stored("Patient")
+    [trace] = called(hospital, "trace", "Patient", patient["id"])["parameter"]
+    [kept] = hospital.stored("InboundMessage")
+    assert trace["part"][0]["valueReference"]["reference"] == f"InboundMessage/{kept['id']}"
+    rows = [{p["name"]: p["valueString"] for p in part["part"]} for part in trace["part"][1:]]
+    assert {"element": "Patient.birthDate", "field": "PID[1]-7", "rule": "PID.Patient/pid7"} in rows
+
+
+def test_a_message_that_failed_is_put_off_processed_again_and_resolved(hospital: Hospital) -> None:
+    raw = case("adt-a28", hospital).replace(b"700100^^^LAKESIDE^MR", b"").replace(b"Marlowe^Iris^T^^^^L", b"")
+    raw = raw[: raw.index(b"PID|")] + b"PID|1\rPV1|1|N\r"
+    assert hospital.send(raw)["MSA-1"] == "AA"
+    hospital.drain()
+    [kept] = hospital.stored("InboundMessage", ("status", "mapping-error"))
+    assert (kept["reason"], kept["issue"][0]["expression"]) == ("unmapped", ["PID"])
+    called(hospital, "defer", id=kept["id"], note="asked the sender")
+    [deferred] = hospital.stored("InboundMessage", ("status", "deferred"))
+    assert deferred["issue"][-1]["diagnostics"] == "Made deferred by hand: asked the sender"
+    called(hospital, "reprocess", filter="status=deferred")
+    assert hospital.stored("InboundMessage", ("status", "received"))
+    hospital.drain()
+    [again] = hospital.stored("InboundMessage", ("status", "mapping-error"))
+    assert again["attempts"] == 2
+    called(hospital, "resolve", id=kept["id"])
+    [done] = hospital.stored("InboundMessage")
+    assert done["status"] == "processed"
+    with pytest.raises(Problem, match="cannot be made deferred"):
+        called(hospital, "defer", id=kept["id"])
+
+
+def test_the_endpoint_says_time_zone_and_acknowledgment(intake: Intake, listener: int) -> None:
+    kind = [kind_concept("provider")]
+    organization = local._create(
+        intake.server, {"resourceType": "Organization", "active": True, "name": "Zoned", "type": kind}
+    )
+    parts = [
+        {"url": "timezone", "valueString": "America/Los_Angeles"},
+        {"url": "acknowledgment", "valueCode": "aa"},
+        {"url": "authority", "valueString": "LAKESIDE=urn:oid:1.2.840.99999.1"},
+    ]
+    endpoint = {
+        **endpoint_resource(organization, "", facility(organization), False),
+        "extension": [{"url": EXTENSION, "extension": parts}],
+    }
+    local._create(intake.server, endpoint)
+    zoned = Hospital(intake, organization, listener)
+    assert zoned.send(example("02-register-a04-2.4.hl7", zoned))["MSA-1"] == "AA", (
+        "MSH-15 asks for CA, the endpoint says AA"
+    )
+    zoned.drain()
+    [encounter] = zoned.stored("Encounter")
+    assert encounter["period"]["start"] == "2026-09-14T09:30:00-07:00"
+    [patient] = zoned.stored("Patient")
+    assert patient["identifier"][0]["system"] == "urn:oid:1.2.840.99999.1"
+
+
+def test_a_client_certificate_says_whose_a_message_is(intake: Intake, tmp_path: Path) -> None:
+    authority, server = trustme.CA(), tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(server)
+    client = authority.issue_cert("lakeside@hospital.example")
+    client.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    der = ssl.PEM_cert_to_DER_cert(client.cert_chain_pems[0].bytes().decode())
+    fingerprint = hashlib.sha256(der).hexdigest()
+    seen: list[Peer] = []
+
+    async def receive(raw: bytes, peer: Peer) -> bytes:
+        seen.append(peer)
+        return b"MSH|^~\\&\rMSA|AA|1\r"
+
+    async def exchange() -> None:
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        context = server_context(server, server, tmp_path / "ca.pem")
+        task = asyncio.create_task(
+            serve("127.0.0.1", 0, receive, refuse=intake.too_long, ready=ready.set_result, stop=stop, tls=context)
+        )
+        trust = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        trust.load_cert_chain(tmp_path / "client.pem")
+
+        def send() -> bytes:
+            with Connection("127.0.0.1", ready.result(), tls=trust) as connection:
+                return connection.send(b"MSH|^~\\&|A")
+
+        await ready
+        assert b"MSA|AA" in await asyncio.to_thread(send)
+        stop.set()
+        await task
+
+    asyncio.run(exchange())
+    assert (seen[0].certificate, seen[0].address) == (fingerprint, "127.0.0.1")
+    resource = {**endpoint_resource("o1", "", "", False), "id": "e"}
+    resource["identifier"] = [{"system": CERTIFICATE, "value": fingerprint.upper()}]
+    senders = Senders([resource])
+    assert senders.find(("ANY",), ("ANY",), fingerprint) is not None
+    assert senders.find(("ANY",), ("ANY",), "") is None
