@@ -70,7 +70,9 @@ def _backward(server: Server, access: Access, includes: Sequence[Include], targe
     found: list[Stored] = []
     for each in includes:
         wanted = [f"{version.type}/{version.id}" for version in targets if each.target in ("", version.type)]
-        types = [each.source] if each.source != "*" else sorted(server.definitions.resource_types)
+        types = (
+            [each.source] if each.source != "*" else server.store.existing(sorted(server.definitions.resource_types))
+        )
         for type in types:
             for code in _codes(server, type, each):
                 if wanted and access.clauses(type, "s") is not None:

@@ -155,7 +155,8 @@ def _over_types(
     matches: list[Stored] = []
     after: Sequence[Any] | None = None
     counted = Total(0)
-    for type in sorted(permitted):
+    # A type that nothing was ever stored of gets no collection and no index by being searched.
+    for type in server.store.existing(sorted(permitted)):
         criteria = [
             with_known_codes(server, access, clause)
             for clause in (*types[type], *_of_type(server, request, query, type))

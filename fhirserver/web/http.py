@@ -29,14 +29,17 @@ ACCEPTED = frozenset(
     {FHIR_JSON, "application/json", "text/json", "application/*", "*/*", "json", "application/json+fhir"}
 )
 BODIES = frozenset({FHIR_JSON, "application/json", "text/json", "application/json+fhir"})
-PATCHES = BODIES | {"application/json-patch+json"}
+PATCHES = BODIES | {"application/json-patch+json", "application/merge-patch+json"}
 FORM = "application/x-www-form-urlencoded"
 Named = list[tuple[str, str]]
 PRIVATE: Named = [("Cache-Control", "no-cache, private"), ("X-Content-Type-Options", "nosniff")]
 JSON: Named = [("Content-Type", MEDIA), ("Vary", "Accept, Accept-Encoding, Authorization")]
 COMPRESS_FROM = 1_400  # Below one network packet compression only costs.
+MOST_PARAMETERS = 1_000
+"""What is taken apart at all; a search may have fewer."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}\Z")
-_VERSION_TAG = re.compile(r'(?:W/)?"([^"]{0,64})"\Z')
+# Quotes are often forgotten, and a version id cannot be mistaken for anything else.
+_VERSION_TAG = re.compile(r'(?:W/)?(?:"([^"]{0,64})"|([A-Za-z0-9\-.]{1,64}))\Z')
 _RETURNS = ("minimal", "representation", "OperationOutcome")
 
 
@@ -58,13 +61,20 @@ def negotiate(http: HttpRequest, query: Pairs) -> None:
 def query_pairs(http: HttpRequest) -> Pairs:
     """The query's pairs in order, repeated names kept, and those of a form body behind them."""
     text = http.query_string.decode("utf-8", "replace")
-    pairs = parse_qsl(text, keep_blank_values=True) if text else []
+    pairs = _pairs(text) if text else []
     if http.method == "POST" and http.mimetype == FORM:
         try:
-            pairs += parse_qsl(http.get_data().decode(), keep_blank_values=True)
+            pairs += _pairs(http.get_data().decode())
         except UnicodeDecodeError:
             raise problem("invalid", "The form body is not UTF-8.") from None
     return tuple(pairs)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
+    except ValueError:
+        raise problem("too-costly", f"A request may have at most {MOST_PARAMETERS} parameters.") from None
 
 
 def body(http: HttpRequest, limit: int) -> Any:
@@ -97,6 +107,8 @@ def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
         raise problem("invalid", "The body is not valid gzip.", "Content-Encoding") from None
     if len(plain) > limit:
         raise problem("too-long", f"The body is larger than {limit} bytes.")
+    if not unpacker.eof or unpacker.unused_data:
+        raise problem("invalid", "The body is not one whole gzip stream.", "Content-Encoding")
     return plain
 
 
@@ -128,7 +140,7 @@ def http_date(text: str) -> datetime | None:
     """The instant of an HTTP date, None where it is not one (RFC 9110: then the header is ignored)."""
     try:
         instant = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
@@ -197,7 +209,7 @@ def _version(header: str | None, name: str) -> str | None:
     if header is None or header.strip() == "*":
         return header and "*"
     found = [_VERSION_TAG.match(part.strip()) for part in header.split(",")]
-    versions = [tag.group(1) for tag in found if tag]
+    versions = [tag.group(1) if tag.group(2) is None else tag.group(2) for tag in found if tag]
     if len(versions) < len(found) or (len(versions) > 1 and name != "If-None-Match"):
         raise problem("invalid", f'{name} must be a version as in W/"3", or *.', name)
     return ",".join(versions)
