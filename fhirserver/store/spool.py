@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,39 +25,52 @@ SUFFIX = ".spool"
 DONE = ".done"
 
 
+class _File:
+    """An open spool file, and how much is in it."""
+
+    __slots__ = ("number", "size")
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        name = f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
+        self.number = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        self.size = 0
+        # Held until this process ends, however it ends: whoever gets the lock knows that nothing more will come.
+        fcntl.flock(self.number, fcntl.LOCK_EX)
+
+
 class Spool:
-    """The writing end: a file of its own for each process, a new one when it has grown large."""
+    """The writing end: as many files as threads write at once, each replaced when it has grown large.
+
+    One file for all would make every request wait for the others' writes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
-        self._file = -1
-        self._size = 0
+        self._idle: deque[_File] = deque()
 
     def append(self, line: bytes) -> None:
         """Appends one record (without line end)."""
-        with self._lock:
-            if self._file < 0 or self._size > MOST_BYTES:
-                self._open()
-            os.write(self._file, line + b"\n")
-            self._size += len(line) + 1
+        try:
+            file = self._idle.pop()
+        except IndexError:
+            file = _File(self._folder)
+        whole = False
+        try:
+            whole = os.write(file.number, line + b"\n") == len(line) + 1
+            file.size += len(line) + 1
+        finally:
+            if whole and file.size < MOST_BYTES:
+                self._idle.append(file)
+            else:
+                os.close(file.number)
+        if not whole:
+            raise OSError("the audit spool took a part of a record only")
 
     def close(self) -> None:
-        """Ends the file: the shipper may remove it once it has all of it."""
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
-
-    def _open(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
-        self._file = os.open(self._folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        # Held until this process ends, however it ends: whoever gets the lock knows that nothing more will come.
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._size = 0
+        """Ends the files: the shipper may remove them once it has all of them."""
+        while self._idle:
+            os.close(self._idle.pop().number)
 
 
 @dataclass(frozen=True, slots=True)
