@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-slow bench demo up lock settings-page clean
+.PHONY: help setup fmt check test test-slow bench fault demo up lock settings-page clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -28,6 +28,9 @@ test-slow: check ## check, then every test
 
 bench: setup ## Run the benchmarks
 	@if [ -f bench/run.py ]; then $(BIN)/python bench/run.py $(ARGS); else echo "there is no bench/run.py yet"; fi
+
+fault: setup ## A long run with processes killed at random: make fault RUN=delivery EVENTS=2000
+	@$(BIN)/python -m tests.system.fault_$(or $(RUN),delivery) $(EVENTS)
 
 demo: setup ## Play the whole story; KEEP=1 leaves it running
 	@$(BIN)/fhirserver demo $(if $(filter-out 0,$(KEEP)),--keep)

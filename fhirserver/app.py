@@ -18,6 +18,8 @@ from functools import cache, lru_cache
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+import yaml
+
 from fhirserver import __version__
 from fhirserver.auth import keys, policies
 from fhirserver.auth.access import Access, decide, everything
@@ -52,6 +54,11 @@ from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
 from fhirserver.store.seal import Seals
 from fhirserver.store.spool import Spool
+from fhirserver.subscriptions.admission import admitting
+from fhirserver.subscriptions.endpoint import Guard
+from fhirserver.subscriptions.operations import Operations
+from fhirserver.subscriptions.post import Endpoints
+from fhirserver.subscriptions.topics import Catalogue
 from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
@@ -140,7 +147,17 @@ def build(settings: Settings) -> Installation:
         page_size=settings.page_size,
         page_size_limit=settings.page_size_max,
     )
+    topics, guard = catalogue(), Guard(settings.webhook_allow)
+    server.rules = admitting(RULES, lambda: server, topics, guard)
+    told = Operations(topics, Endpoints(guard), vault.decrypt).rows()
+    server.operations = {**server.operations, **{_operation_key(row): row for row in told}}
     return Installation(settings, server, vault, _tokens(settings, server, vault), queue)
+
+
+def catalogue() -> Catalogue:
+    """The shipped topics, out of capability/topics."""
+    text = (folder("capability") / "topics" / "topics.yaml").read_text()
+    return Catalogue.read(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506 - both are safe
 
 
 def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-import yaml
-
 from fhirserver import app
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
@@ -22,12 +20,11 @@ from fhirserver.hl7v2.ingest import Receiver
 from fhirserver.interactions import reindex
 from fhirserver.interactions.recording import record, ship
 from fhirserver.jobs.worker import run_worker
-from fhirserver.settings import Settings, folder
+from fhirserver.settings import Settings
 from fhirserver.subscriptions.deliver import Deliverer
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.post import Endpoints
 from fhirserver.subscriptions.relay import Relay
-from fhirserver.subscriptions.topics import Catalogue
 
 log = logging.getLogger(__name__)
 SHIP_SECONDS = 0.25
@@ -76,7 +73,7 @@ def relay(settings: Settings) -> None:
         thread.start()
     Relay(
         installation.server,
-        catalogue(),
+        app.catalogue(),
         installation.queue.enqueue_many,
         owner=installation.server.new_id(),
         watcher=lambda pending, session: record(installation.server, pending, session),
@@ -119,11 +116,6 @@ def _seal(installation: app.Installation, stop: threading.Event) -> None:
         except Exception:
             log.exception("audit records could not be sealed")
     store.release("seals", owner)
-
-
-def catalogue() -> Catalogue:
-    """The shipped topics, out of capability/topics."""
-    return Catalogue.read(yaml.safe_load((folder("capability") / "topics" / "topics.yaml").read_text()))
 
 
 def listener(settings: Settings) -> None:

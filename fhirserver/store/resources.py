@@ -17,7 +17,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from pymongo import errors
+from pymongo import UpdateOne, errors
 from pymongo.collection import Collection
 
 from fhirserver.auth.access import Access, everything
@@ -162,28 +162,31 @@ class Store:
     def _write(self, changes: Sequence[Change], session: Session | None) -> None:
         for change in changes:
             self._note(change.type)
-        for change in changes:
-            if change.previous is not None:
-                self._supersede(change, session)
+        for type in {change.type: None for change in changes if change.previous is not None}:
+            self._supersede(
+                type, [each for each in changes if each.type == type and each.previous is not None], session
+            )
         # Many inserts of one type travel in one command: a transaction of 100 creates needs few round trips.
         for type in {change.type: None for change in changes if change.previous is None}:
             documents = [_document(each) for each in changes if each.type == type and each.previous is None]
             self._insert(self.database.collection(type), documents, session)
 
-    def _supersede(self, change: Change, session: Session | None) -> None:
-        previous = change.previous
-        assert previous is not None
-        id = key(change.organization, change.id)
-        result = self.database.collection(change.type).update_one(
-            {"_id": id, "v": previous.version}, _replacement(change), session=session
-        )
-        if not result.matched_count:
-            raise problem(
-                "conflict",
-                f"{change.type}/{change.id} was changed by another request meanwhile. Read it and try again.",
-            )
-        if change.keep_previous:
-            self.database.collection(f"{change.type}.history").insert_one(_version(previous), session=session)
+    def _supersede(self, type: str, changes: Sequence[Change], session: Session | None) -> None:
+        """Replaces current versions, all of a type in one command; the version named in each filter is what must be
+        there.
+        """
+        updates = [
+            UpdateOne({"_id": key(change.organization, change.id), "v": version.version}, _replacement(change))
+            for change in changes
+            if (version := change.previous)
+        ]
+        result = self.database.collection(type).bulk_write(updates, ordered=True, session=session)
+        if result.matched_count != len(updates):
+            names = ", ".join(f"{type}/{change.id}" for change in changes[:3])
+            raise problem("conflict", f"{names} was changed by another request meanwhile. Read it and try again.")
+        kept = [_version(change.previous) for change in changes if change.previous and change.keep_previous]
+        if kept:
+            self._insert(self.database.collection(f"{type}.history"), kept, session)
 
     def _insert(self, collection: Collection[Document], documents: list[Document], session: Session | None) -> None:
         if len(documents) == 1:

@@ -23,7 +23,7 @@ from fhirserver.web.lane import Lane
 R = TypeVar("R", bound=HttpResponse)
 ALLOWED_HEADERS = (
     "Authorization, Content-Type, Accept, Prefer, If-Match, If-None-Match, If-None-Exist, If-Modified-Since, "
-    "X-Request-Id"
+    "X-Request-Id, X-Explain, Content-Encoding"
 )
 EXPOSED_HEADERS = "ETag, Location, Last-Modified, Content-Location, X-Request-Id, Retry-After, WWW-Authenticate"
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
