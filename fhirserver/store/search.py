@@ -112,7 +112,7 @@ def find(
     if session is None:
         fields = [*search.fields, *((key.field,) for key in sort)]
         store.indexes.ensure(search.type, fields)
-    order = _order(store, search, sort, session)
+    order = order_of(store, search, sort, session)
     backwards = before is not None
     documents = _fetch(store, search, order, count + 1, before if backwards else after, backwards, session)
     more = len(documents) > count
@@ -130,7 +130,8 @@ def find(
     )
 
 
-def _order(store: Store, search: Search, sort: Sequence[SortKey], session: Session | None) -> Keyset | Span:
+def order_of(store: Store, search: Search, sort: Sequence[SortKey], session: Session | None) -> Keyset | Span:
+    """The order in which the matches of a search are shown and paged."""
     span = search.span
     if span and not sort and session is None and store.indexes.made(search.type, (span.field,)):
         return span
