@@ -35,6 +35,9 @@ ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
 REQUEST_ID = {"system": "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType", "code": "XrequestId"}
 BALP = "https://profiles.ihe.net/ITI/BALP/StructureDefinition"
 MOST_SEEN = 1_000
+MOST_QUERY = 65_536
+"""Characters: as many as a search may have."""
+MOST_NAME = 64
 
 # Interaction -> (action, BALP profile, BALP profile where a patient is concerned, role of the client, role of the
 # server)
@@ -68,13 +71,13 @@ def facts(request: Request, result: Response | Problem, now: datetime) -> dict[s
         "o": request.organization,
         "i": request.interaction,
         "k": request.type,
-        "r": request.id,
-        "op": request.operation,
+        "r": request.id and request.id[:MOST_NAME],
+        "op": request.operation and request.operation[:MOST_NAME],
         "who": who(request.principal),
         **request.facts,
     }
     if request.query:
-        found["q"] = [list(pair) for pair in request.query]
+        found["q"] = _bounded(request.query)
     if isinstance(result, Problem):
         found["s"] = result.status
         found["why"] = result.issues[0].code
@@ -82,6 +85,17 @@ def facts(request: Request, result: Response | Problem, now: datetime) -> dict[s
         found["s"] = result.status
         found["seen"] = list(result.seen[:MOST_SEEN])
     return found
+
+
+def _bounded(query: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """The pairs as far as a record has room: whoever asks must not choose how large it is."""
+    kept, room = [], MOST_QUERY
+    for name, value in query:
+        if room <= 0:
+            break
+        kept.append([name[:room], value[: max(room - len(name), 0)]])
+        room -= len(name) + len(value)
+    return kept
 
 
 def facts_of_change(pending: Mapping[str, Any], change: Mapping[str, Any], organization: str) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from fhirserver.interactions.search import ensure_indexes, matching, selection
 from fhirserver.interactions.write import instant_text
 
 MOST_ENTRIES = 5_000
+MOST_PATH = 1_000
+"""Characters of an entry's path that its audit record keeps."""
 ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
 REASONS = {200: "200 OK", 201: "201 Created", 204: "204 No Content", 304: "304 Not Modified"}
 LOCAL = re.compile(r"urn:(uuid|oid):")
@@ -306,7 +308,7 @@ def _request(server: Server, outer: Request, element: Any, asked: Any, method: s
         query=query,
         body=_patch_body(element.get("resource")) if method == "PATCH" else element.get("resource"),
         preconditions=conditions,
-        facts={**outer.facts, "method": method, "path": path},
+        facts={**outer.facts, "method": method, "path": path[:MOST_PATH]},
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 MOST_BYTES = 8 * 1024 * 1024
 SUFFIX = ".spool"
+OPENING = ".opening"
 DONE = ".done"
 
 
@@ -32,11 +33,14 @@ class _File:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
-        self.number = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
+        fresh = path.with_suffix(OPENING)
+        self.number = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         self.size = 0
-        # Held until this process ends, however it ends: whoever gets the lock knows that nothing more will come.
+        # Held until this process ends, however it ends: whoever gets the lock knows that nothing more will come. The
+        # file gets its name when it is locked, or the shipper could find it empty and without a writer, and remove it.
         fcntl.flock(self.number, fcntl.LOCK_EX)
+        os.rename(fresh, path)
 
 
 class Spool:
@@ -106,7 +110,8 @@ def shipped(batch: Batch) -> None:
 
 def _read(path: Path, most: int) -> Batch:
     mark = _mark(path)
-    start = end = int(mark.read_text()) if mark.exists() else 0
+    # Empty after a crash of the machine: then everything is shipped again, which stores nothing twice.
+    start = end = int(mark.read_text() or 0) if mark.exists() else 0
     records: list[tuple[str, bytes]] = []
     with open(path, "rb") as file:
         file.seek(start)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fhirserver.app import Installation
+from fhirserver.app import SPOOL, Installation
+from fhirserver.store import spool
 from tests.api.client import Api
 from tests.api.samples import bundle, entry, observation, patient
 from tests.api.test_hostile import refused
@@ -174,3 +175,15 @@ def test_concurrent_transactions_with_the_same_condition(api: Api) -> None:
     subjects = {each["subject"]["reference"] for each in api.get("Observation?_count=100").resources}
     assert subjects == {f"Patient/{made[0]}"}
     assert len(api.get("Observation?_count=100").resources) == statuses.count(200)
+
+
+def test_whoever_asks_does_not_choose_how_large_the_audit_record_is(api: Api, installation: Installation) -> None:
+    folder = installation.settings.data / SPOOL
+    known = {id for batch in spool.batches(folder, 100_000) for id, _ in batch.records}
+    long = "x" * 1_000_000
+    form = "application/x-www-form-urlencoded"
+    refused(api.post("Patient/_search", f"family={long}".encode(), Content_Type=form))
+    api.post("", bundle("batch", entry("GET", f"Patient/{long}"), entry("GET", f"Patient/x/${long}")))
+    sizes = [len(line) for batch in spool.batches(folder, 100_000) for id, line in batch.records if id not in known]
+    assert len(sizes) >= 3
+    assert max(sizes) < 100_000
