@@ -29,7 +29,8 @@ ADT = (
 def recorded(installation: app.Installation) -> Callable[[], None]:
     def work() -> None:
         server = installation.server
-        ship(server, installation.settings.data / app.SPOOL)
+        while ship(server, installation.settings.data / app.SPOOL):
+            pass
         for pending in server.store.pending(10_000):
             server.store.transaction(
                 lambda session, pending=pending: (
@@ -157,7 +158,8 @@ def test_sign_ins_and_the_tokens_that_come_of_them_are_recorded(exchange: Exchan
     assert wrong.status_code == 401
     assert browser.token(browser.code()).status_code == 200
     installation = exchange.installation
-    ship(installation.server, installation.settings.data / app.SPOOL)
+    while ship(installation.server, installation.settings.data / app.SPOOL):
+        pass
     records = [version.resource() for version in _stored(installation, "registry", exchange.hospital)]
     logins = [each for each in records if each["subtype"][0]["code"] == "110122"]
     assert sorted(each["outcome"] for each in logins) == ["0", "4"]
