@@ -19,11 +19,11 @@ from granian.log import LogLevels
 from pymongo import MongoClient, WriteConcern
 from pymongo.client_session import ClientSession
 
-from fhirserver.store.database import BASE_INDEXES, HISTORY_INDEXES
+from fhirserver.store.database import HISTORY_INDEXES
 
 FHIR_JSON = "application/fhir+json"
 PROJECTION = {"s": 0, "k": 0, "ev": 0}
-SYSTEM = "https://hospital.example/mrn"
+OPTIONS = ("name", "partialFilterExpression")
 
 
 def worker() -> Flask:
@@ -36,7 +36,9 @@ def worker() -> Flask:
     model = patients.find_one({"o": organization, "i": "p0000000"}) or {}
     created, history = database["bare"], database["bare.history"]
     history.create_indexes(list(HISTORY_INDEXES))
-    created.create_indexes(list(BASE_INDEXES))
+    indexes = [each.to_dict() for each in patients.list_indexes() if each["name"] != "_id_"]
+    for each in indexes:
+        created.create_index(list(each["key"].items()), **{name: each[name] for name in OPTIONS if name in each})
     made = Flask("bare", static_folder=None)
 
     @made.get("/ping")

@@ -1,7 +1,8 @@
-"""The short way: reads and searches go beneath Flask's routing and contexts, which cost half of what MongoDB does.
+"""The short way: what is asked of a resource type goes beneath Flask's routing and contexts, which cost as much as half
+of what the database does.
 
-`Fhir.answer` does the same work for both ways, so that nothing but time depends on which one a request takes. What is
-not a GET of a resource type's path - and every other path of the server - goes through Flask.
+`Fhir.answer` does the same work for both ways, so that nothing but time depends on which one a request takes. Bundles,
+metadata, the system level and every other path of the server go through Flask.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from werkzeug.wrappers import Request, Response
 from fhirserver.web.fhir import Fhir
 
 _PATH = re.compile(r"/1/health/(?:organizations/(?P<organization>[^/]+)/)?fhir/4/(?P<path>[A-Z][A-Za-z]*(?:/[^/]*)*)\Z")
-_METHODS = frozenset({"GET", "HEAD"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -31,6 +32,7 @@ class Lane:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in _METHODS:
             http = Request(environ)
+            http.max_content_length = self._fhir.max_body
             found = _PATH.match(http.path)
             if found:
                 answer = self._fhir.answer(http, found["organization"] or "registry", found["path"])
