@@ -25,6 +25,7 @@ from fhirserver.auth import keys, policies
 from fhirserver.auth.access import Access, decide, everything
 from fhirserver.auth.policies import Policy
 from fhirserver.auth.principal import Principal
+from fhirserver.auth.sandbox import sandbox_of
 from fhirserver.auth.secrets import Vault
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions, Shelf, restates
@@ -32,6 +33,7 @@ from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
+from fhirserver.interactions import sandbox
 from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
@@ -70,6 +72,7 @@ OPERATIONS: tuple[OperationRow, ...] = (
     *REINDEX_OPERATIONS,
     *STEPS,
     *CLIENTS,
+    *sandbox.OPERATIONS,
     *MESSAGE_OPERATIONS,
 )
 MOST_ACCESSES = 2_000
@@ -141,6 +144,7 @@ def build(settings: Settings) -> Installation:
             if resource["resourceType"] == "CapabilityStatement"
             and (name := resource["id"]) in ("registry", "organization")
         },
+        sandbox=cache(lambda: sandbox.resources(resources_in("examples/sandbox"))),
         public_url=settings.public_url,
         software=__version__,
         cursor_key=vault.subkey("page cursors"),
@@ -325,7 +329,11 @@ class _Accesses:
         client = server.store.deciding("ClientApplication", id) if id else None
         authorization = None
         if id and organization != REGISTRY:
-            authorization = server.store.deciding("ClientAuthorization", authorization_id(id, organization))
+            asked = authorization_id(id, organization)
+            authorization = server.store.deciding("ClientAuthorization", asked)
+            if authorization is None and client and organization == sandbox_of(id) and _tries(client.resource()):
+                sandbox.ensure(server, client.resource())
+                authorization = server.store.deciding("ClientAuthorization", asked)
         if organization != REGISTRY and authorization is None:
             require_organization(server, organization)
         key = (
@@ -366,6 +374,11 @@ def _policies(server: Server) -> tuple[Policy, ...]:
         found = policies.in_force(written, server.definitions)
         kept = server.caches[policies.TYPE] = (generation, found)
     return kept[1]
+
+
+def _tries(client: Resource) -> bool:
+    """Whether a client has a sandbox, and may use it."""
+    return client.get("kind") == "test" and client.get("active") is not False
 
 
 def id_of(principal: Principal) -> str:

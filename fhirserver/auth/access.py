@@ -23,6 +23,7 @@ from fhirserver.auth.layers import (
 from fhirserver.auth.policies import Policy, facts_of
 from fhirserver.auth.principal import SYSTEM, Principal
 from fhirserver.auth.registry import registry_rows
+from fhirserver.auth.sandbox import is_sandbox, require_same_world
 from fhirserver.auth.tokens import refused
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
@@ -136,6 +137,10 @@ def decide(
         if authorization and client and authorization.get("requested", "") < client.get("registered", ""):
             authorization = None  # it was about a client of the same id that has been deleted since
     capped = _scope_layers(principal, client, definitions)
+    if client is not None and organization != REGISTRY:
+        require_same_world(client, organization)
+        if authorization and is_sandbox(organization):
+            authorization = {**authorization, "scope": client.get("scope", "")}  # nobody else is to decide on it
     if organization == REGISTRY:
         who = principal.name or principal.id
         capped = [_but_own(layer) for layer in capped] if principal.kind == "client" else capped

@@ -171,6 +171,8 @@ class Server:
     """Runs an interaction with an access already decided: an entry of a Bundle."""
     capability: Mapping[str, Resource]
     """The CapabilityStatements under capability/ that say which types a base serves: `registry` and `organization`."""
+    sandbox: Callable[[], Sequence[Resource]]
+    """What a new sandbox organization is filled with."""
     public_url: str
     software: str
     cursor_key: bytes

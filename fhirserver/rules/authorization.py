@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fhirserver.auth.principal import Principal
+from fhirserver.auth.sandbox import require_same_world
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
 from fhirserver.rules.model import (
@@ -94,6 +95,7 @@ def request(
     if kind(organization) != "provider" or organization.get("active") is False:
         text = f"Organization/{organization['id']} is not an active provider organization, so it has no data to permit."
         raise problem("business-rule", text)
+    require_same_world(client, organization["id"])
     resource = {
         **(existing or {"resourceType": TYPE, "id": authorization_id(client["id"], organization["id"])}),
         "client": reference("ClientApplication", client["id"], str(client.get("name", ""))),

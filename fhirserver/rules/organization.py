@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fhirserver.auth.sandbox import is_sandbox
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
 from fhirserver.rules.model import CANONICAL, REGISTRY, Context, Prepared, Rule, listed
@@ -35,6 +36,8 @@ def create(context: Context, resource: Resource) -> Prepared:
         return Prepared(resource)
     if resource.get("id") == REGISTRY:
         raise problem("value", "The id 'registry' is reserved: choose another.", "Organization.id")
+    if is_sandbox(str(resource.get("id", ""))) and context.principal.kind != "system":
+        raise problem("value", "The ids of sandboxes are the server's: choose another.", "Organization.id")
     if not kind(resource):
         raise problem(
             "business-rule",
