@@ -73,10 +73,10 @@ def prepare(
     if found and found.endpoint:
         resource["endpoint"] = {"reference": f"{registry}/Endpoint/{found.endpoint}".lstrip("/")}
     resource |= {"status": status} | ({"reason": reason} if reason else {})
-    answer = _answer(raw, message, found, fault, received, resource["id"])
+    answer, code = _answer(raw, message, found, fault, received, resource["id"])
     return Inbound(
         organization=found.organization if found else QUARANTINE,
-        resource=_completed(resource, fault, answer),
+        resource=_completed(resource, fault, answer, code),
         acknowledgment=answer,
         lane=resource["lane"],
         waits=status == "received",
@@ -161,18 +161,20 @@ def _status(message: Message | None, fault: Problem | None, found: Sender | None
 
 def _answer(
     raw: bytes, message: Message | None, found: Sender | None, fault: Problem | None, now: datetime, id: str
-) -> bytes | None:
+) -> tuple[bytes | None, str]:
+    """The acknowledgment and its MSA-1; None and "" where the sender wants none."""
     mode = ack.mode_of(message, found.acknowledgment if found else "msh") if message else "original"
     code = "AA" if fault is None else "AR" if found is None and message is not None else ack.code_of(fault)
     if message is not None and not ack.is_wanted(message, code, mode):
-        return None
+        return None, ""
     issues = fault.issues if fault else ()
-    return ack.acknowledge(message or raw, code, issues, now=now, control_id=id[:20].upper(), mode=mode)
+    answer = ack.acknowledge(message or raw, code, issues, now=now, control_id=id[:20].upper(), mode=mode)
+    return answer, ack.ACCEPT[code] if mode == "enhanced" else code
 
 
-def _completed(resource: Resource, fault: Problem | None, answer: bytes | None) -> Resource:
+def _completed(resource: Resource, fault: Problem | None, answer: bytes | None, code: str) -> Resource:
     if answer is not None:
-        resource["acknowledgmentCode"] = ack.answer_code(answer)
+        resource["acknowledgmentCode"] = code
         resource["acknowledgment"] = base64.b64encode(answer).decode()
     if fault is not None:
         resource["issue"] = [issue_element(issue) for issue in fault.issues]
@@ -190,13 +192,14 @@ def _resource(
 ) -> Resource:
     digest = hashlib.sha256(raw).hexdigest()
     said = _envelope(message) if message else {}
+    patient = patient_key(identifiers(message, "PID", 3, found)) if message else None
     key = (found.endpoint if found else "", *(said.get(n, "") for n in ("sendingApplication", "sendingFacility")))
     key = (*key, said.get("controlId", ""), digest)
     resource: Resource = {
         "resourceType": "InboundMessage",
         "id": hashlib.sha256("\0".join(key).encode()).hexdigest()[:40],
         **said,
-        "lane": _lane(message, found),
+        "lane": _lanes(message, found, patient)[0] if message else _hashed("unreadable", ""),
         "sequence": f"{sequence:020d}",
         "received": received.isoformat(timespec="milliseconds"),
         "peer": peer.address or "unknown",
@@ -211,7 +214,7 @@ def _resource(
     optional = {
         "sent": sent,
         "certificate": peer.certificate,
-        "patient": _patient(message, found) if message else None,
+        "patient": _patient(patient) if patient else None,
     }
     return resource | {name: value for name, value in optional.items() if value}
 
@@ -249,17 +252,17 @@ def identifiers(message: Message, segment: str, number: int, found: Sender | Non
 
 def lanes(message: Message, found: Sender | None) -> list[str]:
     """The lanes a message must have to itself: its patient's, and for a merge the prior patient's too."""
-    keys = [patient_key(identifiers(message, name, n, found)) for name, n in (("PID", 3), ("PID", 2), ("MRG", 1))]
-    patient = keys[0] or keys[1]
-    named = [key for key in (patient, keys[2]) if key]
+    return _lanes(message, found, patient_key(identifiers(message, "PID", 3, found)))
+
+
+def _lanes(message: Message, found: Sender | None, patient: tuple[str, str] | None) -> list[str]:
+    patient = patient or patient_key(identifiers(message, "PID", 2, found))
+    prior = patient_key(identifiers(message, "MRG", 1, found)) if message.first("MRG") else None
+    named = [key for key in (patient, prior) if key]
     if not named:
         order = message["ORC-2.1"] or message["SCH-1.1"] or message["SCH-2.1"]
         named = [(message["MSH-3.1"], order or message["MSH-4.1"])]
     return [_hashed(*key) for key in dict.fromkeys(named)]
-
-
-def _lane(message: Message | None, found: Sender | None) -> str:
-    return lanes(message, found)[0] if message else _hashed("unreadable", "")
 
 
 def _hashed(*parts: str) -> str:
@@ -267,10 +270,7 @@ def _hashed(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
-def _patient(message: Message, found: Sender | None) -> Resource | None:
-    key = patient_key(identifiers(message, "PID", 3, found))
-    if key is None:
-        return None
+def _patient(key: tuple[str, str]) -> Resource:
     identifier = {"system": key[0] if ":" in key[0] else "", "value": key[1][:200]}
     return {"type": "Patient", "identifier": {name: value for name, value in identifier.items() if value}}
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fhirserver.hl7v2.framing import DEFAULT_LIMIT, Deframer, Event, Frame, TooLong, Truncated, frame
 from fhirserver.hl7v2.inbound import Peer
@@ -53,7 +54,8 @@ class Listener:
         self.seen: Counter[str] = Counter()
         self.stopping = asyncio.Event()
         self._open: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle: set[asyncio.Task[Any]] = set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection to its end."""
@@ -99,21 +101,17 @@ class Listener:
         """The next bytes; none at the end of the stream, after too long a silence, and between messages when
         stopping.
         """
-        patience = self.limits.idle
         if deframer.inside:
-            patience = max(0.0, self.limits.frame - (asyncio.get_running_loop().time() - begun))
-        reading = asyncio.ensure_future(reader.read(READ_BYTES))
-        stopping = asyncio.ensure_future(self.stopping.wait())
+            left = self.limits.frame - (asyncio.get_running_loop().time() - begun)
+            return await _within(max(0.0, left), reader)
+        task = asyncio.current_task()
+        if self.stopping.is_set() or task is None:
+            return b""
+        self._idle.add(task)
         try:
-            waited = {reading} if deframer.inside else {reading, stopping}
-            await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            return reading.result() if reading.done() else b""
+            return await _within(self.limits.idle, reader)
         finally:
-            stopping.cancel()
-            if not reading.done():
-                reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await reading
+            self._idle.discard(task)
 
     async def _answer(self, event: Event, writer: asyncio.StreamWriter, peer: Peer) -> bool:
         """Receives one event and writes its acknowledgment; whether the connection goes on."""
@@ -141,12 +139,23 @@ class Listener:
     async def drained(self) -> None:
         """Lets connections finish the message they are at, then ends them."""
         self.stopping.set()
+        for task in set(self._idle):
+            task.cancel()
         if self._tasks:
             _, late = await asyncio.wait(set(self._tasks), timeout=self.limits.drain)
             for task in late:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=1.0)
+
+
+async def _within(seconds: float, reader: asyncio.StreamReader) -> bytes:
+    """The next bytes, none at the end of the stream or after so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await reader.read(READ_BYTES)
+    except TimeoutError:
+        return b""
 
 
 async def serve(
