@@ -145,6 +145,9 @@ def _over_types(
     """A page that runs through the types in order; each type's matches are paged like a search of their own."""
     query = prepare(server, request, None, request.query, strict=request.prefer.strict)
     asked = _asked(server, request, query, path)
+    if request.explain:
+        text = "X-Explain was ignored: it explains the search of one type."
+        asked = replace(asked, notes=(Issue("not-supported", text, (), "warning"),))
     named = [type for type in types if not query.types or type in query.types]
     permitted = [type for type in named if access.clauses(type, "s") is not None]
     if named and not permitted:
@@ -157,10 +160,7 @@ def _over_types(
     counted = Total(0)
     # A type that nothing was ever stored of gets no collection and no index by being searched.
     for type in server.store.existing(sorted(permitted)):
-        criteria = [
-            with_known_codes(server, access, clause)
-            for clause in (*types[type], *_of_type(server, request, query, type))
-        ]
+        criteria = [with_known_codes(server, access, clause) for clause in (*types[type], *query.clauses)]
         search = compile_search(server.store, access, type, criteria, request.session)
         if search is None:
             continue
@@ -187,11 +187,6 @@ def _over_types(
 
 def _page_of(server: Server, search: Search, count: int) -> Page:
     return find(server.store, search, (), count)
-
-
-def _of_type(server: Server, request: Request, query: Query, type: str) -> tuple[Clause, ...]:
-    """The criteria of a system search, as they read for one type."""
-    return query.clauses
 
 
 def _compartment_types(server: Server, request: Request, access: Access) -> Mapping[str, tuple[Clause, ...]]:

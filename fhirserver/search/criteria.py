@@ -97,7 +97,9 @@ class Reader:
             return self.listed(code, modifier, value, whole)
         parameter = self.parameters(types).get(code)
         if parameter is None or code in UNSUPPORTED:
-            raise Unknown(UNSUPPORTED.get(code, f"{types[0]} has no search parameter {code}"))
+            without = next((t for t in types if code not in self.definitions.search_parameters(t)), None)
+            reason = f"{without} has no search parameter {code}" if without else f"{code} is not the same on all"
+            raise Unknown(UNSUPPORTED.get(code, reason))
         if code not in ("_id", "_lastUpdated") and code not in searchable(self.definitions, types[0]):
             raise Unknown("the expression of this search parameter is not supported")
         if dot:

@@ -68,3 +68,14 @@ def test_includes_work_over_types(api: Api) -> None:
     api.store(observation("Patient/p", id="o"))
     answer = api.get("?_type=Observation&_include=Observation:subject")
     assert (answer.ids, answer.included) == (["o"], ["Patient/p"])
+
+
+def test_the_type_that_lacks_a_parameter_is_named(api: Api) -> None:
+    api.create(patient(gender="male"))
+    assert "Observation has no search parameter gender" in api.get("?_type=Patient,Observation&gender=male").notes
+    assert len(api.get("?_type=Patient&gender=male", Prefer="handling=strict").ids) == 1
+
+
+def test_a_search_over_types_says_that_it_is_not_explained(api: Api) -> None:
+    api.create(patient())
+    assert "X-Explain was ignored" in api.get("?_type=Patient", X_Explain="true").notes
