@@ -24,6 +24,7 @@ from fhirserver.hl7v2.ingest import JOB, Intake
 from fhirserver.hl7v2.mapping import Context, Result, to_bundle
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, sender
+from fhirserver.interactions import process_message
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.message import Content, Done, accept
 from fhirserver.interactions.model import Server
@@ -122,6 +123,9 @@ def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owne
     resource = current.resource()
     sender = sender_of(server, resource)
     try:
+        if resource["content"]["contentType"] == process_message.CONTENT_TYPE:
+            process_message.again(server, organization, current)
+            return 1
         message = _message(resource, sender)
         others = [_name(organization, other) for other in lanes(message, sender) if other != lane]
         with _leased(server, others, owner) as held:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fhirserver.auth.access import Access, everything
+from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
@@ -50,6 +51,15 @@ def process_message(server: Server, request: Request, access: Access) -> Respons
         known = _applied(server, request, bundle, header, inbound)
     answer = decode(base64.b64decode(known["acknowledgment"]))
     return Response(200, resource=answer, headers={"Content-Location": f"{request.base}/{TYPE}/{inbound.id}"})
+
+
+def again(server: Server, organization: str, inbound: Stored) -> None:
+    """Processes a message that is kept and was not processed: somebody asked to. Raises Problem as it did before."""
+    bundle = decode(base64.b64decode(inbound.resource()["content"]["data"]))
+    request = Request(
+        "operation", organization, server.base(organization), SYSTEM, operation="$process-message", body=bundle
+    )
+    _applied(server, request, _bundle(server, request), bundle["entry"][0]["resource"], inbound)
 
 
 def _bundle(server: Server, request: Request) -> Resource:

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from fhirserver import app
 from fhirserver.app import Installation
 from fhirserver.fhir.json import decode
+from fhirserver.fhir.problem import problem
+from fhirserver.hl7v2.process import process
+from fhirserver.interactions import process_message
 from tests.api.client import Answer, Api
 from tests.api.samples import bundle, entry, observation, patient
 
@@ -113,6 +117,26 @@ def test_its_event_carries_the_code_and_every_change(api: Api, installation: Ins
     assert set(event["names"]) == {"admission", "update.patient", "create.observation"}
     assert event["trigger"] == "admission"
     assert [change["action"] for change in event["changes"]] == ["update", "create"]
+
+
+def test_a_message_that_was_set_aside_can_be_processed_again(
+    api: Api, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise problem("transient", "The database is away.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(process_message, "accept", away)
+        assert send(api, message(identified("7"))).status == 503
+    kept = api.get("InboundMessage").resources[0]
+    assert (kept["status"], kept["issue"][0]["diagnostics"][:22]) == ("failed", "Processing did not end")
+
+    api.store({**kept, "status": "received"})
+    process(app.intake(installation), api.organization, kept["lane"])
+
+    assert api.get(f"InboundMessage/{kept['id']}").json["status"] == "processed"
+    assert len(api.found("Patient?identifier=urn:mrn|7")) == 1
+    assert send(api, message(identified("7"))).json["entry"][0]["resource"]["response"]["code"] == "ok"
 
 
 def test_one_invalid_resource_refuses_the_whole(api: Api) -> None:
