@@ -187,6 +187,49 @@ def create_endpoint(
     click.echo(made)
 
 
+@commands.group()
+def hl7v2() -> None:
+    """Send HL7v2 messages, or see what they become."""
+
+
+_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@hl7v2.command("send")
+@_file
+@click.option("--to", metavar="HOST:PORT", help="The listener.  [default: that of the data folder's installation]")
+@_data
+def send_messages(file: Path, to: str | None, data: Path | None) -> None:
+    """Send the messages of FILE over MLLP and print their acknowledgments; exit 1 if one is not accepted."""
+    from fhirserver.hl7v2.send import messages_in, send
+
+    settings = supervisor.running(Settings.from_env(data=data).data) or Settings.from_env(data=data)
+    host, _, port = (to or f"{settings.mllp_host}:{settings.mllp_port}").rpartition(":")
+    if not host or not port.isdecimal():
+        raise click.UsageError("--to wants HOST:PORT, like 127.0.0.1:2575")
+    refused = 0
+    try:
+        for answer in send(messages_in(file.read_bytes()), host.strip("[]"), int(port)):
+            text = answer.decode("utf-8", "replace").replace("\r", "\n")
+            refused += not any(line.startswith(("MSA|AA", "MSA|CA")) for line in text.splitlines())
+            click.echo(text)
+    except OSError as error:
+        raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from None
+    sys.exit(1 if refused else 0)
+
+
+@hl7v2.command("convert")
+@_file
+@click.option("--organization", required=True, help="Id of the Organization whose messages these would be.")
+@_data
+def convert_messages(file: Path, organization: str, data: Path | None) -> None:
+    """Print the FHIR Bundle that each message of FILE would become, one a line; nothing is stored."""
+    from fhirserver import local
+
+    for bundle in local.convert(_beside(data), file.read_bytes(), organization):
+        click.echo(bundle)
+
+
 @commands.command(short_help="Store resources from NDJSON and Bundle files.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--organization", required=True, help="Id of the Organization whose base takes them.")

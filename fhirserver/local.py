@@ -16,7 +16,10 @@ from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource, package
+from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
+from fhirserver.hl7v2 import process
+from fhirserver.hl7v2.send import messages_in
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.interactions import packages
 from fhirserver.interactions.capabilities import served_types
@@ -158,6 +161,18 @@ def load(
             validated=validated,
         )
         return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
+
+
+def convert(settings: Settings, file: bytes, organization: str) -> Iterator[str]:
+    """The Bundle, as JSON, that each HL7v2 message in a file would become for an organization; nothing is stored.
+
+    Raises Problem(not-found) where there is no such organization, others where a message cannot be read or mapped.
+    """
+    with app.opened(settings) as installation:
+        app.require_organization(installation.server, organization)
+        intake = app.intake(installation)
+        for message in messages_in(file):
+            yield encode(process.convert(intake, message, organization, None).bundle).decode()
 
 
 def load_package(settings: Settings, file: Path) -> PackageLoaded:

@@ -1,0 +1,59 @@
+"""The commands beside a running installation: what they do, and what they say of what is not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.running import Running
+
+MESSAGES = Path(__file__).resolve().parents[2] / "examples" / "hl7v2"
+MESSAGE = MESSAGES / "01-admit-a01-2.3.hl7"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("token", "--organization", "nowhere"),
+        ("user", "create", "a@b.example", "--organization", "nowhere"),
+        ("endpoint", "create", "--organization", "nowhere", "--default"),
+        ("hl7v2", "convert", str(MESSAGE), "--organization", "nowhere"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_an_organization_that_is_not_there_is_named(running: Running, words: tuple[str, ...]) -> None:
+    refused = running.run(*words)
+
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr == "fhirserver: There is no organization nowhere here.\n"
+
+
+def test_messages_are_sent_and_their_acknowledgments_printed(running: Running, tmp_path: Path) -> None:
+    hospital = running.cli("organization", "create", "Lakeside Hospital")
+    facility = f"F{hospital[-12:]}"
+    running.cli("endpoint", "create", "--organization", hospital, "--sending-facility", facility)
+    message = MESSAGE.read_bytes().replace(b"|LAKESIDE|", f"|{facility}|".encode(), 1)
+    (tmp_path / "two.hl7").write_bytes(message + message.replace(b"LS00001", b"LS00002"))
+
+    sent = running.cli("hl7v2", "send", str(tmp_path / "two.hl7"))
+    stranger = running.run("hl7v2", "send", str(MESSAGES / "bad-5-unknown-sender.hl7"))
+    nobody = running.run("hl7v2", "send", str(MESSAGE), "--to", "127.0.0.1:1")
+
+    assert sent.count("\nMSA|AA|") == 2
+    assert stranger.returncode == 1
+    assert "\nMSA|AR|" in stranger.stdout
+    assert nobody.returncode == 1
+    assert "127.0.0.1:1: Connection refused" in nobody.stderr
+
+
+def test_a_message_is_converted_without_being_stored(running: Running) -> None:
+    hospital = running.cli("organization", "create", "Lakeside Hospital")
+
+    bundle = json.loads(running.cli("hl7v2", "convert", str(MESSAGE), "--organization", hospital))
+
+    types = [entry["resource"]["resourceType"] for entry in bundle["entry"]]
+    assert types[0] == "MessageHeader"
+    assert "Patient" in types
