@@ -146,7 +146,7 @@ class Hospital:
         return total(self.server.store, search, 1_000_000).count if search else 0
 
     def send(self, first: int, count: int, connections: int, patients: int) -> tuple[float, list[float]]:
-        """Sends messages over so many connections, each waiting for its acknowledgment; seconds, and each wait in ms."""
+        """Sends messages over so many connections, each waiting for its answer: the seconds, and each wait in ms."""
         raw, waits = message("adt-a01"), []
         each = count // connections
 
