@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -171,6 +172,12 @@ class Bench:
         drive(one.port, one.token, mine, 0.7, connections)
         return self._counted(one, lambda: drive(one.port, one.token, mine, SECONDS, connections))
 
+    def _alone(self, calls: Sequence[Call]) -> float:
+        """The median latency over one connection: what one request costs, with nothing of ours beside it."""
+        one = self.installation
+        mine = [Call(call.method, one.base + call.path, call.body) for call in calls]
+        return min(drive(one.port, one.token, mine, 1, 1).p50_ms for _ in range(ROUNDS))
+
     def _counted(self, process: Installation | Bare, run: Callable[[], Result]) -> tuple[Result, tuple[float, float]]:
         """The result of a run, and the CPU microseconds a request of the server and of mongod."""
         server, mongod = process.cpu(), self.servers.mongod_cpu()
@@ -179,7 +186,10 @@ class Bench:
         return result, ((process.cpu() - server) * each, (self.servers.mongod_cpu() - mongod) * each)
 
     def _beside(self, name: str, calls: Sequence[Call], bare: Sequence[Call] | None = None, *, goal: float) -> None:
-        """Ours and the ceiling by turns, the best of each: what else the machine does disturbs both alike."""
+        """Ours and the ceiling by turns: the best of each, and the median of the ratios of the turns.
+
+        `ratio_cpu` compares the processor time of a request, which other work on the machine disturbs less.
+        """
         ours, ceilings = [], []
         theirs = bare or calls
         for _ in range(ROUNDS):
@@ -187,12 +197,17 @@ class Bench:
             drive(self.bare.port, "", theirs, 0.5, CONNECTIONS)
             ceilings.append(self._counted(self.bare, lambda: drive(self.bare.port, "", theirs, SECONDS, CONNECTIONS)))
         (result, cpu), (ceiling, bare_cpu) = (max(runs, key=lambda run: run[0].rate) for runs in (ours, ceilings))
+        alone = self._alone(calls), min(drive(self.bare.port, "", theirs, 1, 1).p50_ms for _ in range(ROUNDS))
+        pairs = list(zip(ours, ceilings, strict=True))
         said = {
             "bare": round(ceiling.rate, 1),
-            "ratio": round(result.rate / ceiling.rate, 3),
+            "ratio": round(median(mine[0].rate / its[0].rate for mine, its in pairs), 3),
+            "ratio_cpu": round(median(sum(its[1]) / sum(mine[1]) for mine, its in pairs), 3),
             "bare_cpu_us_server": round(bare_cpu[0]),
             "bare_cpu_us_mongod": round(bare_cpu[1]),
             "bare_errors": ceiling.errors,
+            "alone_p50_ms": alone[0],
+            "bare_alone_p50_ms": alone[1],
         }
         self._write(name, result.rate, "requests/s", result, cpu, goal=goal, **said)
 
