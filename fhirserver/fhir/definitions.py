@@ -165,11 +165,12 @@ class Definitions:
 
 def restates(resource: Resource) -> bool:
     """Whether a StructureDefinition or SearchParameter is R4's own, said again: it adds nothing to the definitions."""
-    return resource.get("version") == VERSION and resource.get("url") in _official_urls()
+    return resource.get("version") == VERSION and resource.get("url") in official_urls()
 
 
 @cache
-def _official_urls() -> frozenset[str]:
+def official_urls() -> frozenset[str]:
+    """The canonical URLs of R4's own types and search parameters."""
     known = _official()
     parameters = (parameter.url for of_type in known.parameters.values() for parameter in of_type.values())
     return frozenset((*(definition.url for definition in known.types.values()), *parameters))

@@ -25,7 +25,7 @@ class Terminology:
         kept = [r for r in resources if "url" in r]
         self._systems: Terms = {r["url"]: r for r in kept if r.get("resourceType") == "CodeSystem"}
         self._sets: Terms = {r["url"]: r for r in kept if r.get("resourceType") == "ValueSet"}
-        self._known = known or {}
+        self._known = {} if known is None else known  # its truth would list it, and so make all of it
 
     @classmethod
     def over(cls, value_sets: Terms, code_systems: Terms, known: Mapping[str, CodeList]) -> Terminology:
