@@ -28,7 +28,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.auth.sandbox import sandbox_of
 from fhirserver.auth.secrets import Vault
 from fhirserver.fhir import Resource
-from fhirserver.fhir.definitions import Definitions, Shelf, restates
+from fhirserver.fhir.definitions import VERSION, Definitions, Shelf, official_urls
 from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
@@ -271,8 +271,9 @@ _COMPILED: tuple[tuple[str, Document], ...] = (
 
 def _defining(store: Store) -> list[Resource]:
     """What was added at run time and the definitions are compiled from, on the registry."""
-    added = (each for type, filter in _COMPILED for each in shelf.resources(store.database, type, filter))
-    return [resource for resource in added if not restates(resource)]
+    # R4's own, said again, would be most of what a package of R4 has, and add nothing.
+    new: Document = {"$nor": [{"s.version": VERSION, "s.url": {"$in": sorted(official_urls())}}]}
+    return [each for type, filter in _COMPILED for each in shelf.resources(store.database, type, filter | new)]
 
 
 def _shelf(store: Store) -> Shelf:
