@@ -116,3 +116,17 @@ def test_after_a_stop_or_a_kill_nothing_is_left_and_the_next_finds_the_data(tmp_
 
         assert code == (-signal.SIGKILL if end == signal.SIGKILL else 0)
         wait_until(lambda below=below: not any(alive(pid) for pid in below))  # type: ignore[misc] # bound now
+
+
+def test_servers_that_are_named_are_used_and_none_is_started(mongo_url: str, redis_url: str, tmp_path: Path) -> None:
+    named = {"FHIRSERVER_MONGO_URL": mongo_url, "FHIRSERVER_REDIS_URL": redis_url, "FHIRSERVER_MONGO_DATABASE": "named"}
+    installation = Running(tmp_path / "data", env=named).start()
+    try:
+        assert sorted(installation.children()) == ["mllp", "relay", "web", "worker-1"]
+        organization = installation.cli("organization", "create", "Lakeside Hospital")
+        assert not (installation.data / "mongo").exists()
+    finally:
+        installation.stop()
+
+    # Beside a database that is named the commands need nothing that runs.
+    assert installation.cli("token", "--organization", organization).count(".") == 2
