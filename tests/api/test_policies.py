@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,3 +288,23 @@ def test_why_names_every_party_to_a_decision_and_the_policy_that_refuses(
     assert permitted is False
     assert {"scope", "authorization", "role", "policy"} <= set(parties)
     assert made["id"] in parties["policy"]
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
+EXAMPLES = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", EXAMPLES, ids=lambda text: json.loads(text)["name"])
+def test_the_examples_of_the_guide_are_policies(text: str, registry: Api) -> None:
+    made = registry.create(json.loads(text))
+    assert registry.delete(f"AccessPolicy/{made['id']}").status in (200, 204)
+
+
+def test_the_example_that_keeps_applications_from_deleting_does(
+    api: Api, client: Api, policy: Callable[..., Any]
+) -> None:
+    example = next(json.loads(text) for text in EXAMPLES if "No deletions" in text)
+    policy(**{name: example[name] for name in ("action", "engine", "pattern")})
+    id = client.create({"resourceType": "Patient"})["id"]
+    assert client.delete(f"Patient/{id}").status == 403
+    assert client.get(f"Patient/{id}").status == 200
