@@ -122,6 +122,7 @@ def _finish(maps: Maps, run: Run) -> None:
     _order(run)
     for entry in sorted(run.entries, key=lambda e: e.type != "Patient"):
         _settle(maps, entry)
+        _whole(run, entry.resource)
         _default(maps, entry)
         _identify(maps, run, entry, seen)
     for entry in run.entries:
@@ -138,6 +139,19 @@ def _settle(maps: Maps, entry: Entry) -> None:
             other in resource and list(resource).index(other) > list(resource).index(name) for other in choices[name]
         ):
             del resource[name]
+
+
+def _whole(run: Run, resource: Resource) -> None:
+    """Takes out a ratio with one side (rat-1) and a range that runs backwards (rng-2), which FHIR refuses."""
+    ratio, extent = resource.get("valueRatio"), resource.get("valueRange")
+    if ratio is not None and not all("value" in ratio.get(side, {}) for side in ("numerator", "denominator")):
+        del resource["valueRatio"]
+        run.warn("a ratio has one side only and was left out")
+    if extent is not None:
+        low, high = (extent.get(side, {}).get("value") for side in ("low", "high"))
+        if low is not None and high is not None and low > high:
+            del resource["valueRange"]
+            run.warn("a range runs backwards and was left out")
 
 
 def _order(run: Run) -> None:

@@ -37,7 +37,7 @@ class Table:
         """What a code is mapped to; codes are compared as written, then in upper case."""
         found = self.codes.get(code) or self.codes.get(code.upper())
         if found is None and self.provided:
-            return Mapped(code)
+            return Mapped(" ".join(code.split()))
         return found or self.fallback
 
 
