@@ -4,6 +4,7 @@ knows, so one that it could not work with is refused before it is stored. FHIR R
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from fhirserver.search.expression import compile_relative
 TYPES = ("StructureDefinition", "SearchParameter", "CompartmentDefinition")
 _R4 = "4.0.1"
 _FAULTS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
+_TYPE = re.compile(r"[A-Z][A-Za-z0-9]{0,63}\Z")
+_CODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,63}\Z")
 _BROKEN = (Problem, *_FAULTS)
 
 
@@ -34,6 +37,7 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
 
 def _checked(definitions: Definitions, resource: Resource) -> list[Issue]:
     kind = resource.get("resourceType")
+    _require_name(resource)
     if kind == "StructureDefinition" and resource.get("derivation") != "constraint":
         _require_new(definitions, resource)
     try:
@@ -43,6 +47,22 @@ def _checked(definitions: Definitions, resource: Resource) -> list[Issue]:
         if not any(issue.severity == "error" for issue in validate(definitions, resource)):
             raise problem("invalid", "This definition cannot be worked with: look through its elements.") from None
         return []
+
+
+def _require_name(resource: Resource) -> None:
+    """A resource type stands in paths and names a collection, a search parameter stands in queries and names a field:
+    what means something there already cannot be a name. Those that begin with _ are FHIR's own.
+    """
+    type_, code = resource.get("type"), resource.get("code")
+    if resource.get("resourceType") == "StructureDefinition":
+        if resource.get("kind") == "resource" and isinstance(type_, str) and not _TYPE.match(type_):
+            text = "The name of a resource type has 1 to 64 letters and digits and begins with a capital letter."
+            raise problem("value", text, "StructureDefinition.type")
+    elif resource.get("resourceType") == "SearchParameter" and isinstance(code, str):
+        own = str(resource.get("url", "")).startswith("http://hl7.org/fhir/")
+        if not _CODE.match(code) or (code.startswith("_") and not own):
+            text = "The code of a search parameter has 1 to 64 letters, digits, - and _, and does not begin with _."
+            raise problem("value", text, "SearchParameter.code")
 
 
 def _unindexed(definitions: Definitions, resource: Resource) -> Iterator[Issue]:

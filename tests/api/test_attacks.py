@@ -187,3 +187,45 @@ def test_whoever_asks_does_not_choose_how_large_the_audit_record_is(api: Api, in
     sizes = [len(line) for batch in spool.batches(folder, 100_000) for id, line in batch.records if id not in known]
     assert len(sizes) >= 3
     assert max(sizes) < 100_000
+
+
+@pytest.mark.parametrize("type", ["$x", "A.history", "registry", "_history", "X" * 300, "A/b", "Ünicode", "A\u0000"])
+def test_a_resource_type_cannot_have_a_name_that_means_something_else(registry: Api, type: str) -> None:
+    base = "http://hl7.org/fhir/StructureDefinition/DomainResource"
+    answer = registry.post(
+        "StructureDefinition",
+        {
+            "resourceType": "StructureDefinition",
+            "url": "http://example.org/StructureDefinition/x",
+            "name": "X",
+            "status": "active",
+            "kind": "resource",
+            "abstract": False,
+            "type": type,
+            "baseDefinition": base,
+            "derivation": "specialization",
+            "differential": {"element": [{"id": type, "path": type, "min": 0, "max": "*"}]},
+        },
+    )
+    refused(answer)
+
+
+@pytest.mark.parametrize(
+    "code", ["a.b", "$where", "_id", "_lastUpdated", "_format", "a:b", "a,b", "a b", "é", "x" * 65]
+)
+def test_a_search_parameter_cannot_have_a_code_that_means_something_else(registry: Api, code: str) -> None:
+    answer = registry.post(
+        "SearchParameter",
+        {
+            "resourceType": "SearchParameter",
+            "url": "http://example.org/SearchParameter/x",
+            "name": "X",
+            "status": "active",
+            "description": "x",
+            "code": code,
+            "base": ["Patient"],
+            "type": "token",
+            "expression": "Patient.gender",
+        },
+    )
+    refused(answer)
