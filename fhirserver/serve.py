@@ -15,6 +15,7 @@ from granian.log import LogLevels
 
 from fhirserver import app, lifeline
 from fhirserver.settings import Settings
+from fhirserver.web.bodies import Bodies
 
 # granian's own lines go where all others go; who asked for what is in the AuditEvents, not in an access log.
 _LOGGERS = {name: {"handlers": [], "propagate": True} for name in ("_granian", "granian.access")}
@@ -45,4 +46,5 @@ def worker() -> Any:
     # Until granian hears these here, they end a worker that is still loading.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
-    return app.wsgi()
+    settings = Settings.from_env()
+    return Bodies(app.wsgi(), settings.max_body, max(1, settings.threads * 3 // 4))
