@@ -24,7 +24,7 @@ from fhirserver.interactions.security import security_event
 from fhirserver.interactions.write import instant_text, stamped
 from fhirserver.store import spool
 from fhirserver.store.database import Session
-from fhirserver.store.model import Change, Pending
+from fhirserver.store.model import REGISTRY, Change, Pending
 from fhirserver.store.search import index_values
 
 TYPE = "AuditEvent"
@@ -38,11 +38,18 @@ def ship(server: Server, folder: Path) -> int:
     for batch in spool.batches(folder, BATCH):
         records = [(id, found) for id, line in batch.records if (found := _decoded(line)) is not None]
         for organization in dict.fromkeys(found["o"] for _, found in records):
-            changes = _changes(server, organization, [each for each in records if each[1]["o"] == organization])
-            server.store.insert_messages(changes)
+            of_one = [each for each in records if each[1]["o"] == organization]
+            server.store.insert_messages(_changes(server, _home(server, organization), of_one))
         spool.shipped(batch)
         total += len(records)
     return total
+
+
+def _home(server: Server, organization: str) -> str:
+    """Whose record it is: the registry's, where a caller has made the organization up."""
+    if organization == REGISTRY or server.store.read(everything(REGISTRY), "Organization", organization):
+        return organization
+    return REGISTRY
 
 
 def record(server: Server, pending: Pending, session: Session) -> None:

@@ -17,6 +17,8 @@ from fhirserver.store.model import Stored
 from fhirserver.store.resources import Store, stored
 
 MOST_NARROWED = 10_000
+MOST_TIED = 10_000
+"""Superseded versions of one instant that are put in order."""
 FIELDS = {"s": 0, "k": 0, "ev": 0, "p": 0}
 
 
@@ -97,7 +99,7 @@ def _made(
         for name in (type, f"{type}.history"):
             cursor = store.database.collection(name).find(filter, FIELDS, max_time_ms=store.database.query_limit_ms)
             cursor = cursor.sort([("t", -1), ("_id", 1)])
-            found += _past(cursor, type, after, limit)
+            found += _past(cursor, type, after, limit, tied=name != type)
     return found
 
 
@@ -122,11 +124,20 @@ def _current_at(
         return _past(cursor, type, after, limit)
 
 
-def _past(cursor: Any, type: str, after: Sequence[Any] | None, limit: int) -> list[Stored]:
-    """The first `limit` versions of a cursor that come after the last one shown (several may share its instant)."""
+def _past(cursor: Any, type: str, after: Sequence[Any] | None, limit: int, *, tied: bool = False) -> list[Stored]:
+    """The first `limit` versions of a cursor that come after the last one shown (several may share its instant); with
+    `tied` those of the last one's instant too, as superseded versions lie in another order within it than they are
+    shown in.
+    """
     last = (-after[0].timestamp(), after[1], -after[2]) if after else None
     wanted = (version for version in (stored(type, each) for each in cursor) if last is None or _order(version) > last)
-    return list(islice(wanted, limit))
+    found: list[Stored] = []
+    for version in wanted:
+        more = tied and found and version.instant == found[-1].instant and len(found) < limit + MOST_TIED
+        if len(found) >= limit and not more:
+            break
+        found.append(version)
+    return found
 
 
 def _narrowed(store: Store, access: Access, type: str, filters: list[Document]) -> list[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from fhirserver.app import SPOOL, Installation
+from fhirserver.interactions.recording import ship
 from fhirserver.store import spool
 from tests.api.client import Api
 from tests.api.samples import bundle, entry, observation, patient
@@ -229,3 +231,31 @@ def test_a_search_parameter_cannot_have_a_code_that_means_something_else(registr
         },
     )
     refused(answer)
+
+
+def test_a_stranger_makes_no_audit_repositories_by_making_organizations_up(
+    api: Api, installation: Installation
+) -> None:
+    for token in ("nonsense", "", api.token):
+        refused(Api(api.app, "/1/health/organizations/made-up/fhir/4", token).get("Patient"))
+    while ship(installation.server, installation.settings.data / SPOOL):
+        pass
+    assert "made-up" not in installation.server.store.database.collection("AuditEvent").distinct("o")
+
+
+def test_paging_through_a_history_loses_no_version_of_one_instant(api: Api, installation: Installation) -> None:
+    versions = {(id, str(number)) for id in ("a", "a-b", "a.b") for number in range(1, 12)}
+    for id, number in sorted(versions):
+        api.store(patient(id=id, name=[{"family": f"Adler {number}"}]))
+    instant = datetime(2026, 1, 1, tzinfo=UTC)
+    for name in ("Patient", "Patient.history"):
+        collection = installation.server.store.database.collection(name)
+        collection.update_many({"o": api.organization}, {"$set": {"t": instant}})
+    for count in (1, 7):
+        seen, url = [], f"Patient/_history?_count={count}"
+        while url:
+            answer = api.get(url)
+            seen += [(each["id"], each["meta"]["versionId"]) for each in answer.resources]
+            url = answer.link("next") or ""
+        assert len(seen) == len(versions)
+        assert set(seen) == versions
