@@ -39,7 +39,9 @@ def copied(value: Any) -> Any:
     """A copy of a JSON value."""
     if isinstance(value, dict):
         return {name: copied(member) for name, member in value.items()}
-    return [copied(member) for member in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [copied(member) for member in value]
+    return tuple(copied(member) for member in value) if isinstance(value, tuple) else value
 
 
 def where_begun(rule: Rule) -> Rule:
@@ -227,7 +229,9 @@ def reference(
     """A Reference to the resource that a datatype map makes: to an entry where it has an identifier, else by its
     display. Whoever stands in a message twice is read once; with `remembered`, whoever stood in a message before.
     """
-    read = _remembering(made, members, display, depth) if remembered else _reading(made, members, display, depth)
+    read = _reading(made, members, display, depth)
+    if remembered:
+        read = remembering(read)
 
     def found_in(run: Run, segment: Segment, text: str) -> tuple[Entry | None, str]:
         kept = len(run.entry.traces) if run.trace else 0
@@ -265,14 +269,13 @@ def _reading(made: str, members: Members, display: conditions.Read, depth: int) 
     return read
 
 
-def _remembering(made: str, members: Members, display: conditions.Read, depth: int) -> ReadResource:
-    """Reads a text once for all messages that are read alike: the same clinicians and places stand in most of them.
-    What gave a warning is read anew each time.
+def remembering(read: Callable[[Run, Segment, str], Any]) -> Callable[[Run, Segment, str], Any]:
+    """Reads a text once for all messages that are read alike: the same codes, clinicians and places stand in most of
+    them. What gave a warning is read anew each time.
     """
-    read = _reading(made, members, display, depth)
-    memory: dict[tuple[Any, str], tuple[dict[str, Any], str]] = {}
+    memory: dict[tuple[Any, str], Any] = {}
 
-    def remember(run: Run, segment: Segment, text: str) -> tuple[dict[str, Any], str]:
+    def remember(run: Run, segment: Segment, text: str) -> Any:
         if run.trace or len(text) > MOST_REMEMBERED_TEXT:
             return read(run, segment, text)
         key = (run.reading, text)
@@ -285,7 +288,7 @@ def _remembering(made: str, members: Members, display: conditions.Read, depth: i
             if len(memory) >= MOST_REMEMBERED:
                 memory.clear()
             memory[key] = found
-        return copied(found[0]), found[1]
+        return copied(found)
 
     return remember
 

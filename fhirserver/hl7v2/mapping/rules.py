@@ -310,6 +310,8 @@ class Compiler:
             convert = actions.reference(made, members, display, depth, name, remembered=self._is_pure(name))
         else:
             convert = actions.complex(members, depth)
+            if spec.get("remember") and self._is_pure(name):
+                convert = actions.remembering(convert)
         self._made[name, depth] = convert
         return convert
 
