@@ -2,9 +2,8 @@
 notify.
 
 Each step prints what it saw and how long it took; the first that does not behave ends the demo with an error. The
-tokens of people come
-from beside the database, as `fhirserver token --user` gives them; everything else goes through the doors that
-outsiders use.
+tokens of people come from beside the database, as `fhirserver token --user` gives them; everything else goes through
+the doors that outsiders use.
 """
 
 from __future__ import annotations
@@ -394,6 +393,7 @@ class _installation:
             "FHIRSERVER_DATA": str(self._data),
             "FHIRSERVER_PORT": str(free_port()),
             "FHIRSERVER_MLLP_PORT": str(free_port()),
+            "FHIRSERVER_QUEUE_WORKERS": "1",  # enough for a dozen messages, and up sooner
             "FHIRSERVER_WEBHOOK_ALLOW": "127.0.0.0/8",
             "FHIRSERVER_LOG_LEVEL": "error",
             "FHIRSERVER_LOG_FORMAT": "text",
