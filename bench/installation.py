@@ -88,7 +88,11 @@ class Installation:
             memory.write_text(json.dumps(known))
         self.load_rate: float = known["loaded"]
         self.start()
-        self.token = self._client_token()
+        try:
+            self.token = self._client_token()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def _load(self) -> float:
