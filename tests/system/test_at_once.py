@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import Running
+from tests.running import Running, wait_until
 
 WORKERS = 3
 
@@ -71,6 +71,12 @@ class Caller:
         """What the calls met that began and ended in that time."""
         return [status for began, ended, status in self.seen if start < began and ended < end]
 
+    def more(self, since: float) -> float:
+        """Waits until there were enough calls since then for every worker to have met some; answers when that was."""
+        time.sleep(0.4)
+        wait_until(lambda: len(self.between(since, time.monotonic())) > 3 * WORKERS)
+        return time.monotonic()
+
 
 @pytest.fixture(scope="module")
 def story(many: Running) -> dict[str, str]:
@@ -129,8 +135,7 @@ def test_disabling_and_enabling_act_on_the_next_call_in_every_worker(many: Runni
         for _ in range(6):
             for action, expected in (("disable", 403), ("enable", 200)):
                 since = step(many, story, action)
-                time.sleep(0.4)
-                times.append((since, time.monotonic(), expected))
+                times.append((since, caller.more(since), expected))
     for since, until, expected in times[1:]:
         met = caller.between(since, until)
         assert len(met) > 3 * WORKERS
@@ -145,8 +150,7 @@ def test_switching_a_client_off_acts_on_the_next_call_in_every_worker(many: Runn
             status, answer = call(many, "PUT", story["client"], story["acme"], {**client, "active": active})
             assert status == 200, answer
             since = time.monotonic()
-            time.sleep(0.4)
-            times.append((since, time.monotonic(), expected))
+            times.append((since, caller.more(since), expected))
     for since, until, expected in times:
         met = caller.between(since, until)
         assert len(met) > 3 * WORKERS
