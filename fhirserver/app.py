@@ -33,6 +33,7 @@ from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
+from fhirserver.hl7v2.operations import operations as message_operations
 from fhirserver.interactions import sandbox
 from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
@@ -151,11 +152,18 @@ def build(settings: Settings) -> Installation:
         page_size=settings.page_size,
         page_size_limit=settings.page_size_max,
     )
+    _complete(server, settings, vault)
+    return Installation(settings, server, vault, _tokens(settings, server, vault), queue)
+
+
+def _complete(server: Server, settings: Settings, vault: Vault) -> None:
+    """Gives the server what needs the server: the rules and operations of subscriptions, the operations on messages."""
     topics, guard = catalogue(), Guard(settings.webhook_allow)
     server.rules = admitting(RULES, lambda: server, topics, guard)
+    taken = cache(lambda: Intake(server, load_maps(folder("mappings"), server.definitions)))
     told = Operations(topics, Endpoints(guard), vault.decrypt).rows()
-    server.operations = {**server.operations, **{_operation_key(row): row for row in told}}
-    return Installation(settings, server, vault, _tokens(settings, server, vault), queue)
+    rows = (*told, *message_operations(lambda _: taken()))
+    server.operations = {**server.operations, **{_operation_key(row): row for row in rows}}
 
 
 def catalogue() -> Catalogue:

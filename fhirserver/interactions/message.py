@@ -27,6 +27,7 @@ from fhirserver.store.model import Change, Stored
 from fhirserver.store.search import by_tokens
 
 ENVELOPE = "MessageHeader"
+_STEPS = re.compile(r"\.(?![^(]*\))")  # between steps, not inside the url of a selector
 _STEP = re.compile(r"([A-Za-z]+)(?:\((.*)\))?\Z")
 # Lists that a message adds to: their members are told apart by these.
 MERGED: Mapping[str, tuple[str, ...]] = {"identifier": ("system", "value"), "extension": ("url",)}
@@ -225,16 +226,26 @@ def _merged(before: Resource, said: Resource, content: Content, full_url: str) -
         if f"_{name}" in said:
             after[f"_{name}"] = said[f"_{name}"]
     for path in content.deletes.get(full_url, ()):
-        _delete(after, path.split("."))
+        _delete(after, _STEPS.split(path))
     return after
 
 
 def _added(held: Any, said: Any, keys: tuple[str, ...]) -> Any:
     if not isinstance(held, list) or not isinstance(said, list):
         return said
-    new = {tuple(each.get(key) for key in keys): each for each in said}
-    kept = [new.pop(tuple(each.get(key) for key in keys), each) for each in held]
-    return kept + list(new.values())
+    new: dict[tuple[Any, ...], list[Any]] = {}
+    for each in said:
+        new.setdefault(tuple(each.get(key) for key in keys), []).append(each)
+    kept: list[Any] = []
+    placed: set[tuple[Any, ...]] = set()
+    for each in held:
+        name = tuple(each.get(key) for key in keys)
+        if name not in new:
+            kept.append(each)
+        elif name not in placed:
+            placed.add(name)
+            kept += new[name]
+    return kept + [each for name, several in new.items() if name not in placed for each in several]
 
 
 def _delete(value: Any, path: list[str]) -> None:

@@ -187,7 +187,8 @@ class Server:
         generation = self.store.generation()
         if generation != self.definitions.generation:
             self.definitions = self.rebuild(generation)
-            self.caches.clear()
+            # A new dictionary, not an emptied one: who still computes from the old definitions keeps the old one.
+            self.caches = {}
 
     def base(self, organization: str) -> str:
         """The absolute base URL of an organization key."""

@@ -39,10 +39,28 @@ def ship(server: Server, folder: Path) -> int:
         records = [(id, found) for id, line in batch.records if (found := _decoded(line)) is not None]
         for organization in dict.fromkeys(found["o"] for _, found in records):
             of_one = [each for each in records if each[1]["o"] == organization]
-            server.store.insert_messages(_changes(server, _home(server, organization), of_one))
+            _insert(server, _home(server, organization), of_one)
         spool.shipped(batch)
         total += len(records)
     return total
+
+
+def _insert(server: Server, organization: str, records: Sequence[tuple[str, Facts]]) -> None:
+    """Stores records; one that cannot be stored is stored without what a caller has put into it, and holds up no
+    other.
+    """
+    try:
+        server.store.insert_messages(_changes(server, organization, records))
+    except Problem as trouble:
+        if trouble.status == 503:
+            raise
+        if len(records) == 1:
+            id, found = records[0]
+            bare = {name: found[name] for name in ("t", "o", "i", "s", "who") if name in found}
+            server.store.insert_messages(_changes(server, organization, [(id, bare)]))
+            return
+        for each in records:
+            _insert(server, organization, [each])
 
 
 def _home(server: Server, organization: str) -> str:

@@ -25,6 +25,7 @@ from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.rules.model import Prepared
 from fhirserver.search.index import Entry
 from fhirserver.search.match import matches
+from fhirserver.store.database import Session
 from fhirserver.store.model import REGISTRY, Change, Stored
 
 ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
@@ -207,12 +208,29 @@ def remove(server: Server, request: Request, access: Access, previous: Stored) -
 
 
 def _commit(server: Server, request: Request, change: Change) -> None:
+    defines = change.type in COMPILED and change.organization == REGISTRY
     if request.unit:
         request.unit.add(change)
+        if defines:
+            server.store.advance_generation(session=request.session)
+    elif defines:
+        _define(server, change)
     else:
         server.store.commit([change])
-    if change.type in COMPILED and change.organization == REGISTRY:
-        server.store.advance_generation(session=request.session)
+
+
+def _define(server: Server, change: Change) -> None:
+    """A definition and the generation that tells of it, together: a process killed between the two would leave all
+    on the old ones.
+    """
+    server.store.database.current(change.type)
+    server.store.database.history(change.type)
+
+    def work(session: Session) -> None:
+        server.store.commit([change], session=session)
+        server.store.advance_generation(session=session)
+
+    server.store.transaction(work)
 
 
 def body(server: Server, request: Request) -> Resource:
