@@ -60,6 +60,7 @@ def process(intake: Intake, organization: str, lane: str) -> int:
             for version in waiting:
                 if not server.store.renew(_name(organization, lane), owner, LEASE_SECONDS):
                     return taken
+                server.refresh()
                 taken += _one(intake, organization, lane, version, owner)
     return taken
 

@@ -91,6 +91,9 @@ def _transaction(server: Server, request: Request, access: Access, listed: list[
         return _run(server, replace(request, unit=unit), access, entries, unit)
 
     done: list[Entry] = server.store.transaction(work)
+    for entry in done:
+        # Not while it runs: a transaction may run several times before it commits, or never does.
+        server.audit(server, entry.request, entry.response or Response(200))
     return [_answer(request, entry, entry.response or Response(200)) for entry in done]
 
 

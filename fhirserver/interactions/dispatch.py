@@ -28,14 +28,18 @@ def dispatch(server: Server, request: Request) -> Response:
 
 
 def perform(server: Server, request: Request, access: Access) -> Response:
-    """Answers an entry of a Bundle, with the access that the Bundle was admitted with. Audited like any interaction."""
+    """Answers an entry of a Bundle, with the access that the Bundle was admitted with. Audited like any
+    interaction; what
+    runs in a transaction is so when that has committed, by whoever runs it.
+    """
     row = BY_CODE[request.interaction]
     _served(server, request)
     access = access.about(lambda: _told(server, request))
     if row.letter and request.type:
         access.require(request.type, row.letter)
     response = row.function(server, request, access)
-    server.audit(server, request, response)
+    if request.unit is None:
+        server.audit(server, request, response)
     return response
 
 

@@ -127,3 +127,24 @@ def test_shipping_twice_stores_once(installation: app.Installation, api: Api) ->
         pass
     assert len(first) == 1
     assert len(api.get("AuditEvent").ids) == 2  # the same one, and that of the search just above
+
+
+def test_what_a_transaction_read_is_recorded_once_and_not_at_all_when_it_fails(
+    api: Api, recorded: Callable[[], None]
+) -> None:
+    id = api.create(PATIENT)["id"]
+    read = {"request": {"method": "GET", "url": f"Patient/{id}"}}
+    bad = {
+        "request": {"method": "PUT", "url": "Patient/x"},
+        "resource": {"resourceType": "Patient", "id": "x", "no": 1},
+    }
+    for entries, status in (([read], 200), ([read, bad], 400)):
+        answer = api.post("", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+        assert answer.status == status
+    recorded()
+    events = api.get("AuditEvent?_sort=_lastUpdated").resources
+    assert sorted(codes(event) for event in events) == [
+        ("create", "C", "0"),
+        ("read", "R", "0"),
+        ("transaction", "E", "4"),
+    ]
