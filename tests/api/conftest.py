@@ -10,6 +10,7 @@ from flask import Flask
 
 from fhirserver import app
 from fhirserver.auth.principal import Principal
+from fhirserver.interactions.recording import record, ship
 from fhirserver.settings import Secret, Settings
 from tests.api.client import Api
 
@@ -82,3 +83,22 @@ def api(new_base: Callable[..., Api]) -> Api:
 def scoped(new_base: Callable[..., Api], api: Api) -> Callable[[str], Api]:
     """A caller on the same base as `api` whose token has these scopes."""
     return lambda scopes: new_base(scopes, api.organization)
+
+
+@pytest.fixture
+def recorded(installation: app.Installation) -> Callable[[], None]:
+    """Does what the relay does: makes AuditEvents of the spool and of pending events."""
+
+    def work() -> None:
+        server = installation.server
+        while ship(server, installation.settings.data / app.SPOOL):
+            pass
+        for pending in server.store.pending(10_000):
+            server.store.transaction(
+                lambda session, pending=pending: (
+                    record(server, pending, session),
+                    server.store.clear_event(pending, session),
+                )
+            )
+
+    return work

@@ -6,33 +6,12 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from fhirserver import app
-from fhirserver.interactions.recording import record, ship
+from fhirserver.interactions.recording import ship
 from fhirserver.store import spool
 from tests.api.client import Api
 
 PATIENT = {"resourceType": "Patient", "name": [{"family": "Audited"}]}
-
-
-@pytest.fixture
-def recorded(installation: app.Installation) -> Callable[[], None]:
-    """Does what the relay does: makes AuditEvents of the spool and of pending events."""
-
-    def work() -> None:
-        server = installation.server
-        while ship(server, installation.settings.data / app.SPOOL):
-            pass
-        for pending in server.store.pending(10_000):
-            server.store.transaction(
-                lambda session, pending=pending: (
-                    record(server, pending, session),
-                    server.store.clear_event(pending, session),
-                )
-            )
-
-    return work
 
 
 def codes(event: dict[str, Any]) -> tuple[str, str, str]:

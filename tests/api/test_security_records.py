@@ -13,7 +13,7 @@ from flask import Flask
 from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.recording import record, ship
+from fhirserver.interactions.recording import ship
 from fhirserver.store.search import compile_search, find
 from tests.api.client import Api
 from tests.api.exchange import Exchange, exchange_of
@@ -23,23 +23,6 @@ ADT = (
     b"MSH|^~\\&|LAB|GOODHEALTH|HIE|RX|20260101120000||ADT^A04^ADT_A01|%s|P|2.5.1\r"
     b"EVN||20260101120000\rPID|1||777^^^GH^MR||Secret^Person\rPV1|1|O\r"
 )
-
-
-@pytest.fixture
-def recorded(installation: app.Installation) -> Callable[[], None]:
-    def work() -> None:
-        server = installation.server
-        while ship(server, installation.settings.data / app.SPOOL):
-            pass
-        for pending in server.store.pending(10_000):
-            server.store.transaction(
-                lambda session, pending=pending: (
-                    record(server, pending, session),
-                    server.store.clear_event(pending, session),
-                )
-            )
-
-    return work
 
 
 @pytest.fixture
