@@ -343,7 +343,8 @@ class _Accesses:
             if authorization is None and client and organization == sandbox_of(id) and _tries(client.resource()):
                 sandbox.ensure(server, client.resource())
                 authorization = server.store.deciding("ClientAuthorization", asked)
-        if organization != REGISTRY and authorization is None:
+        # Whoever is nobody is told so, not which organizations there are.
+        if organization != REGISTRY and authorization is None and principal.kind != "anonymous":
             require_organization(server, organization)
         key = (
             principal.token or id_of(principal),

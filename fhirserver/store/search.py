@@ -290,6 +290,8 @@ def _listed(store: Store, access: Access, type: str, listed: Listed, session: Se
         raise problem("not-found", f"List/{listed.list} is not known here.", "_list")
     items = [entry.get("item", {}).get("reference", "") for entry in version.resource().get("entry", [])]
     ids = frozenset(text.removeprefix(f"{type}/") for text in items if text.startswith(f"{type}/"))
+    if len(ids) > MOST_JOINED:
+        raise problem("too-costly", f"List/{listed.list} has more than {MOST_JOINED} {type}.", "_list")
     return Ids(ids) if ids else Nothing()
 
 

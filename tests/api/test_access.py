@@ -182,3 +182,10 @@ def test_a_token_that_is_none_is_401(api: Api, text: str) -> None:
     answer = Api(api.app, api.base, text).get("Patient")
     assert answer.status == 401
     assert "WWW-Authenticate" in answer.headers
+
+
+def test_nobody_learns_which_organizations_there_are(api: Api) -> None:
+    there = Api(api.app, api.base).get("Patient")
+    nowhere = Api(api.app, "/1/health/organizations/nowhere/fhir/4").get("Patient")
+    assert (there.status, there.data) == (nowhere.status, nowhere.data)
+    assert there.status == 401
