@@ -92,6 +92,8 @@ class Installation:
     vault: Vault
     tokens: oauth.Tokens
     queue: Queue | None
+    intake: Callable[[], Intake]
+    """What takes HL7v2 messages in. The maps are loaded when it is first asked for: a web worker starts without."""
 
     def close(self) -> None:
         """Ends its connections."""
@@ -152,17 +154,17 @@ def build(settings: Settings) -> Installation:
         page_size=settings.page_size,
         page_size_limit=settings.page_size_max,
     )
-    _complete(server, settings, vault)
-    return Installation(settings, server, vault, _tokens(settings, server, vault), queue)
+    intake = cache(lambda: Intake(server, load_maps(folder("mappings"), server.definitions)))
+    _complete(server, settings, vault, intake)
+    return Installation(settings, server, vault, _tokens(settings, server, vault), queue, intake)
 
 
-def _complete(server: Server, settings: Settings, vault: Vault) -> None:
+def _complete(server: Server, settings: Settings, vault: Vault, intake: Callable[[], Intake]) -> None:
     """Gives the server what needs the server: the rules and operations of subscriptions, the operations on messages."""
     topics, guard = catalogue(), Guard(settings.webhook_allow)
     server.rules = admitting(RULES, lambda: server, topics, guard)
-    taken = cache(lambda: Intake(server, load_maps(folder("mappings"), server.definitions)))
     told = Operations(topics, Endpoints(guard), vault.decrypt).rows()
-    rows = (*told, *message_operations(lambda _: taken()))
+    rows = (*told, *message_operations(lambda _: intake()))
     server.operations = {**server.operations, **{_operation_key(row): row for row in rows}}
 
 
@@ -231,12 +233,16 @@ def create_app(installation: Installation) -> WSGIApplication:
     """The WSGI application of an installation."""
     server, settings = installation.server, installation.settings
     authenticate = recorded_refusals(server, installation.tokens.authenticate)
+
+    def taken(raw: bytes, address: str, organization: str) -> bytes | None:
+        return installation.intake().take(raw, address, organization)
+
     return application(
         server,
         Fhir(server, authenticate, settings.max_body),
         (
             recorded(oauth.blueprint(installation.tokens), server),
-            Hl7v2(server, authenticate, _taking(installation)).blueprint(),
+            Hl7v2(server, authenticate, taken).blueprint(),
         ),
         max_body=settings.max_body,
         cors_origins=settings.cors_origins,
@@ -246,17 +252,6 @@ def create_app(installation: Installation) -> WSGIApplication:
 def seals(installation: Installation) -> Seals:
     """The seals on the audit records, keyed by the master key."""
     return Seals(installation.server.store.database, installation.vault.seal, installation.vault.matches)
-
-
-def intake(installation: Installation) -> Intake:
-    """What takes HL7v2 messages in, with the shipped maps."""
-    return Intake(installation.server, load_maps(folder("mappings"), installation.server.definitions))
-
-
-def _taking(installation: Installation) -> Callable[[bytes, str, str], bytes | None]:
-    """Takes a message in; the maps are loaded with the first one, so that a web worker starts without them."""
-    loaded = cache(lambda: intake(installation))
-    return lambda raw, address, organization: loaded().take(raw, address, organization)
 
 
 def wsgi() -> WSGIApplication:

@@ -170,7 +170,7 @@ def convert(settings: Settings, file: bytes, organization: str) -> Iterator[str]
     """
     with app.opened(settings) as installation:
         app.require_organization(installation.server, organization)
-        intake = app.intake(installation)
+        intake = installation.intake()
         for message in messages_in(file):
             yield encode(process.convert(intake, message, organization, None).bundle).decode()
 
@@ -202,7 +202,7 @@ def check(settings: Settings) -> list[tuple[str, str]]:
         looks: Sequence[tuple[str, Callable[[], object]]] = (
             ("database", installation.server.store.ping),
             ("definitions", installation.server.refresh),
-            ("mappings", lambda: app.intake(installation)),
+            ("mappings", installation.intake),
             ("queue", queue.ping if queue else _no_queue),
         )
         return [(name, _fault(look)) for name, look in looks]

@@ -36,7 +36,7 @@ RETIRE_SECONDS = 3600.0
 def worker(settings: Settings) -> None:
     """Runs jobs from the queue: maps messages, delivers notifications."""
     installation = app.build(settings)
-    intake = app.intake(installation)
+    intake = installation.intake()
     deliverer = Deliverer(
         installation.server,
         Endpoints(Guard(settings.webhook_allow)),
@@ -63,7 +63,7 @@ def worker(settings: Settings) -> None:
 def relay(settings: Settings) -> None:
     """Turns pending events into deliveries and jobs, and enqueues again what the queue has lost."""
     installation = app.build(settings)
-    intake = app.intake(installation)
+    intake = installation.intake()
     assert installation.queue, "the relay needs a queue"
     stop = _until_signalled()
     beside = [
@@ -130,7 +130,7 @@ async def _listen(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    intake = app.intake(app.build(settings))
+    intake = app.build(settings).intake()
     receiver = Receiver(intake)
     commits = asyncio.create_task(receiver.run())
     try:

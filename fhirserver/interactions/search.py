@@ -172,7 +172,7 @@ def _over_types(
                 type > begin
                 and len(matches) >= asked.count > 0
                 and after is None
-                and _page_of(server, search, 1).matches
+                and find(server.store, search, (), 1).matches
             ):
                 after = [type]
             continue
@@ -183,10 +183,6 @@ def _over_types(
             break
     page = Page(matches, after=after, total=counted if query.total in COUNTED or query.summary == "count" else None)
     return _answer(server, request, access, asked, page)
-
-
-def _page_of(server: Server, search: Search, count: int) -> Page:
-    return find(server.store, search, (), count)
 
 
 def _compartment_types(server: Server, request: Request, access: Access) -> Mapping[str, tuple[Clause, ...]]:

@@ -22,7 +22,6 @@ from fhirserver.search.query import (
     Leaf,
     Listed,
     Nothing,
-    Query,
     References,
     SortKey,
     both,
@@ -309,6 +308,3 @@ def _inner(store: Store, search: Search, fields: Document, session: Session | No
             f"The chained search finds more than {MOST_JOINED} {search.type}; make its inner criteria more selective.",
         )
     return documents
-
-
-__all__ = ["Query", "Search", "by_references", "compile_search", "find", "index_values", "referrers", "total"]

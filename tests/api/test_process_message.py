@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from fhirserver import app
 from fhirserver.app import Installation
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import problem
@@ -132,7 +131,7 @@ def test_a_message_that_was_set_aside_can_be_processed_again(
     assert (kept["status"], kept["issue"][0]["diagnostics"][:22]) == ("failed", "Processing did not end")
 
     api.store({**kept, "status": "received"})
-    process(app.intake(installation), api.organization, kept["lane"])
+    process(installation.intake(), api.organization, kept["lane"])
 
     assert api.get(f"InboundMessage/{kept['id']}").json["status"] == "processed"
     assert len(api.found("Patient?identifier=urn:mrn|7")) == 1
