@@ -5,35 +5,20 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.jobs import Queue, run_worker
 from fhirserver.subscriptions import delivery
 from fhirserver.subscriptions.gate import WHILE_STOPPED
 from fhirserver.subscriptions.notification import HEARTBEAT
 from fhirserver.subscriptions.relay import ORDER, Relay
-from tests.system.delivering import CATALOGUE, Exchange, exchanging, installed, secret_of
-
-
-@pytest.fixture(scope="module")
-def installation(mongo_url: str) -> Iterator[app.Installation]:
-    with installed(mongo_url) as made:
-        yield made
-
-
-@pytest.fixture
-def exchange(installation: app.Installation, tmp_path: Path) -> Iterator[Exchange]:
-    with exchanging(installation, tmp_path) as made:
-        yield made
+from tests.system.delivering import CATALOGUE, Exchange, secret_of
 
 
 def test_a_new_patient_arrives_as_a_signed_message_with_the_channels_headers(exchange: Exchange) -> None:

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.interactions.recording import ship
 from fhirserver.store.search import compile_search, find
-from tests.system.delivering import Exchange, exchanging, installed
-
-
-@pytest.fixture(scope="module")
-def installation(mongo_url: str) -> Iterator[app.Installation]:
-    with installed(mongo_url) as made:
-        yield made
-
-
-@pytest.fixture
-def exchange(installation: app.Installation, tmp_path: Path) -> Iterator[Exchange]:
-    with exchanging(installation, tmp_path) as made:
-        yield made
+from tests.system.delivering import Exchange
 
 
 def test_each_attempt_is_recorded_with_the_patient_and_the_client(

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from fhirserver import app
-from tests.system.delivering import Exchange, exchanging, installed, secret_of
-
-
-@pytest.fixture(scope="module")
-def installation(mongo_url: str) -> Iterator[app.Installation]:
-    with installed(mongo_url) as made:
-        yield made
-
-
-@pytest.fixture
-def exchange(installation: app.Installation, tmp_path: Path) -> Iterator[Exchange]:
-    with exchanging(installation, tmp_path) as made:
-        yield made
+from tests.system.delivering import Exchange, secret_of
 
 
 def ask(exchange: Exchange, who: str, path: str, status: int = 200, **values: Any) -> Any:
