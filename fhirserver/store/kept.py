@@ -6,14 +6,14 @@ Each has a key, a value and an end; MongoDB deletes them some time after it, and
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pymongo import IndexModel, ReturnDocument, errors
 from pymongo.collection import Collection
 
-from fhirserver.store.database import Database, Document, translated
+from fhirserver.store.database import Database, Document, Session, translated
 from fhirserver.store.recent import Recent
 
 _INDEXES = [IndexModel([("until", 1)], name="until", expireAfterSeconds=60), IndexModel([("group", 1)], name="group")]
@@ -28,15 +28,23 @@ class Kept:
         self._ready = False
         self._making = threading.Lock()
 
-    def put(self, key: str, value: Mapping[str, Any], until: datetime, group: str = "") -> bool:
-        """Keeps a fact; False where the key is taken already. Facts of one `group` can be ended together."""
-        document = {"_id": key, "value": dict(value), "until": until, **({"group": group} if group else {})}
+    def put(self, key: str, value: Mapping[str, Any], until: datetime, *groups: str) -> bool:
+        """Keeps a fact; False where the key is taken already. Facts of one group can be ended together."""
+        document = {"_id": key, **_fields(value, until, groups)}
         with translated():
             try:
                 self._collection().insert_one(document)
             except errors.DuplicateKeyError:
                 return False
         return True
+
+    def replace(
+        self, key: str, value: Mapping[str, Any], until: datetime, *groups: str, session: Session | None = None
+    ) -> None:
+        """Keeps a fact, instead of the one under this key if there is any."""
+        collection = self._collection()
+        with translated(session):
+            collection.replace_one({"_id": key}, _fields(value, until, groups), upsert=True, session=session)
 
     def get(self, key: str, now: datetime) -> dict[str, Any] | None:
         """The value of a key, None where there is none any more, or it has been spent."""
@@ -75,10 +83,10 @@ class Kept:
         with translated():
             return self._collection().delete_one({"_id": key}).deleted_count > 0
 
-    def drop_group(self, group: str) -> int:
-        """Ends all facts of a group; how many there were."""
+    def drop_group(self, group: str, but: str = "") -> int:
+        """Ends all facts of a group except the one under the key `but`; how many there were."""
         with translated():
-            return self._collection().delete_many({"group": group}).deleted_count
+            return self._collection().delete_many({"group": group, "_id": {"$ne": but}}).deleted_count
 
     def of_group(self, group: str, now: datetime) -> list[dict[str, Any]]:
         """The values of a group, at most a thousand."""
@@ -93,6 +101,10 @@ class Kept:
                 found.create_indexes(_INDEXES)
                 self._ready = True
         return found
+
+
+def _fields(value: Mapping[str, Any], until: datetime, groups: Sequence[str]) -> Document:
+    return {"value": dict(value), "until": until, **({"group": list(groups)} if groups else {})}
 
 
 def _value(document: Document | None) -> dict[str, Any] | None:

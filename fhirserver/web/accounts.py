@@ -13,6 +13,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Server
+from fhirserver.store.attempts import Attempts
 from fhirserver.store.kept import Kept
 from fhirserver.web.tokens import Private, Tokens
 
@@ -44,6 +45,7 @@ def lasting(tokens: Tokens, server: Server) -> Tokens:
     return replace(
         tokens,
         kept=Kept(server.store.database),
+        attempts=Attempts(server.store.database),
         account=account,
         organization=organization,
         patients=patients,

@@ -11,16 +11,14 @@ import hmac
 import re
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from fhirserver.store.kept import Kept
+from fhirserver.web.sessions import digest, key_of
 
 CODE_LIFETIME = timedelta(seconds=120)
 REFRESH_LIFETIME = timedelta(days=30)
-SESSION_LIFETIME = timedelta(hours=8)
 CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
@@ -46,11 +44,6 @@ class Consent:
 
 class Spent(Exception):
     """The code or refresh token is unknown, over, of somebody else, or was used before."""
-
-
-def digest(text: str) -> str:
-    """The hash under which something handed out is kept: whoever reads the database cannot use it."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def new_code(kept: Kept, consent: Consent, now: datetime) -> str:
@@ -91,7 +84,7 @@ def refresh(kept: Kept, token: str, client: str, now: datetime) -> Consent:
     ended.
     """
     consent = _spend(kept, f"refresh/{digest(token)}", client, now)
-    if consent.session and kept.get(f"session/{consent.session}", now) is None:
+    if consent.session and kept.get(key_of(consent.session), now) is None:
         raise Spent("the user has signed out")
     return consent
 
@@ -119,8 +112,3 @@ def _spend(kept: Kept, key: str, client: str, now: datetime) -> Consent:
         end_family(kept, consent.family, now)
         raise Spent("it has been used before, so everything that came of it has been revoked")
     return consent
-
-
-def session_of(kept: Kept, cookie: str, now: datetime) -> Mapping[str, Any] | None:
-    """The sign-in session of a cookie: user and signed_in; None without one."""
-    return kept.get(f"session/{digest(cookie)}", now) if cookie else None

@@ -34,6 +34,7 @@ from fhirserver.rules.client import is_public
 from fhirserver.store.kept import Kept
 from fhirserver.web import codes
 from fhirserver.web.codes import Consent, Spent
+from fhirserver.web.sessions import digest
 from fhirserver.web.tokens import Tokens, basic, client_principal, scopes_of
 from fhirserver.web.wellknown import TOKEN_PATH
 
@@ -207,10 +208,10 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
             self.tokens.refuse_throttled(address, id_)
             client = self._with_keys(id_)
             audiences = (self.tokens.issuer + TOKEN_PATH,)
-            jwks = self._keys_of(client)
+            jwks = self._keys_of(client, assertion)
             claims = assertions.verify(jwks, assertion, id_, audiences, now, client.get("jwksUri", ""))
             until = datetime.fromtimestamp(claims["exp"], UTC) + timedelta(minutes=1)
-            if not self.lasting.put(f"assertion/{codes.digest(id_ + ' ' + claims['jti'])}", {}, until):
+            if not self.lasting.put(f"assertion/{digest(id_ + ' ' + claims['jti'])}", {}, until):
                 raise assertions.Refused("the assertion has been used before")
         except assertions.Refused as reason:
             self.tokens.failed(address, id_)
@@ -223,12 +224,12 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
             raise assertions.Refused("there is no active client of this id")
         return found[0]
 
-    def _keys_of(self, client: Resource) -> Mapping[str, Any]:
+    def _keys_of(self, client: Resource, assertion: str) -> Mapping[str, Any]:
         if client.get("jwks"):
             held: Mapping[str, Any] = json.loads(client["jwks"])
             return held
         if client.get("jwksUri") and self.tokens.fetch:
-            return self.tokens.fetch(client["jwksUri"])
+            return self.tokens.fetch(client["jwksUri"], assertions.key_id(assertion))
         raise assertions.Refused("the client has no keys that can be read")
 
     def tokens_for(self, client: Resource, consent: Consent, scope: str) -> dict[str, Any]:

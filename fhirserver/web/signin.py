@@ -5,8 +5,6 @@ RFC 6749 4.1, RFC 7636 (S256 only), RFC 9207 (iss), SMART App Launch 2.2 standal
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -18,20 +16,19 @@ from flask import request as http
 
 from fhirserver.auth import scopes
 from fhirserver.auth.principal import Principal
-from fhirserver.auth.secrets import check_password
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.model import target
-from fhirserver.rules.user import user_id
 from fhirserver.store.kept import Kept
 from fhirserver.web import codes
 from fhirserver.web.asking import PARAMETERS, Asked, Fault, Refused, about_patient, asked, client_of
 from fhirserver.web.codes import Consent
 from fhirserver.web.pages import page
+from fhirserver.web.sessions import Sessions, SignedIn, csrf, digest, ours, set_cookie
 from fhirserver.web.tokens import Tokens, person
 from fhirserver.web.wellknown import AUTHORIZE_PATH, LOGOUT_PATH
 
-FLOW, SESSION = "fhirserver_flow", "fhirserver_session"
+FLOW = "fhirserver_flow"
 FLOW_LIFETIME = timedelta(minutes=15)
 GRANT_LIFETIME = timedelta(days=365)
 WORDS = {
@@ -52,6 +49,7 @@ class SignIn:
         assert tokens.kept is not None
         self.tokens = tokens
         self.kept: Kept = tokens.kept
+        self.sessions = Sessions(tokens)
 
     def add_to(self, blueprint: Blueprint) -> None:
         """Adds the routes."""
@@ -85,29 +83,19 @@ class SignIn:
         """Takes e-mail address and password. The same answer, after the same time, for a wrong one of either."""
         request, flow = self._flow()
         email, password = http.form.get("email", ""), http.form.get("password", "")
-        address = http.remote_addr or ""
-        self.tokens.refuse_throttled(address, email.lower())
-        try:
-            account = self.tokens.account(user_id(email)) if self.tokens.account else None
-        except Problem:
-            account = None
-        hashed = account[1].get("password") if account and account[0].get("active") is not False else None
-        if not check_password(password, hashed) or account is None:
-            self.tokens.failed(address, email.lower())
+        signed_in = self.sessions.sign_in(email, password, http.remote_addr or "")
+        if signed_in is None:
             return self._sign_in_page(request, flow, "The e-mail address or the password is wrong.")
-        session = secrets.token_urlsafe(32)
-        value = {"user": account[0]["id"], "signed_in": int(self._now().timestamp())}
-        self.kept.put(f"session/{codes.digest(session)}", value, self._now() + codes.SESSION_LIFETIME)
         if request.parameters["prompt"] == "login":  # it has been done
             self._keep(flow, {**request.parameters, "prompt": ""})
         answer = HttpResponse(status=303, headers={"Location": "/oauth2/consent"})
-        self._cookie(answer, SESSION, session, codes.SESSION_LIFETIME)
+        self.sessions.remember(answer, signed_in.cookie)
         return answer
 
     def choose(self) -> HttpResponse:
         """Takes the patient the user chose: one that this user may see."""
         request, flow = self._flow()
-        user, _ = self._user()
+        user = self._signed_in().user
         chosen = http.form.get("patient", "")
         if chosen not in dict(self._patients(user, request.organization, chosen)):
             return self._patient_page(request, flow, user, "", "Choose one of these patients.")
@@ -119,34 +107,30 @@ class SignIn:
         request, flow = self._flow(checked=http.method == "POST")
         if http.method == "GET":
             return self._next(request, flow, http.args.get("find", ""))
-        user, session = self._user()
-        self.kept.drop(f"flow/{codes.digest(flow)}")
+        signed_in = self._signed_in()
+        self.kept.drop(f"flow/{digest(flow)}")
         if http.form.get("decision") != "allow":
             return self._back(request.parameters, error="access_denied", error_description="The user said no.")
         chosen = [word for word in request.scope.split() if word in http.form.getlist("scope")]
         if not chosen:
             return self._back(request.parameters, error="access_denied", error_description="The user allowed nothing.")
-        self._remember(request, user, " ".join(chosen))
-        return self._code(request, user, session, " ".join(chosen))
+        self._remember(request, signed_in.user, " ".join(chosen))
+        return self._code(request, signed_in, " ".join(chosen))
 
     def logout(self) -> HttpResponse:
         """Ends the sign-in session once the user confirms; leads back only where the application named has
         registered.
         """
-        to, session = self._registered(), http.cookies.get(SESSION, "")
-        if http.method == "GET" and session:
-            id_ = http.values.get("client_id", "")
-            return page(
-                "sign-out",
-                "Sign out?",
-                leads_to=_origin(to),
-                values={"csrf": _csrf(session), "to": to, "client": id_},
-            )
-        if session and not hmac.compare_digest(http.form.get("csrf", ""), _csrf(session)):
-            raise Fault("This page is out of date.")
-        self.kept.drop(f"session/{codes.digest(session)}")
+        to, signed_in = self._registered(), self.sessions.of(http.cookies)
+        if signed_in and http.method == "GET":
+            values = {"csrf": csrf(signed_in.cookie), "to": to, "client": http.values.get("client_id", "")}
+            return page("sign-out", "Sign out?", leads_to=_origin(to), values=values)
+        if signed_in:
+            if not ours(http.form.get("csrf", ""), signed_in.cookie):
+                raise Fault("This page is out of date.")
+            self.sessions.end(signed_in.cookie)
         answer = HttpResponse(status=303, headers={"Location": to}) if to else page("signed-out", "You are signed out")
-        self._cookie(answer, SESSION, "", timedelta(0))
+        self.sessions.remember(answer, "")
         return answer
 
     def _registered(self) -> str:
@@ -158,17 +142,17 @@ class SignIn:
     # Which request, by whom
 
     def _keep(self, flow: str, parameters: Mapping[str, str]) -> None:
-        key = f"flow/{codes.digest(flow)}"
+        key = f"flow/{digest(flow)}"
         self.kept.drop(key)
         self.kept.put(key, parameters, self._now() + FLOW_LIFETIME)
 
     def _flow(self, checked: bool = True) -> tuple[Asked, str]:
         """The request this browser is in the middle of. Raises Fault where there is none, or the form is not ours."""
         flow = http.cookies.get(FLOW, "")
-        parameters = self.kept.get(f"flow/{codes.digest(flow)}", self._now()) if flow else None
+        parameters = self.kept.get(f"flow/{digest(flow)}", self._now()) if flow else None
         if parameters is None:
             raise Fault("This sign-in has expired, or it was begun in another browser.")
-        if checked and not hmac.compare_digest(http.form.get("csrf", ""), _csrf(flow)):
+        if checked and not ours(http.form.get("csrf", ""), flow):
             raise Fault("This page is out of date.")
         client = client_of(self.tokens, parameters, lambda name: [])
         try:
@@ -178,23 +162,19 @@ class SignIn:
 
     # Who decides, and on what
 
-    def _user(self) -> tuple[Resource, str]:
-        session = http.cookies.get(SESSION, "")
-        value = codes.session_of(self.kept, session, self._now())
-        user = self.tokens.user(value["user"]) if value else None
-        if user is None or user.get("active") is False:
+    def _signed_in(self) -> SignedIn:
+        found = self.sessions.of(http.cookies)
+        if found is None:
             raise Fault("You are not signed in any more.")
-        return user, session
+        return found
 
     def _next(self, request: Asked, flow: str, find: str = "") -> HttpResponse:
         """The page that is next: sign in, choose a patient, consent; or the code where the user consented before."""
         silent, prompt = request.parameters["prompt"] == "none", request.parameters["prompt"]
-        try:
-            user, session = self._user()
-        except Fault:
-            user, session = {}, ""
-        if not user or prompt == "login":
+        signed_in = self.sessions.of(http.cookies)
+        if signed_in is None or prompt == "login":
             return self._silence(request, "login_required") if silent else self._sign_in_page(request, flow)
+        user = signed_in.user
         if request.organization != "registry" and request.organization not in person(user)["roles"]:
             text = "The user has no role in this organization."
             return self._back(request.parameters, error="access_denied", error_description=text)
@@ -203,8 +183,8 @@ class SignIn:
                 return self._silence(request, "interaction_required")
             return self._patient_page(request, flow, user, find)
         if prompt != "consent" and self._consented(request, user):
-            self.kept.drop(f"flow/{codes.digest(flow)}")
-            return self._code(request, user, session, request.scope)
+            self.kept.drop(f"flow/{digest(flow)}")
+            return self._code(request, signed_in, request.scope)
         return self._silence(request, "consent_required") if silent else self._consent_page(request, flow, user)
 
     def _silence(self, request: Asked, error: str) -> HttpResponse:
@@ -218,12 +198,12 @@ class SignIn:
         return scopes.cached(before["scope"], types).covers(scopes.cached(request.scope, types))
 
     def _sign_in_page(self, request: Asked, flow: str, fault: str = "") -> HttpResponse:
-        values = {"fault": fault, "csrf": _csrf(flow), **self._names(request)}
+        values = {"fault": fault, "csrf": csrf(flow), **self._names(request)}
         return page("sign-in", "Sign in", status=401 if fault else 200, values=values)
 
     def _patient_page(self, request: Asked, flow: str, user: Resource, find: str, fault: str = "") -> HttpResponse:
         found = self._patients(user, request.organization, find)
-        values = {"fault": fault, "csrf": _csrf(flow), "find": find, "patients": found, **self._names(request)}
+        values = {"fault": fault, "csrf": csrf(flow), "find": find, "patients": found, **self._names(request)}
         return page("patient", "Choose a patient", values=values)
 
     def _consent_page(self, request: Asked, flow: str, user: Resource) -> HttpResponse:
@@ -231,7 +211,7 @@ class SignIn:
         words = request.scope.split()
         known = self.tokens.organization(request.organization) if self.tokens.organization else None
         values = {
-            "csrf": _csrf(flow),
+            "csrf": csrf(flow),
             "scopes": [(word, WORDS.get(word) or scopes.sentence(scopes.cached(word, types))) for word in words],
             "user": user.get("name") or user["email"],
             "organization": (known or {}).get("name", "the registry"),
@@ -263,19 +243,18 @@ class SignIn:
         value = {"client": request.client["id"], "organization": request.organization, "scope": scope}
         self.kept.put(key, value, self._now() + GRANT_LIFETIME, f"grants/{user['id']}")
 
-    def _code(self, request: Asked, user: Resource, session: str, scope: str) -> HttpResponse:
-        signed_in = codes.session_of(self.kept, session, self._now()) or {}
+    def _code(self, request: Asked, signed_in: SignedIn, scope: str) -> HttpResponse:
         consent = Consent(
             client=request.client["id"],
-            user=user["id"],
+            user=signed_in.user["id"],
             scope=scope,
             audience=request.parameters["aud"].rstrip("/"),
             patient=request.parameters.get("patient", "") if about_patient(scope) else "",
             redirect_uri=request.parameters["redirect_uri"],
             challenge=request.parameters["code_challenge"],
             nonce=request.parameters["nonce"],
-            signed_in=int(signed_in.get("signed_in", 0)),
-            session=codes.digest(session),
+            signed_in=signed_in.since,
+            session=digest(signed_in.cookie),
         )
         return self._back(request.parameters, code=codes.new_code(self.kept, consent, self._now()))
 
@@ -289,17 +268,8 @@ class SignIn:
         return response
 
     def _cookie(self, answer: HttpResponse, name: str, value: str, lifetime: timedelta) -> None:
-        answer.set_cookie(
-            name,
-            value,
-            max_age=int(lifetime.total_seconds()),
-            path="/oauth2",
-            secure=self.tokens.issuer.startswith("https"),
-            httponly=True,
-            samesite="Lax",
-        )
-        answer.headers["Cache-Control"] = "no-store"
-        answer.headers["Referrer-Policy"] = "no-referrer"
+        secure = self.tokens.issuer.startswith("https")
+        set_cookie(answer, name, value, lifetime, path="/oauth2", secure=secure)
 
     def _now(self) -> datetime:
         return self.tokens.now()
@@ -323,11 +293,6 @@ class SignIn:
                 return answer
 
         return show
-
-
-def _csrf(cookie: str) -> str:
-    """What the forms of a browser with this cookie carry: nobody who cannot read the cookie can make it."""
-    return hashlib.sha256(f"csrf {cookie}".encode()).hexdigest()
 
 
 def _origin(uri: str) -> str:

@@ -17,12 +17,12 @@ from fhirserver.auth import scopes, tokens
 from fhirserver.auth.keys import SigningKey, by_kid
 from fhirserver.auth.principal import ANONYMOUS, Principal
 from fhirserver.fhir import Resource
-from fhirserver.fhir.problem import Problem, problem
+from fhirserver.fhir.problem import Problem
 from fhirserver.rules.client import has_secret
 from fhirserver.rules.model import instant, target
 from fhirserver.rules.user import operator, roles
+from fhirserver.store.attempts import Attempts
 from fhirserver.store.kept import Kept
-from fhirserver.web.throttle import Throttle
 
 Private = Mapping[str, Any]
 
@@ -34,9 +34,10 @@ class Tokens:
     `client` and `user` answer what the database holds now, None for what is absent or deleted. `keys` are the signing
     keys, the current one first. `matches` compares a secret with its keyed hash in constant time. `lifetime` is in
     seconds. `kept` holds what all processes must agree on; without it there is no revocation and no grant but
-    client_credentials. `account` answers a User with its private part, for signing in; `organization` an Organization
-    of the registry; `patients` a few (id, label) of an organization's patients for a text, as the user may see them;
-    `create` stores a resource on the registry for somebody; `fetch` answers the JWK Set at a URL.
+    client_credentials; `attempts` counts failures for all of them. `account` answers a User with its private part, for
+    signing in; `organization` an Organization of the registry; `patients` a few (id, label) of an organization's
+    patients for a text, as the user may see them; `create` stores a resource on the registry for somebody; `fetch`
+    answers the JWK Set at a URL.
     """
 
     issuer: str
@@ -49,13 +50,12 @@ class Tokens:
     new_id: Callable[[], str]
     lifetime: int = 300
     cache: tokens.TokenCache = field(default_factory=tokens.TokenCache)
-    throttle: Throttle = field(default_factory=Throttle)
-    addresses: Throttle = field(default_factory=lambda: Throttle(attempts=100, seconds=0.6))
     kept: Kept | None = None
+    attempts: Attempts | None = None
     account: Callable[[str], tuple[Resource, Private] | None] | None = None
     organization: Callable[[str], Resource | None] | None = None
     patients: Callable[[Principal, str, str], Sequence[tuple[str, str]]] | None = None
-    fetch: Callable[[str], Mapping[str, Any]] | None = None
+    fetch: Callable[[str, str], Mapping[str, Any]] | None = None
     create: Callable[[Principal, Resource], Resource] | None = None
 
     def issue(self, principal: Principal, lifetime: int | None = None, family: str = "") -> str:
@@ -136,21 +136,17 @@ class Tokens:
             return None
         return found
 
-    def refuse_throttled(self, address: str, who: str) -> None:
-        """Raises Problem(throttled) where this address, or somebody there as `who`, has failed too often."""
-        now = self.now().timestamp()
-        wait = max(self.throttle.wait(now, _pair(address, who)), self.addresses.wait(now, address))
-        if wait:
-            text = f"Too many failed attempts: try again in {wait} seconds."
-            raise problem("throttled", text, headers={"Retry-After": str(wait)})
-
-    def failed(self, address: str, who: str) -> None:
-        """Counts a failed attempt of an address as `who`: the two together may fail ten times, the address a
-        hundred.
+    def refuse_throttled(self, address: str, who: str, *, person: bool = False) -> None:
+        """Raises Problem(throttled) with Retry-After where this address, or somebody there as `who`, or anybody as the
+        person `who`, has failed too often.
         """
-        now = self.now().timestamp()
-        self.throttle.failed(now, _pair(address, who))
-        self.addresses.failed(now, address)
+        if self.attempts:
+            self.attempts.refuse(address, who, self.now(), person=person)
+
+    def failed(self, address: str, who: str, *, person: bool = False) -> None:
+        """Counts a failed attempt of an address as `who`: see `store.attempts`."""
+        if self.attempts:
+            self.attempts.failed(address, who, self.now(), person=person)
 
     def _basic(self, credentials: str, address: str) -> Principal:
         id_, secret = basic(credentials)
@@ -159,10 +155,6 @@ class Tokens:
             refusal = tokens.refused("The client id or secret is wrong, or the client may not use basic_auth.")
             raise Problem(refusal.issues, headers={"WWW-Authenticate": 'Basic realm="fhir", Bearer realm="fhir"'})
         return client_principal(found[0], scopes_of(found[0], self.types(), ("system",)))
-
-
-def _pair(address: str, who: str) -> str:
-    return f"{address} {who[:64]}"
 
 
 def person(user: Resource) -> dict[str, Any]:
