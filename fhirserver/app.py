@@ -66,6 +66,7 @@ from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
+from fhirserver.web.keysets import KeySets
 from fhirserver.web.recorded import recorded, recorded_refusals
 
 OPERATIONS: tuple[OperationRow, ...] = (
@@ -81,6 +82,8 @@ log = logging.getLogger(__name__)
 SPOOL = "spool"
 """The folder, in the data folder, of audit records on their way to the database."""
 MOST_ANSWERS = 500
+KEY_SET_SECONDS, MOST_KEY_SET = 5.0, 65_536
+"""How long reading a client's key set may take, and how many bytes it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +158,16 @@ def build(settings: Settings) -> Installation:
         page_size_limit=settings.page_size_max,
     )
     intake = cache(lambda: Intake(server, load_maps(folder("mappings"), server.definitions)))
-    _complete(server, settings, vault, intake)
-    return Installation(settings, server, vault, _tokens(settings, server, vault), queue, intake)
+    endpoints = Endpoints(Guard(settings.webhook_allow))
+    _complete(server, endpoints, vault, intake)
+    return Installation(settings, server, vault, _tokens(settings, server, vault, endpoints), queue, intake)
 
 
-def _complete(server: Server, settings: Settings, vault: Vault, intake: Callable[[], Intake]) -> None:
+def _complete(server: Server, endpoints: Endpoints, vault: Vault, intake: Callable[[], Intake]) -> None:
     """Gives the server what needs the server: the rules and operations of subscriptions, the operations on messages."""
-    topics, guard = catalogue(), Guard(settings.webhook_allow)
-    server.rules = admitting(RULES, lambda: server, topics, guard)
-    told = Operations(topics, Endpoints(guard), vault.decrypt).rows()
+    topics = catalogue()
+    server.rules = admitting(RULES, lambda: server, topics, endpoints.guard)
+    told = Operations(topics, endpoints, vault.decrypt).rows()
     rows = (*told, *message_operations(lambda _: intake()))
     server.operations = {**server.operations, **{_operation_key(row): row for row in rows}}
 
@@ -174,7 +178,7 @@ def catalogue() -> Catalogue:
     return Catalogue.read(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506 - both are safe
 
 
-def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:
+def _tokens(settings: Settings, server: Server, vault: Vault, endpoints: Endpoints) -> oauth.Tokens:
     signing = (_signing_key(server.store, vault),)
     whole = everything(REGISTRY)
 
@@ -186,6 +190,10 @@ def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:
         found = server.store.read(whole, "User", id)
         return None if found is None or found.deleted else found.resource()
 
+    def get(url: str) -> tuple[int, bytes, str]:
+        answer = endpoints.get(url, KEY_SET_SECONDS, MOST_KEY_SET)
+        return answer.status, answer.body, answer.error
+
     made = oauth.Tokens(
         issuer=settings.public_url,
         keys=lambda: signing,
@@ -196,6 +204,7 @@ def _tokens(settings: Settings, server: Server, vault: Vault) -> oauth.Tokens:
         now=server.now,
         new_id=server.new_id,
         lifetime=settings.token_lifetime,
+        fetch=KeySets(get).fetch,
     )
     return oauth.lasting(made, server)
 

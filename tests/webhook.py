@@ -69,6 +69,10 @@ def receiving(folder: Path) -> Iterator[Receiver]:
             received.arrived.append((self.path, dict(self.headers.items()), body))
             (received.reply or received.answering(200))(self)
 
+        def do_GET(self) -> None:
+            received.arrived.append((self.path, dict(self.headers.items()), b""))
+            (received.reply or received.answering(200))(self)
+
         def log_message(self, format: str, *args: Any) -> None:
             pass
 

@@ -19,6 +19,9 @@ from fhirserver.auth.tokens import LEEWAY, MOST_TOKEN
 
 TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MOST_LIFETIME = 300
+LEAST_RSA_BITS = 2048
+"""RFC 7518 3.3."""
+
 _ALGORITHMS: Mapping[str, Any] = {"RS384": RSAKey, "ES384": ECKey}
 
 
@@ -31,6 +34,11 @@ def subject(assertion: str) -> str:
     JWT.
     """
     return str(_unverified(assertion)[1].get("sub", ""))
+
+
+def key_id(assertion: str) -> str:
+    """The kid of the key an assertion claims to be signed with; not verified yet. Raises Refused for what is no JWT."""
+    return str(_unverified(assertion)[0].get("kid", ""))
 
 
 def verify(
@@ -73,7 +81,10 @@ def _key(jwks: Mapping[str, Any], header: Mapping[str, Any]) -> Any:
     for key in keys if isinstance(keys, list) else ():
         if isinstance(key, dict) and key.get("kid") == header.get("kid") and key.get("kty") == kind.key_type:
             try:
-                return kind.import_key({name: key[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in key})
+                found = kind.import_key({name: key[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in key})
+                if kind is RSAKey and found.raw_value.key_size < LEAST_RSA_BITS:
+                    raise Refused(f"an RSA key needs {LEAST_RSA_BITS} bits")
+                return found
             except (JoseError, ValueError, TypeError, KeyError):
                 raise Refused("the registered key of this kid cannot be read") from None
     raise Refused("the assertion's kid is none of the registered keys")

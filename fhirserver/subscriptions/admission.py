@@ -1,5 +1,6 @@
 """What is asked of a Subscription or SubscriptionTopic when it is written, beyond its own content: can its criteria be
-matched here, may its endpoint be reached. The rules for the rest are pure; these look at topics and at the network.
+matched here, may its endpoint be reached; and of a client, whether its keys may be fetched. The rules for the rest are
+pure; these look at topics and at the network.
 
 Subscriptions R5 Backport: a server refuses what it cannot honour.
 """
@@ -11,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fhirserver.fhir import Resource
-from fhirserver.fhir.problem import problem
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Server
 from fhirserver.rules.model import Context, Prepared, Rule
 from fhirserver.subscriptions import delivery
@@ -35,7 +36,8 @@ NOT_WRITTEN = "A NotificationDelivery is written by the server only; $redeliver 
 def admitting(
     rules: Mapping[str, Rule], server: Callable[[], Server], catalogue: Catalogue, guard: Guard
 ) -> dict[str, Rule]:
-    """The rules, with what is asked here added to those of Subscription, SubscriptionTopic and NotificationDelivery.
+    """The rules, with what is asked here added to those of Subscription, SubscriptionTopic, NotificationDelivery and
+    ClientApplication.
 
     `server` is asked for when a rule runs, since a server is built with its rules.
     """
@@ -51,11 +53,20 @@ def admitting(
     def admit_topic(context: Context, resource: Resource) -> None:
         compiler(context).check_topic(resource)
 
+    def admit_keys(context: Context, resource: Resource) -> None:
+        try:
+            if resource.get("jwksUri"):
+                guard.check(str(resource["jwksUri"]))
+        except Problem as refusal:
+            text = f"ClientApplication.jwksUri cannot be fetched. {refusal.issues[0].diagnostics}"
+            raise problem("value", text, "ClientApplication.jwksUri") from None
+
     topic = rules.get("SubscriptionTopic", Rule("SubscriptionTopic"))
     return {
         **rules,
         "Subscription": _with(rules["Subscription"], admit),
         "SubscriptionTopic": _with(topic, admit_topic),
+        "ClientApplication": _with(rules["ClientApplication"], admit_keys),
         delivery.TYPE: Rule(delivery.TYPE, refused=dict.fromkeys(("create", "update", "patch", "delete"), NOT_WRITTEN)),
     }
 

@@ -1,4 +1,4 @@
-"""One POST to an endpoint of a stranger: to a judged address under the endpoint's own name, and over at its deadline.
+"""One request to an endpoint of a stranger: to a judged address under the endpoint's own name, over at its deadline.
 
 A name that changes its mind after it was judged (DNS rebinding) is not asked again: the connection goes to the address.
 SNI, the check of the certificate and Host stay the name's. Redirects are answers like any other, proxies of the
@@ -12,8 +12,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -36,10 +37,10 @@ TICK_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one POST came to.
+    """What one request came to.
 
     `status` is the HTTP status, 0 where there was no complete answer; then `error` says why. `excerpt` is text of at
-    most 1 KB, `retry_after` the header of that name.
+    most 1 KB, `retry_after` the header of that name, `body` what a GET was answered.
     """
 
     status: int
@@ -47,10 +48,15 @@ class Answer:
     excerpt: str = ""
     retry_after: str = ""
     error: str = ""
+    body: bytes = b""
+
+
+class TooLong(Exception):
+    """The answer has more bytes than are read."""
 
 
 class Endpoints:
-    """Sends POSTs and keeps connections open between them. Threads may share it; a child process must make its own.
+    """Sends requests and keeps connections open between them. Threads may share it; a child process must make its own.
 
     `authorities` is the path of a PEM file with further certificate authorities to trust.
     """
@@ -65,49 +71,73 @@ class Endpoints:
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
         """One POST, over within about `seconds`. Never raises for what the other side or the network does."""
+        return self._within(seconds, url, lambda: self._posted(url, headers, body, seconds))
+
+    def get(self, url: str, seconds: float, most: int) -> Answer:
+        """One GET, over within about `seconds`; an answer of more than `most` bytes is an error. Never raises, as
+        `post`.
+        """
+        return self._within(seconds, url, lambda: self._got(url, seconds, most))
+
+    def _within(self, seconds: float, url: str, work: Callable[[], Answer]) -> Answer:
         started = time.monotonic()
         running = _DEADLINES.begin(seconds)
         try:
-            answer = self._persistently(url, headers, body, seconds, started)
+            answer = self._persistently(work)
         except Problem as refusal:
-            answer = Answer(0, _since(started), error=str(refusal))
+            answer = Answer(0, 0, error=str(refusal))
         except UnicodeError:
-            answer = Answer(0, _since(started), error="a header of the channel cannot be sent over HTTP")
+            answer = Answer(0, 0, error="a header of the channel cannot be sent over HTTP")
+        except TooLong as error:
+            answer = Answer(0, 0, error=str(error))
         except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
             self.guard.forget(url)
-            answer = Answer(0, _since(started), error=_said(error))
+            answer = Answer(0, 0, error=_said(error))
         finally:
             _DEADLINES.end(running)
         if running.shut:
-            return Answer(0, _since(started), error=f"no complete answer within {seconds:g} s")
-        return answer
+            answer = Answer(0, 0, error=f"no complete answer within {seconds:g} s")
+        return replace(answer, milliseconds=_since(started))
 
     def close(self) -> None:
         """Ends the kept connections."""
         self._adapter.close()
 
-    def _persistently(
-        self, url: str, headers: Mapping[str, str], body: bytes, seconds: float, started: float
-    ) -> Answer:
+    def _persistently(self, work: Callable[[], Answer]) -> Answer:
         """A kept connection may have been closed by the other side a moment before: worth a second try at once."""
         try:
-            return self._sent(url, headers, body, seconds, started)
+            return work()
         except requests.ConnectionError as error:
             if not any(mark in repr(error) for mark in _CLOSED):
                 raise
-            return self._sent(url, headers, body, seconds, started)
+            return work()
 
-    def _sent(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float, started: float) -> Answer:
-        own = {"Host": urlsplit(url).netloc, "Accept-Encoding": "identity", "User-Agent": "fhirserver"}
-        request = requests.Request("POST", url, headers={**headers, **own}, data=body).prepare()
-        response = self._adapter.send(request, stream=True, timeout=(min(CONNECT_SECONDS, seconds), seconds))
-        try:
+    def _posted(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
+        with self._sent("POST", url, headers, body, seconds) as response:
             excerpt = response.raw.read(EXCERPT_BYTES, decode_content=False) or b""
             more = response.raw.read(DRAIN_BYTES, decode_content=False) if len(excerpt) == EXCERPT_BYTES else b""
             if len(more) == DRAIN_BYTES:
                 response.raw.close()
             retry_after = response.headers.get("Retry-After", "")[:64]
-            return Answer(response.status_code, _since(started), _text(excerpt), retry_after)
+            return Answer(response.status_code, 0, _text(excerpt), retry_after)
+
+    def _got(self, url: str, seconds: float, most: int) -> Answer:
+        with self._sent("GET", url, {"Accept": "application/json"}, None, seconds) as response:
+            body = response.raw.read(most + 1, decode_content=False) or b""
+            if len(body) > most:
+                response.raw.close()
+                raise TooLong(f"the answer has more than {most} bytes")
+            return Answer(response.status_code, 0, body=body)
+
+    @contextmanager
+    def _sent(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> Iterator[requests.Response]:
+        own = {"Host": urlsplit(url).netloc, "Accept-Encoding": "identity", "User-Agent": "fhirserver"}
+        request = requests.Request(method, url, headers={**headers, **own}, data=body).prepare()
+        response = self._adapter.send(request, stream=True, timeout=(min(CONNECT_SECONDS, seconds), seconds))
+        try:
+            yield response
         finally:
             response.close()
 
