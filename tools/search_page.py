@@ -71,6 +71,10 @@ bounded by the caller's access too.
 `_list=[id]` finds what a List names. `_id`, `_lastUpdated`, `_tag`, `_profile`, `_security` and `_source` are on
 every type.
 
+Resources inside others are searched with `_contained=true` (only those) or `both`; the answer has their containers,
+or with `_containedType=contained` themselves, with the `fullUrl` `[base]/Type/id#id`. A chain looks into contained
+resources always (`MedicationRequest?medication.code=abc` finds a Medication inside); `_has` and `_list` never do.
+
 A SearchParameter that is added to the registry is indexed in the background; until that is done, a search by it says
 so.
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import Issue
 from fhirserver.interactions.codes import with_known_codes
+from fhirserver.interactions.contained import SEARCHED, inner_searches
 from fhirserver.interactions.model import Request, Server
 from fhirserver.search.parse import CONTROLS, parse
 from fhirserver.search.query import Chain, Clause, Has, NeedsCodes, Query, walk
+from fhirserver.store.model import Total
 from fhirserver.store.plans import plan
 from fhirserver.store.search import Search, compile_search, total
 
@@ -38,6 +40,8 @@ def explained(
     if len(criteria) > 1:
         yield _said(_counted(server, request, access, type, (*fixed, *query.clauses)), "match all of it")
     yield from _planned(server, request, access, type, (*fixed, *query.clauses), query)
+    if query.contained in SEARCHED:
+        yield from _inside(server, request, access, type, (*fixed, *query.clauses), query)
 
 
 def _joined(
@@ -65,6 +69,17 @@ def _planned(
     yield Issue("informational", f"{by}{', then sorted' if found.sorts else ''}.", (), "information")
 
 
+def _inside(
+    server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...], query: Query
+) -> Iterator[Issue]:
+    """For each type that may hold what is searched, how many do, and which index finds them."""
+    known = [with_known_codes(server, access, clause) for clause in clauses]
+    for container, inner in inner_searches(server, request, access, type, known):
+        found = total(server.store, inner.search, server.total_bound, request.session)
+        by = ", ".join(plan(server.store, inner.search, (), query.count or server.page_size).indexes)
+        yield _said(f"{_text(found)} {container}", f"have a {type} inside that matches. Answered by {by}", "_contained")
+
+
 def _compiled(
     server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...]
 ) -> Search | None:
@@ -77,7 +92,10 @@ def _counted(server: Server, request: Request, access: Access, type: str, clause
     search = _compiled(server, request, access, type, clauses)
     if search is None:
         return "0"
-    found = total(server.store, search, server.total_bound, request.session)
+    return _text(total(server.store, search, server.total_bound, request.session))
+
+
+def _text(found: Total) -> str:
     return f"{'more than ' if found.bounded else ''}{found.count}"
 
 

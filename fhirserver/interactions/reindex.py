@@ -37,10 +37,19 @@ def plan(server: Server) -> int:
     for resource in _defined(server):
         for type in _types(server, resource):
             reindex.begin(server.store.database, type, resource["code"], _version(resource), server.now())
+    _plan_contained(server)
     types = reindex.waiting(server.store.database)
     for type in types:
         server.enqueue(JOB, type)
     return len(types)
+
+
+def _plan_contained(server: Server) -> None:
+    """Once in the life of an installation: what was stored before contained resources were indexed."""
+    database = server.store.database
+    made = server.store.singleton("contained", lambda: {"types": database.existing_types()})
+    for type in made["types"]:
+        reindex.begin(database, type, "_contained", "1", server.now())
 
 
 def run(server: Server, type: str) -> None:
@@ -51,7 +60,9 @@ def run(server: Server, type: str) -> None:
         return
 
     def index(document: Document) -> Entry | None:
-        return entry_of(server, decode(plain(document["d"])), server.base(document["o"]))
+        entry = entry_of(server, decode(plain(document["d"])), server.base(document["o"]))
+        server.store.containers.note_pairs((type, inside.type) for inside in entry.contained)
+        return entry
 
     try:
         while reindex.step(server.store.database, type, index):

@@ -7,7 +7,7 @@ entry otherwise; the self link shows what was really used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote_plus, urlencode
@@ -18,11 +18,13 @@ from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Issue, outcome, problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.codes import with_known_codes
+from fhirserver.interactions.contained import SEARCHED, contained_parts
 from fhirserver.interactions.cursor import open_cursor, seal_cursor
 from fhirserver.interactions.explain import explained
 from fhirserver.interactions.includes import included
 from fhirserver.interactions.model import Pairs, Request, Response, Server
 from fhirserver.interactions.own_events import with_own_events
+from fhirserver.interactions.parts import Part, of_type, through
 from fhirserver.interactions.reindex import unready
 from fhirserver.interactions.summary import subset
 from fhirserver.search.parse import Limits, parse, render
@@ -123,6 +125,9 @@ def _searched(
         notes += explained(server, request, access, type, clauses, query)
     asked = replace(_asked(server, request, query, path), notes=tuple(notes))
     criteria = [with_known_codes(server, access, clause) for clause in (*clauses, *query.clauses)]
+    if query.contained in SEARCHED:
+        parts = contained_parts(server, request, access, type, criteria, query)
+        return _answer(server, request, access, asked, _through(server, asked, parts))
     search = compile_search(server.store, access, type, criteria, request.session)
     page = _page(server, asked, search, request.session)
     counted = _total(server, query, page, search, request.session)
@@ -152,37 +157,29 @@ def _over_types(
     permitted = [type for type in named if access.clauses(type, "s") is not None]
     if named and not permitted:
         access.require(named[0], "s")
+
+    def parts() -> Iterator[Part]:
+        # A type that nothing was ever stored of gets no collection and no index by being searched.
+        for type in server.store.existing(sorted(permitted)):
+            criteria = [with_known_codes(server, access, clause) for clause in (*types[type], *query.clauses)]
+            search = compile_search(server.store, access, type, criteria, request.session)
+            if search is not None:
+                yield of_type(server.store, type, search, request.session)
+
+    return _answer(server, request, access, asked, _through(server, asked, parts()))
+
+
+def _through(server: Server, asked: Asked, parts: Iterable[Part]) -> Page:
+    query = asked.query
     begin, start = "", None
     if query.cursor:
         _, begin, *start = open_cursor(server, asked.key, query.cursor)
-    matches: list[Stored] = []
-    after: Sequence[Any] | None = None
-    counted = Total(0)
-    # A type that nothing was ever stored of gets no collection and no index by being searched.
-    for type in server.store.existing(sorted(permitted)):
-        criteria = [with_known_codes(server, access, clause) for clause in (*types[type], *query.clauses)]
-        search = compile_search(server.store, access, type, criteria, request.session)
-        if search is None:
-            continue
-        if query.total in COUNTED or query.summary == "count":
-            part = total(server.store, search, server.total_bound - counted.count, request.session)
-            counted = Total(counted.count + part.count, counted.bounded or part.bounded)
-        if type < begin or len(matches) >= asked.count or query.summary == "count":
-            if (
-                type > begin
-                and len(matches) >= asked.count > 0
-                and after is None
-                and find(server.store, search, (), 1).matches
-            ):
-                after = [type]
-            continue
-        page = find(server.store, search, (), asked.count - len(matches), after=start if type == begin else None)
-        matches += page.matches
-        after = [type, *page.after] if page.after else None
-        if after and query.total not in COUNTED:
-            break
-    page = Page(matches, after=after, total=counted if query.total in COUNTED or query.summary == "count" else None)
-    return _answer(server, request, access, asked, page)
+    alone = query.summary == "count" or asked.count == 0
+    counting = alone or query.total in COUNTED
+    page = through(parts, 0 if alone else asked.count, begin, start, server.total_bound if counting else None)
+    if page.total is None and not query.cursor and page.after is None and query.total != "none":
+        return replace(page, total=Total(len(page.matches)))
+    return page
 
 
 def _compartment_types(server: Server, request: Request, access: Access) -> Mapping[str, tuple[Clause, ...]]:
@@ -230,7 +227,8 @@ def _answer(server: Server, request: Request, access: Access, asked: Asked, page
     text = encode(bundle).decode()
     if entries:
         text = f'{text[:-1]},"entry":[{",".join(entries)}]}}'
-    return Response(200, text=text, seen=[f"{each.type}/{each.id}" for each in (*page.matches, *extra)])
+    seen = [f"{each.type}/{each.id.partition('#')[0]}" for each in (*page.matches, *extra)]
+    return Response(200, text=text, seen=seen)
 
 
 def _entry(server: Server, request: Request, query: Query, version: Stored, mode: str) -> str:
@@ -239,10 +237,11 @@ def _entry(server: Server, request: Request, query: Query, version: Stored, mode
     rule = server.rules.get(version.type)
     if (rule and rule.present) or query.elements or query.summary not in WHOLE:
         resource = version.resource()
-        if rule and rule.present:
+        if rule and rule.present and "#" not in version.id:
             resource = rule.present(resource, request.principal)
         text = encode(subset(server.definitions, resource, query.summary, query.elements)).decode()
-    # Nothing in the URL needs escaping: an id and a type have letters, digits, - and . only.
+    # Nothing in the URL needs escaping: an id and a type have letters, digits, - and . only; a # is before the id of a
+    # contained resource.
     base = request.base if version.organization == request.organization else server.base(version.organization)
     url = f"{base}/{version.type}/{version.id}"
     return f'{{"fullUrl":"{url}","resource":{text},"search":{{"mode":"{mode}"}}}}'

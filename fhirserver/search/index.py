@@ -6,7 +6,7 @@ FHIR R4: searchparameter. The functions are compiled once per type and generatio
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -27,15 +27,38 @@ class Entry:
     """The index entry of one resource.
 
     search: field -> values, stored under `s.`: a parameter's code, or a side field such as `code:text`; a list, or
-    (`date:w`) a number. sort: parameter -> (least, greatest), stored under `k.` as {"lo", "hi"}.
+    (`date:w`) a number. sort: parameter -> (least, greatest), stored under `k.` as {"lo", "hi"}. contained: what is
+    inside the resource, stored under `c`.
     """
 
     search: dict[str, Any] = field(default_factory=dict)
     sort: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    contained: tuple[Inside, ...] = ()
 
-    def document(self) -> dict[str, dict[str, Any]]:
-        """The entry as it lies in the database: {"s": ..., "k": ...}."""
-        return {"s": self.search, "k": {code: {"lo": lo, "hi": hi} for code, (lo, hi) in self.sort.items()}}
+    def document(self) -> dict[str, Any]:
+        """The entry as it lies in the database: {"s": ..., "k": ...}, and "c" where there are contained resources."""
+        made: dict[str, Any] = {
+            "s": self.search,
+            "k": {code: {"lo": lo, "hi": hi} for code, (lo, hi) in self.sort.items()},
+        }
+        if self.contained:
+            made["c"] = [each.document() for each in self.contained]
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The index entry of a contained resource: its type, its id within the container, and the reference parameters of
+    the container that refer to it."""
+
+    type: str
+    id: str
+    by: tuple[str, ...]
+    entry: Entry
+
+    def document(self) -> dict[str, Any]:
+        """One element of `c`."""
+        return {"type": self.type, "i": self.id, "by": list(self.by), **self.entry.document()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +90,7 @@ def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
             always.append(parameter)
         for name in compiled.first or ():
             by_property.setdefault(name, {})[parameter] = None
+    inside = _Inside(definitions, base)
 
     def index(resource: Resource) -> Entry:
         wanted = dict.fromkeys(always)
@@ -83,9 +107,64 @@ def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
                 key = parameter.type.key(search[code])
                 if key is not None:
                     sort[code] = key
-        return Entry(search, sort)
+        return Entry(search, sort, tuple(inside.entries(resource, wanted)) if "contained" in resource else ())
 
     return index
+
+
+class _Inside:
+    """Indexes contained resources; their indexers are compiled when one of their type is first met."""
+
+    def __init__(self, definitions: Definitions, base: str) -> None:
+        self._definitions = definitions
+        self._base = base
+        self._indexers: dict[str, Indexer] = {}
+
+    def entries(self, container: Resource, wanted: Iterable[_Parameter]) -> Iterator[Inside]:
+        """An entry for each that has an id and a type we know. wanted: the search parameters of the container."""
+        held = container["contained"]
+        local = {each["id"]: each for each in (held if isinstance(held, list) else ()) if self._has_name(each)}
+        by = _referring(container, local, [each for each in wanted if each.type.name == "reference"])
+        for id, resource in local.items():
+            type = resource["resourceType"]
+            if type not in self._indexers:
+                self._indexers[type] = indexer(self._definitions, type, self._base)
+            plain = {name: value for name, value in resource.items() if name != "contained"}
+            yield Inside(type, id, tuple(by.get(id, ())), self._indexers[type](plain))
+
+    def _has_name(self, contained: Any) -> bool:
+        if not isinstance(contained, dict) or not isinstance(contained.get("id"), str):
+            return False
+        return contained.get("resourceType") in self._definitions.resource_types
+
+
+def _referring(
+    resource: Resource, local: Mapping[str, Resource], parameters: Iterable[_Parameter]
+) -> dict[str, dict[str, None]]:
+    """Id of a contained resource -> the reference parameters of its container that refer to it.
+
+    `#id` is read as `Type/#id`, so that an expression can ask for the type of what is referred to.
+    """
+    outside = {name: value for name, value in resource.items() if name != "contained"}
+    typed = _typed(outside, {f"#{id}": f"{each['resourceType']}/#{id}" for id, each in local.items()})
+    found: dict[str, dict[str, None]] = {}
+    for parameter in parameters:
+        for _, value in parameter.extract(typed, typed):
+            text = value.get("reference") if isinstance(value, dict) else None
+            if isinstance(text, str) and "/#" in text:
+                found.setdefault(text.partition("#")[2], {})[parameter.code] = None
+    return found
+
+
+def _typed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_typed(each, names) for each in value]
+    if isinstance(value, dict):
+        return {
+            key: names.get(each, each) if key == "reference" and isinstance(each, str) else _typed(each, names)
+            for key, each in value.items()
+        }
+    return value
 
 
 @lru_cache(maxsize=512)

@@ -1,6 +1,7 @@
 """Clauses to MongoDB filters over the stored index values: plain dicts, no driver.
 
-Fields: `s.<parameter>` values, `k.<parameter>.lo|hi` scalar keys, `i` the id, `t` the instant of the version.
+Fields: `s.<parameter>` values, `k.<parameter>.lo|hi` scalar keys, `i` the id, `t` the instant of the version; `c` the
+contained resources, each with its `type`, `i`, `by`, `s` and `k`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fhirserver.search.query import And, Clause, Ids, Leaf, Missing, Not, Nothing, Or, References
+from fhirserver.search.query import And, Clause, Contained, Ids, Leaf, Missing, Not, Nothing, Or, References
 from fhirserver.search.text import all_of, any_of, one_of
 from fhirserver.search.types import TYPES
 from fhirserver.search.types.date import WIDTHS as DATE_WIDTHS
@@ -38,7 +39,15 @@ def filter(clause: Clause) -> dict[str, Any]:
         return one_of(f"s.{clause.parameter}", sorted(clause.references))
     if isinstance(clause, Nothing):
         return dict(NOTHING)
+    if isinstance(clause, Contained):
+        return {"c": {"$elemMatch": inside(clause)}}
     raise TypeError(f"{type(clause).__name__} must be resolved by the store before it can be filtered")
+
+
+def inside(clause: Contained) -> dict[str, Any]:
+    """What a Contained asks of one contained resource."""
+    by = {"by": clause.by} if clause.by else {}
+    return {"type": clause.type, **by, **filter(clause.clause)}
 
 
 def _and(clause: And) -> dict[str, Any]:
@@ -98,6 +107,9 @@ def index_fields(clause: Clause) -> tuple[tuple[str, ...], ...]:
         return (TYPES[clause.type].fields(f"s.{clause.parameter}", clause.modifier),)
     if isinstance(clause, References):
         return ((f"s.{clause.parameter}",),)
+    if isinstance(clause, Contained):
+        asked = [fields for fields in index_fields(clause.clause) if fields != ("t",)]
+        return tuple(("c.type", *(f"c.{field}" for field in fields)) for fields in asked or [()])
     if isinstance(clause, Missing) and not clause.missing and clause.parameter not in ("_id", _UPDATED):
         return ((f"s.{clause.parameter}",),)
     return ()

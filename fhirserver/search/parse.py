@@ -61,6 +61,7 @@ def parse(
             issues.extend(wrong.issues)
     if issues:
         raise Problem(tuple(issues[:_ISSUES]))
+    _together(state)
     effective = tuple((name, shown) for _, name, shown in sorted(used))
     return Query(type, tuple(state.clauses), used=effective, unsupported=tuple(state.unsupported), **state.result)
 
@@ -248,13 +249,24 @@ def _text(attribute: str) -> _Control:
 
 
 def _contained(state: _State, name: str, value: str) -> str | None:
-    if value not in ("true", "false", "both", "container", "contained"):
-        raise problem(
-            "invalid", f"{name} must be true, false or both, its type container or contained.", f"http.{name}"
-        )
-    if value != "false":
-        state.passed_over(name, value, "resources inside others are not searched")
-    return None
+    _choice("contained", "true", "false", "both")(state, name, value)
+    if value != "false" and state.type is None:
+        del state.result["contained"]
+        state.passed_over(name, value, "say in the path which type is searched for inside others")
+        return None
+    return value
+
+
+def _together(state: _State) -> None:
+    """Refuses what does not go with a search for contained resources: they have no order or references of their own."""
+    if state.result.get("contained", "false") == "false":
+        return
+    alone = state.result.get("contained_type") == "contained"
+    for attribute, refused in (("sort", True), ("includes", alone), ("revincludes", alone)):
+        if refused and state.result.get(attribute):
+            name = {"sort": "_sort", "includes": "_include", "revincludes": "_revinclude"}[attribute]
+            text = f"{name} cannot be used in a search for contained resources; leave it out."
+            raise problem("not-supported", text, f"http.{name}")
 
 
 def _pretty(state: _State, name: str, value: str) -> str | None:
@@ -278,7 +290,7 @@ _CONTROLS: Mapping[str, _Control] = {
     "_elements": _elements,
     "_total": _choice("total", "none", "estimate", "accurate"),
     "_contained": _contained,
-    "_containedType": _contained,
+    "_containedType": _choice("contained_type", "container", "contained"),
     "_format": _text("format"),
     "_pretty": _pretty,
     "_cursor": _text("cursor"),

@@ -123,8 +123,31 @@ class NeedsHierarchy:
     references: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """The resource has one of `type` inside it that the clause matches (search#contained); with `by` one that its
+    reference parameter of that code refers to."""
+
+    type: str
+    clause: Clause
+    by: str = ""
+
+
 Clause = (
-    Leaf | And | Or | Not | Missing | Ids | Nothing | References | Chain | Has | Listed | NeedsCodes | NeedsHierarchy
+    Leaf
+    | And
+    | Or
+    | Not
+    | Missing
+    | Ids
+    | Nothing
+    | References
+    | Chain
+    | Has
+    | Listed
+    | NeedsCodes
+    | NeedsHierarchy
+    | Contained
 )
 
 
@@ -156,7 +179,8 @@ class Query:
     type: the resource type, None for a search over `types` (those `_type` names, or all where it is empty).
     clauses: all must match. count: entries per page, None where not said. total: none, estimate, accurate.
     summary: "", true, text, data, count or false. elements: names of top-level elements, () all.
-    format, pretty: `_format`, `_pretty`.
+    contained: "", false, true or both: whether resources inside others are searched; contained_type: "", container or
+    contained: which of the two is answered. format, pretty: `_format`, `_pretty`.
     cursor: the text of the paging cursor, "" on the first page. explain is set by the caller who may ask for it.
     used: the (name, value) pairs that took effect, in order. unsupported: (name, reason) of those that did not.
     """
@@ -171,6 +195,8 @@ class Query:
     elements: tuple[str, ...] = ()
     includes: tuple[Include, ...] = ()
     revincludes: tuple[Include, ...] = ()
+    contained: str = ""
+    contained_type: str = ""
     format: str = ""
     pretty: bool = False
     cursor: str = ""
@@ -209,8 +235,8 @@ def either(*clauses: Clause) -> Clause:
 def rewrite(clause: Clause, replacement: Callable[[Clause], Clause | None]) -> Clause:
     """The clause with every part replaced for which `replacement` answers another.
 
-    It is asked outermost first, and not about the parts of what it replaced. It is asked about the clauses inside Chain
-    and Has too, which are about other resources, unless it replaced the Chain or Has.
+    It is asked outermost first, and not about the parts of what it replaced. It is asked about the clauses inside
+    Chain, Has and Contained too, which are about other resources, unless it replaced the Chain, Has or Contained.
     """
     replaced = replacement(clause)
     if replaced is not None:
@@ -222,19 +248,19 @@ def rewrite(clause: Clause, replacement: Callable[[Clause], Clause | None]) -> C
     if isinstance(clause, Not):
         inner = rewrite(clause.clause, replacement)
         return And(()) if inner == Nothing() else replace(clause, clause=inner)
-    if isinstance(clause, Chain | Has):
+    if isinstance(clause, Chain | Has | Contained):
         inner = rewrite(clause.clause, replacement)
         return inner if inner == Nothing() else replace(clause, clause=inner)
     return clause
 
 
 def walk(clause: Clause) -> Iterator[Clause]:
-    """The clause and all its parts, those inside Chain and Has included, outermost first."""
+    """The clause and all its parts, those inside Chain, Has and Contained included, outermost first."""
     yield clause
     if isinstance(clause, And | Or):
         for part in clause.clauses:
             yield from walk(part)
-    elif isinstance(clause, Not | Chain | Has):
+    elif isinstance(clause, Not | Chain | Has | Contained):
         yield from walk(clause.clause)
 
 

@@ -19,7 +19,7 @@ from fhirserver.store.resources import Store, stored
 MOST_NARROWED = 10_000
 MOST_TIED = 10_000
 """Superseded versions of one instant that are put in order."""
-FIELDS = {"s": 0, "k": 0, "ev": 0, "p": 0}
+FIELDS = {"s": 0, "k": 0, "c": 0, "ev": 0, "p": 0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ class Indexes:
 def _presence(field: str) -> str:
     """The path whose presence the partial index is built on; the planner wants the query to name the same path.
 
-    Search values are asked for as a whole or by `$elemMatch` (`s.date`), sort keys by themselves (`k.date.lo`).
+    Search values are asked for as a whole or by `$elemMatch` (`s.date`), sort keys by themselves (`k.date.lo`),
+    contained resources always by `$elemMatch` (`c`).
     """
-    return ".".join(field.split(".")[:2]) if field.startswith("s.") else field
+    depth = {"s": 2, "c": 1}.get(field.partition(".")[0])
+    return ".".join(field.split(".")[:depth])

@@ -24,6 +24,7 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.fhir.problem import problem
 from fhirserver.search.mongo import filter as mongo_filter
 from fhirserver.store import events, leases
+from fhirserver.store.containers import Containers
 from fhirserver.store.database import SEALED, Database, Document, Session, translated
 from fhirserver.store.group import GroupCommit
 from fhirserver.store.indexes import Indexes
@@ -32,7 +33,7 @@ from fhirserver.store.recent import Recent
 from fhirserver.store.text import packed, plain
 
 T = TypeVar("T")
-PROJECTION = {"s": 0, "k": 0, "ev": 0}
+PROJECTION = {"s": 0, "k": 0, "c": 0, "ev": 0}
 DECIDING = frozenset({"ClientApplication", "ClientAuthorization"})
 """Registry types that decide over every request: see `recent`."""
 
@@ -63,6 +64,7 @@ class Store:
         self.database = database
         self.indexes = Indexes(database)
         self._recent = Recent()
+        self.containers = Containers(database, self._recent)
         self._groups: dict[str, GroupCommit] = {}
 
     # Reading
@@ -113,6 +115,7 @@ class Store:
 
     def commit(self, changes: Sequence[Change], session: Session | None = None) -> None:
         """Writes all changes or none. Raises Problem(conflict) when a superseded version is no longer current."""
+        self.containers.note(changes)
         for change in changes:
             self.database.current(change.type)
             if change.previous and change.keep_previous:
@@ -204,6 +207,7 @@ class Store:
 
         The id is the idempotency key: a document that is there already is left as it is.
         """
+        self.containers.note(changes)
         collection = self.database.current(changes[0].type)
         results = ["stored"] * len(changes)
         with translated():
@@ -322,8 +326,7 @@ def _fields(change: Change) -> Document:
     if change.text is not None:
         fields["d"] = packed(change.text)
     if change.entry:
-        fields["s"] = change.entry.search
-        fields["k"] = {code: {"lo": lo, "hi": hi} for code, (lo, hi) in change.entry.sort.items()}
+        fields.update(change.entry.document())
     if change.private:
         fields["p"] = dict(change.private)
     if change.text is None:
@@ -348,7 +351,7 @@ def _document(change: Change) -> Document:
 def _replacement(change: Change) -> Document:
     fields = _fields(change)
     update: Document = {"$set": fields}
-    gone = {name: "" for name in ("d", "s", "k", "p", "x") if name not in fields}
+    gone = {name: "" for name in ("d", "s", "k", "c", "p", "x") if name not in fields}
     if gone:
         update["$unset"] = gone
     if change.event:

@@ -17,6 +17,7 @@ from fhirserver.search import mongo
 from fhirserver.search.query import (
     Chain,
     Clause,
+    Contained,
     Has,
     Ids,
     Leaf,
@@ -25,6 +26,7 @@ from fhirserver.search.query import (
     References,
     SortKey,
     both,
+    either,
     rewrite,
     walk,
 )
@@ -158,8 +160,7 @@ def joined(store: Store, access: Access, type: str, clause: Clause, session: Ses
 
     def replacement(part: Clause) -> Clause | None:
         if isinstance(part, Chain):
-            ids = _ids(store, access, part.type, part.clause, session)
-            return References(part.parameter, frozenset(f"{part.type}/{id}" for id in ids)) if ids else Nothing()
+            return _pointing_at(store, access, type, part, session)
         if isinstance(part, Has):
             return _pointed_at(store, access, type, part, session)
         if isinstance(part, Listed):
@@ -211,7 +212,7 @@ def by_tokens(
     filter = {"o": access.organization, "x": None, field: {"$in": list(tokens)}}
     with translated(session):
         cursor = store.database.collection(type).find(
-            filter, {"k": 0, "ev": 0}, session=session, max_time_ms=store.database.query_limit_ms
+            filter, {"k": 0, "c": 0, "ev": 0}, session=session, max_time_ms=store.database.query_limit_ms
         )
         documents = list(cursor.sort("_id", 1).limit(MOST_JOINED))
     return [(stored(type, document), frozenset(document["s"][parameter])) for document in documents]
@@ -260,6 +261,17 @@ def _fetch(
                 cursor = (cursor.hint(stage.hint) if stage.hint else cursor.sort(stage.sort)).limit(room)
             documents += list(cursor)
     return documents
+
+
+def _pointing_at(store: Store, access: Access, type: str, chain: Chain, session: Session | None) -> Clause:
+    """What a chain leads to: resources of their own, and those that are contained (search#contained)."""
+    ids = _ids(store, access, chain.type, chain.clause, session)
+    found: Clause = References(chain.parameter, frozenset(f"{chain.type}/{id}" for id in ids)) if ids else Nothing()
+    permitted = access.clauses(chain.type, "s")
+    if permitted is None or not store.containers.holds(type, chain.type):
+        return found
+    inner = joined(store, access, chain.type, both(*permitted, chain.clause), session)
+    return either(found, Contained(chain.type, inner, chain.parameter)) if inner != Nothing() else found
 
 
 def _ids(store: Store, access: Access, type: str, clause: Clause, session: Session | None) -> list[str]:

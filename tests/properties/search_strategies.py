@@ -144,6 +144,20 @@ value_sets = _resource(
         useContext=_some(st.builds(lambda code, q: {"code": code, "valueQuantity": q}, codings, quantities)),
     ),
 )
+
+
+def _holding(
+    resources: st.SearchStrategy[Resource], inside: st.SearchStrategy[Resource]
+) -> st.SearchStrategy[Resource]:
+    """The resources, with others inside them, of which the first is what a subject refers to."""
+    held = _some(inside).map(lambda found: [{**each, "id": f"c{number}"} for number, each in enumerate(found)])
+
+    def hold(resource: Resource, contained: list[Resource]) -> Resource:
+        return {**resource, "contained": contained, "subject": {"reference": "#c0"}}
+
+    return st.one_of(resources, st.builds(hold, resources, held))
+
+
 resources = {"Patient": patients, "Observation": observations, "RiskAssessment": assessments, "ValueSet": value_sets}
 
 
@@ -247,3 +261,12 @@ populations = pick(TYPES).flatmap(
     )
 )
 """A type, resources of it, and searches on it."""
+
+containers = pick(("Patient", "Observation")).flatmap(
+    lambda type: st.tuples(
+        st.just(type),
+        st.lists(_holding(resources["Observation"], resources[type]), min_size=4, max_size=12),
+        st.lists(st.lists(criteria(type), min_size=1, max_size=2), min_size=15, max_size=30),
+    )
+)
+"""A type, Observations that have resources of it inside, and searches for those."""

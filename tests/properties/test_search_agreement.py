@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
@@ -16,7 +17,8 @@ from fhirserver.search import mongo
 from fhirserver.search.index import Entry, Indexer, indexer
 from fhirserver.search.match import matches
 from fhirserver.search.parse import parse
-from tests.properties.search_strategies import BASE, TYPES, populations
+from fhirserver.search.query import Contained
+from tests.properties.search_strategies import BASE, TYPES, containers, populations
 
 NOW = datetime(2020, 3, 1, tzinfo=UTC)
 DEFINITIONS = Definitions.load()
@@ -52,3 +54,21 @@ def test_mongodb_and_the_matcher_find_the_same_resources(
             document["_id"] for document, entry in stored if matches(query.clause, entry, document["i"], document["t"])
         }
         assert found == expected, (type, pairs, query.clause, mongo.filter(query.clause))
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+@given(containers, st.sampled_from(("", "subject", "patient")))
+def test_they_find_the_same_resources_inside_others(
+    collection: Collection[dict[str, Any]],
+    population: tuple[str, list[dict[str, Any]], list[list[tuple[str, str]]]],
+    by: str,
+) -> None:
+    type, resources, searches = population
+    stored = [_stored(number, resource) for number, resource in enumerate(resources)]
+    collection.delete_many({})
+    collection.insert_many([document for document, _ in stored])
+    for pairs in searches:
+        clause = Contained(type, parse(DEFINITIONS, type, pairs, base=BASE, now=NOW, strict=True).clause, by)
+        found = {document["_id"] for document in collection.find(mongo.filter(clause), {"_id": 1})}
+        expected = {document["_id"] for document, entry in stored if matches(clause, entry, document["i"])}
+        assert found == expected, (type, pairs, clause, mongo.filter(clause))
