@@ -18,10 +18,13 @@ from fhirserver import app
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.ingest import Receiver
-from fhirserver.interactions import reindex
+from fhirserver.interactions import ending, reindex
 from fhirserver.interactions.recording import record, ship
 from fhirserver.jobs.worker import run_worker
+from fhirserver.notices.mail import JOB
 from fhirserver.settings import Settings
+from fhirserver.store.database import Session
+from fhirserver.store.model import Pending
 from fhirserver.subscriptions.deliver import Deliverer
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.post import Endpoints
@@ -43,7 +46,9 @@ def worker(settings: Settings) -> None:
         installation.vault.decrypt,
         installation.server.enqueue,
         random.random,
+        gave_up=app.teller(installation).gave_up,
     )
+    mailer = app.mailer(installation)
 
     def mapped(organization: str, lane: str) -> None:
         installation.server.refresh()
@@ -53,6 +58,8 @@ def worker(settings: Settings) -> None:
         "process": mapped,
         "deliver": deliverer.deliver,
         reindex.JOB: lambda type: reindex.run(installation.server, type),
+        ending.JOB: lambda errand: ending.finish(installation.server, errand),
+        **({JOB: mailer.send} if mailer else {}),
     }
     try:
         run_worker(settings.redis_url.reveal(), functions, _until_signalled())
@@ -72,13 +79,25 @@ def relay(settings: Settings) -> None:
     ]
     for thread in beside:
         thread.start()
+    put, teller, mailer = installation.queue.enqueue_many, app.teller(installation), app.mailer(installation)
+
+    def watcher(pending: Pending, session: Session) -> None:
+        record(installation.server, pending, session)
+        teller.tell(pending, session)
+        ending.note(installation.server, pending, session)
+
     Relay(
         installation.server,
         app.catalogue(),
-        installation.queue.enqueue_many,
+        put,
         owner=installation.server.new_id(),
-        watcher=lambda pending, session: record(installation.server, pending, session),
-        sweeps=(lambda: process.sweep(intake), lambda: reindex.plan(installation.server)),
+        watcher=watcher,
+        sweeps=(
+            lambda: process.sweep(intake),
+            lambda: reindex.plan(installation.server),
+            lambda: ending.sweep(installation.server),
+            lambda: mailer.sweep(put) if mailer else None,
+        ),
     ).run(stop)
     for thread in beside:
         thread.join()

@@ -1,6 +1,6 @@
 """The sandbox of a test client: an organization of its own, filled with made-up data, that has approved it.
 
-It comes to be with the first request to its base, or with $sandbox. Every id is derived from the client's, and the
+It comes to be with the first request to its base, or with $sandbox, and goes with the client (`ending`). Every id is derived from the client's, and the
 authorization is written last: whoever comes second, or after a crash, finds what is there and does the rest.
 """
 
@@ -61,6 +61,13 @@ def ensure(server: Server, client: Resource) -> str:
         described = _organization(server, client, organization)
         _authorize(server, client, described, id)
     return organization
+
+
+def refill(server: Server, client: Resource) -> None:
+    """Fills the sandbox of a client once more: what was in it has been erased."""
+    id = authorization.authorization_id(client["id"], sandbox_of(client["id"]))
+    if client.get("kind") == "test" and server.store.deciding(authorization.TYPE, id) is not None:
+        _fill(server, sandbox_of(client["id"]))
 
 
 def _fill(server: Server, organization: str) -> None:

@@ -19,6 +19,11 @@ from fhirserver.store.recent import Recent
 _INDEXES = [IndexModel([("until", 1)], name="until", expireAfterSeconds=60), IndexModel([("group", 1)], name="group")]
 
 
+def of_client(id: str) -> str:
+    """The group of what was handed out for a client: all of it ends when the client is deleted."""
+    return f"client/{id}"
+
+
 class Kept:
     """The facts of an installation. Keys are chosen so that they cannot be guessed: hashes of what was handed out."""
 

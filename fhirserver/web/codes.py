@@ -14,7 +14,7 @@ from base64 import urlsafe_b64encode
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
-from fhirserver.store.kept import Kept
+from fhirserver.store.kept import Kept, of_client
 from fhirserver.web.sessions import digest, key_of
 
 CODE_LIFETIME = timedelta(seconds=120)
@@ -50,7 +50,7 @@ def new_code(kept: Kept, consent: Consent, now: datetime) -> str:
     """A code for a consent, which becomes a family of its own."""
     code = secrets.token_urlsafe(32)
     made = replace(consent, family=secrets.token_urlsafe(16))
-    kept.put(f"code/{digest(code)}", asdict(made), now + CODE_LIFETIME)
+    kept.put(f"code/{digest(code)}", asdict(made), now + CODE_LIFETIME, of_client(consent.client))
     return code
 
 
@@ -75,7 +75,8 @@ def challenge_of(verifier: str) -> str:
 def new_refresh(kept: Kept, consent: Consent, now: datetime, lifetime: timedelta = REFRESH_LIFETIME) -> str:
     """A refresh token for a consent, good once."""
     token = secrets.token_urlsafe(32)
-    kept.put(f"refresh/{digest(token)}", asdict(consent), now + lifetime, f"family/{consent.family}")
+    groups = (f"family/{consent.family}", of_client(consent.client))
+    kept.put(f"refresh/{digest(token)}", asdict(consent), now + lifetime, *groups)
     return token
 
 
