@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from fhirserver import embedded, logs, supervisor
-from fhirserver.fhir.problem import Problem
+from fhirserver import logs
+from fhirserver.remote.commands import api
 from fhirserver.settings import PREFIX, Settings, SettingsError
 
 
@@ -32,12 +33,23 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except (SettingsError, supervisor.CannotRun, embedded.Missing, Problem) as error:
+    except BrokenPipeError:  # who reads, like `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # the edge of the process: whatever it is, say so without what it may name
+        if not isinstance(error, _told()):
+            logging.getLogger(__name__).exception("this is a fault of the program; it ends")
+            sys.exit(1)
         click.echo(f"fhirserver: {error}", err=True)
         sys.exit(2)
-    except Exception:  # the edge of the process: whatever it is, say so without what it may name
-        logging.getLogger(__name__).exception("this is a fault of the program; it ends")
-        sys.exit(1)
+
+
+def _told() -> tuple[type[Exception], ...]:
+    """The errors whose text is for whoever called."""
+    from fhirserver import embedded, supervisor
+    from fhirserver.fhir.problem import Problem
+
+    return SettingsError, supervisor.CannotRun, embedded.Missing, Problem
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -49,8 +61,13 @@ def commands() -> None:
     """
 
 
+commands.add_command(api)
+
+
 def _beside(data: Path | None) -> Settings:
     """The settings of what runs on the data folder, or those of the environment where they name a database."""
+    from fhirserver import supervisor
+
     mine = Settings.from_env(data=data)
     settings = supervisor.running(mine.data)
     if settings is None and not mine.mongo_url:
@@ -74,6 +91,8 @@ _data = click.option("--data", type=click.Path(path_type=Path), help="Data folde
 @click.option("--workers", type=int, help="Web worker processes.")
 def up(data: Path | None, host: str | None, port: int | None, mllp_port: int | None, workers: int | None) -> None:
     """Run everything in the foreground; ready when GET /healthz answers 200, stopped with Ctrl-C."""
+    from fhirserver import supervisor
+
     settings = Settings.from_env(data=data, host=host, port=port, mllp_port=mllp_port, workers=workers)
     logs.configure(settings.log_level, settings.log_format, "supervisor")
     supervisor.up(settings, click.echo)
@@ -201,6 +220,7 @@ _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path
 @_data
 def send_messages(file: Path, to: str | None, data: Path | None) -> None:
     """Send the messages of FILE over MLLP and print their acknowledgments; exit 1 if one is not accepted."""
+    from fhirserver import supervisor
     from fhirserver.hl7v2.send import messages_in, send
 
     settings = supervisor.running(Settings.from_env(data=data).data) or Settings.from_env(data=data)
