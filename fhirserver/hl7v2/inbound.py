@@ -19,12 +19,14 @@ from fhirserver.hl7v2 import ack
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.mapping.times import date_time
 from fhirserver.hl7v2.mapping.values import authority_of
-from fhirserver.hl7v2.message import Message
+from fhirserver.hl7v2.message import Message, Segment
 from fhirserver.hl7v2.senders import Sender, Senders
 
 QUARANTINE = "registry"
 """The organization key that keeps the messages of unknown senders."""
 PROCESSING = ("P", "T", "D", "")
+MOST_PATIENTS = 50
+"""Patients of one message whose lanes it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +197,13 @@ def _resource(
     patient = patient_key(identifiers(message, "PID", 3, found)) if message else None
     key = (found.endpoint if found else "", *(said.get(n, "") for n in ("sendingApplication", "sendingFacility")))
     key = (*key, said.get("controlId", ""), digest)
+    held = lanes(message, found) if message else [_hashed("unreadable", "")]
     resource: Resource = {
         "resourceType": "InboundMessage",
         "id": hashlib.sha256("\0".join(key).encode()).hexdigest()[:40],
         **said,
-        "lane": _lanes(message, found, patient)[0] if message else _hashed("unreadable", ""),
+        "lane": held[0],
+        **({"otherLane": held[1:]} if held[1:] else {}),
         "sequence": f"{sequence:020d}",
         "received": received.isoformat(timespec="milliseconds"),
         "peer": peer.address or "unknown",
@@ -241,9 +245,14 @@ def patient_key(repetitions: Sequence[tuple[str, str, str]]) -> tuple[str, str] 
 def identifiers(message: Message, segment: str, number: int, found: Sender | None) -> list[tuple[str, str, str]]:
     """System, value and type of every CX of a field."""
     first = message.first(segment)
-    known = found.authorities if found else {}
+    return identifiers_of(first, number, found) if first else []
+
+
+def identifiers_of(segment: Segment, number: int, found: Sender | None) -> list[tuple[str, str, str]]:
+    """System, value and type of every CX of a field of one segment."""
+    message, known = segment.message, found.authorities if found else {}
     result: list[tuple[str, str, str]] = []
-    for repetition in first.repetitions(number)[:50] if first else ():
+    for repetition in segment.repetitions(number)[:50]:
         namespace, universal, kind = (message.part(repetition, 4, n) for n in (1, 2, 3))
         name = known.get(namespace) or authority_of(namespace, universal, kind) or namespace
         result.append((name, message.part(repetition, 1).strip('"'), message.part(repetition, 5)))
@@ -251,14 +260,14 @@ def identifiers(message: Message, segment: str, number: int, found: Sender | Non
 
 
 def lanes(message: Message, found: Sender | None) -> list[str]:
-    """The lanes a message must have to itself: its patient's, and for a merge the prior patient's too."""
-    return _lanes(message, found, patient_key(identifiers(message, "PID", 3, found)))
-
-
-def _lanes(message: Message, found: Sender | None, patient: tuple[str, str] | None) -> list[str]:
-    patient = patient or patient_key(identifiers(message, "PID", 2, found))
-    prior = patient_key(identifiers(message, "MRG", 1, found)) if message.first("MRG") else None
-    named = [key for key in (patient, prior) if key]
+    """The lanes a message must have to itself: those of all its patients, for a merge the prior ones' too."""
+    patients = [segment for name in ("PID", "MRG") for segment in message.all(name)[:MOST_PATIENTS]]
+    keys = (
+        patient_key(identifiers_of(each, 3 if each.name == "PID" else 1, found))
+        or patient_key(identifiers_of(each, 2 if each.name == "PID" else 4, found))
+        for each in patients
+    )
+    named = [key for key in keys if key]
     if not named:
         order = message["ORC-2.1"] or message["SCH-1.1"] or message["SCH-2.1"]
         named = [(message["MSH-3.1"], order or message["MSH-4.1"])]

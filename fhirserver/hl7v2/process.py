@@ -26,7 +26,8 @@ from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, sender
 from fhirserver.interactions import process_message
 from fhirserver.interactions.indexing import entry_of
-from fhirserver.interactions.message import Content, Done, accept
+from fhirserver.interactions.merge import POLICIES, REPOINT
+from fhirserver.interactions.message import Content, Done, accept, resume, unfinished
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.write import next_instant, stamped
 from fhirserver.search.parse import parse
@@ -42,6 +43,7 @@ STALE_SECONDS = 5.0
 MOST_ORGANIZATIONS = 10_000
 MOST_LANES = 1_000
 MOST_RESULTS = 200
+MERGE_POLICY = "https://fhirserver.example/fhir/StructureDefinition/organization-merge-references"
 
 # What will pass if it is tried again: the message stays `received`.
 PASSING = frozenset({"transient", "conflict", "lock-error", "no-store", "timeout", "throttled"})
@@ -61,7 +63,12 @@ def process(intake: Intake, organization: str, lane: str) -> int:
                 if not server.store.renew(_name(organization, lane), owner, LEASE_SECONDS):
                     return taken
                 server.refresh()
-                taken += _one(intake, organization, lane, version, owner)
+                try:
+                    taken += _one(intake, organization, lane, version, owner)
+                except Problem as fault:
+                    if fault.issues[0].code != "lock-error":
+                        raise
+                    return taken  # its other lane is at work, and comes to it
     return taken
 
 
@@ -127,12 +134,7 @@ def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owne
         if resource["content"]["contentType"] == process_message.CONTENT_TYPE:
             process_message.again(server, organization, current)
             return 1
-        message = _message(resource, sender)
-        others = [_name(organization, other) for other in lanes(message, sender) if other != lane]
-        with _leased(server, others, owner) as held:
-            if not held:
-                raise problem("lock-error", "Another message of this patient is being processed.")
-            _apply(intake, organization, current, message, sender)
+        _whole(intake, organization, lane, current, sender, owner)
     except Problem as fault:
         if fault.issues[0].code in PASSING:
             raise
@@ -144,7 +146,42 @@ def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owne
     return 1
 
 
-def _apply(intake: Intake, organization: str, current: Stored, message: Message, sender: Sender | None) -> None:
+def _whole(intake: Intake, organization: str, lane: str, current: Stored, sender: Sender | None, owner: str) -> None:
+    """Applies one HL7v2 message, holding all its lanes, when it is its turn in each."""
+    server, resource = intake.server, current.resource()
+    message = _message(resource, sender)
+    others = [each for each in lanes_of(resource, message, sender) if each != lane]
+    names = [_name(organization, each) for each in (lane, *others)]
+    with _leased(server, names[1:], owner) as held:
+        if not held:
+            raise problem("lock-error", "Another message of this patient is being processed.")
+        for other in others:
+            _in_turn(server, organization, other, current)
+        if not unfinished(current):
+            current = _apply(intake, organization, current, message, sender)
+        while unfinished(current) and all(server.store.renew(name, owner, LEASE_SECONDS) for name in names):
+            current = resume(server, organization, current, {"message": current.id})
+    for other in others:
+        server.enqueue(JOB, organization, other)
+
+
+def lanes_of(resource: Mapping[str, Any], message: Message, sender: Sender | None) -> list[str]:
+    """The lanes in which a message has its place: those that it was taken in with."""
+    return list(dict.fromkeys([resource["lane"], *resource.get("otherLane", lanes(message, sender))]))
+
+
+def _in_turn(server: Server, organization: str, lane: str, current: Stored) -> None:
+    """Raises Problem(lock-error) where an earlier message waits in another lane of this one; that lane is woken."""
+    waiting = _waiting(server, organization, lane, 1)
+    if waiting and waiting[0].resource()["sequence"] < current.resource()["sequence"]:
+        server.enqueue(JOB, organization, lane)
+        raise problem("lock-error", "An earlier message of another patient of this one waits.")
+
+
+def _apply(intake: Intake, organization: str, current: Stored, message: Message, sender: Sender | None) -> Stored:
+    """Stores what a message says; answers the InboundMessage as it is then, `unfinished` where a merge has more to do
+    than one transaction bears.
+    """
     server = intake.server
     result = to_bundle(intake.maps, message, _context(server, organization, sender, current))
     content = Content(
@@ -154,12 +191,24 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
         match=result.match,
         elements=result.elements,
         deletes=result.deletes,
+        effects=result.effects,
+        policy=_policy(server, organization, sender) if result.effects else REPOINT,
     )
 
     def finish(done: Sequence[Done]) -> Resource:
         return _finished(intake, current.resource(), result, done)
 
-    accept(server, organization, content, current, finish, {"message": current.id})
+    return accept(server, organization, content, current, finish, {"message": current.id})
+
+
+def _policy(server: Server, organization: str, sender: Sender | None) -> str:
+    """What becomes of references to a merged patient: the Endpoint says it, else the Organization."""
+    if sender and sender.merge:
+        return sender.merge
+    stored = server.store.read(everything(REGISTRY), "Organization", organization)
+    said = stored.resource().get("extension") if stored and not stored.deleted else None
+    codes = [each.get("valueCode") for each in said or () if each.get("url") == MERGE_POLICY]
+    return codes[0] if codes and codes[0] in POLICIES else REPOINT
 
 
 def _finished(intake: Intake, resource: Resource, result: Result, done: Sequence[Done]) -> Resource:
@@ -216,6 +265,7 @@ def rewrite(server: Server, current: Stored, resource: Resource) -> Resource:
                 method="PUT",
                 text=encode(resource).decode(),
                 entry=entry_of(server, resource, server.base(organization)),
+                private=current.private,
                 previous=current,
                 keep_previous=False,
             )
@@ -248,9 +298,9 @@ def _context(server: Server, organization: str, sender: Sender | None, current: 
     )
 
 
-def _waiting(server: Server, organization: str, lane: str) -> list[Stored]:
+def _waiting(server: Server, organization: str, lane: str, most: int = BATCH) -> list[Stored]:
     pairs = [("lane", lane), ("status", "received"), ("_sort", "sequence")]
-    return found(server, everything(organization), "InboundMessage", pairs, BATCH)
+    return found(server, everything(organization), "InboundMessage", pairs, most)
 
 
 def _organizations(server: Server) -> list[str]:

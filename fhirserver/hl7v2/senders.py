@@ -20,6 +20,7 @@ CERTIFICATE = f"{BASE}/NamingSystem/certificate-sha256"
 EXTENSION = f"{BASE}/StructureDefinition/endpoint-hl7v2"
 CONNECTION = {"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type", "code": "hl7v2-mllp"}
 MODES = ("msh", "original", "enhanced", "aa")
+MERGES = ("re-point", "keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Sender:
     timezone: str = ""
     charset: str = ""
     acknowledgment: str = "msh"
+    merge: str = ""
     certificates: frozenset[str] = frozenset()
     authorities: Mapping[str, str] = field(default_factory=dict)
 
@@ -76,6 +78,7 @@ def sender(resource: Resource) -> Sender | None:
         timezone=next(iter(said.get("timezone", ())), ""),
         charset=next(iter(said.get("charset", ())), ""),
         acknowledgment=mode if mode in MODES else "msh",
+        merge=next((each for each in said.get("merge", ()) if each in MERGES), ""),
         certificates=frozenset(value.lower().replace(":", "") for value in values[CERTIFICATE]),
         authorities=_pairs(said.get("authority", ())),
     )

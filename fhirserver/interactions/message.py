@@ -18,7 +18,10 @@ from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
+from fhirserver.fhir.problem import problem
+from fhirserver.interactions import merge
 from fhirserver.interactions.indexing import entry_of
+from fhirserver.interactions.merge import Rest
 from fhirserver.interactions.model import Request, Server, Unit
 from fhirserver.interactions.write import next_instant, put, stamped
 from fhirserver.rules.model import Prepared
@@ -30,7 +33,13 @@ ENVELOPE = "MessageHeader"
 _STEPS = re.compile(r"\.(?![^(]*\))")  # between steps, not inside the url of a selector
 _STEP = re.compile(r"([A-Za-z]+)(?:\((.*)\))?\Z")
 # Lists that a message adds to: their members are told apart by these.
-MERGED: Mapping[str, tuple[str, ...]] = {"identifier": ("system", "value"), "extension": ("url",)}
+MERGED: Mapping[str, tuple[str, ...]] = {
+    "identifier": ("system", "value"),
+    "extension": ("url",),
+    "link": ("type", "other.reference"),
+}
+REST = "rest"
+"""The name, in the private part of an InboundMessage, of what a merge has left to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,8 @@ class Content:
     always new.
     elements: fullUrl -> the elements the message speaks for (absent: all it has). deletes: fullUrl -> elements it
     says are gone.
+    effects: ("merge", prior, survivor) or ("unmerge", one, other), by fullUrl. policy: what becomes of references to
+    the prior one (`merge.POLICIES`).
     """
 
     bundle: Resource
@@ -51,6 +62,8 @@ class Content:
     match: Mapping[str, Sequence[Mapping[str, str]] | None] = field(default_factory=dict)
     elements: Mapping[str, Sequence[str]] = field(default_factory=dict)
     deletes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    effects: Sequence[tuple[str, str, str]] = ()
+    policy: str = merge.REPOINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,16 @@ class _Part:
     previous: Stored | None = None
     id: str = ""
     repeated: bool = False
+    joined: bool = False
+    """Whether it is the prior one of a merge, and was not merged before."""
+    parted: str = ""
+    """What an un-merge takes it apart from (Type/id): no link to that stays."""
+    undone: Mapping[str, Any] | None = None
+    """What it was before the merge that is undone."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.resource['resourceType']}/{self.id}"
 
 
 Finish = Callable[[Sequence[Done]], Resource]
@@ -79,15 +102,18 @@ Finish = Callable[[Sequence[Done]], Resource]
 
 def accept(
     server: Server, organization: str, content: Content, inbound: Stored, finish: Finish, facts: Mapping[str, Any]
-) -> list[Done]:
-    """Stores what a message says, and the InboundMessage as `finish` makes it from what was done.
+) -> Stored:
+    """Stores what a message says, and the InboundMessage as `finish` makes it from what was done; answers its new
+    version. Where it is `unfinished`, `resume` goes on.
 
     Raises Problem: invariant, structure ... where a mapped resource is not valid, conflict where the InboundMessage
     was processed by
     another meanwhile, transient where the database is away.
     """
     parts = [_Part(full_url, dict(resource)) for full_url, resource in _resources(content.bundle)]
-    tokens = {part.full_url: _tokens(content.match.get(part.full_url)) for part in parts}
+    if content.effects:
+        merge.prepare(server, sorted(_kinds(parts, content)))
+    tokens = {part.full_url: _tokens(content.match.get(part.full_url)) for part in parts} | _survivors(content, parts)
     for type in {part.resource["resourceType"] for part in parts}:
         server.store.database.current(type)
         server.store.database.history(type)
@@ -97,24 +123,109 @@ def accept(
         for value in tokens[part.full_url][:1]:
             server.store.prepare_lock(organization, part.resource["resourceType"], value, server.now())
 
-    def work(session: Any) -> list[Done]:
+    def work(session: Any) -> Change:
         unit = Unit(server.store, session)
         request = Request("message", organization, server.base(organization), SYSTEM, unit=unit, facts=facts)
         fresh = [_Part(part.full_url, part.resource) for part in parts]
         done = _store(server, request, content, fresh, tokens)
-        unit.changes.append(_finished(server, request, content, inbound, finish(done), done))
+        rests = _merge(server, request, content, fresh, inbound, done) if content.effects else []
+        change = _finished(server, request, content, inbound, finish(done), done, rests)
+        unit.changes.append(change)
         unit.flush()
-        return done
+        return change
 
-    done: list[Done] = server.store.transaction(work)
-    return done
+    change: Change = server.store.transaction(work)
+    return change.stored()
+
+
+def unfinished(inbound: Stored) -> bool:
+    """Whether a merge by this message has something left to do: `resume` does it."""
+    return REST in inbound.private
+
+
+def resume(server: Server, organization: str, inbound: Stored, facts: Mapping[str, Any]) -> Stored:
+    """Does the next part of what a message's merges have left to do, in one transaction; answers the InboundMessage's
+    new version. It may be called again and again, whatever happened in between. Raises Problem as `accept` does.
+    """
+    left = inbound.private[REST]
+    merge.prepare(server, sorted({rest["prior"].partition("/")[0] for rest in left["merges"]}))
+
+    def work(session: Any) -> Change:
+        unit = Unit(server.store, session)
+        request = Request("message", organization, server.base(organization), SYSTEM, unit=unit, facts=facts)
+        rests = [Rest(**rest) for rest in left["merges"]]
+        step = merge.step(server, request, rests[0], None, left["policy"])
+        done = [Done(m.type, m.id, m.version, "update") for m in step.moved]
+        rests = rests[1:] if step.finished else rests
+        content = Content({}, left["event"], left["names"], policy=left["policy"])
+        resource = inbound.resource() | {"status": left["status"]}
+        change = _finished(server, request, content, inbound, resource, done, rests)
+        unit.changes.append(change)
+        unit.flush()
+        return change
+
+    change: Change = server.store.transaction(work)
+    return change.stored()
+
+
+def _survivors(content: Content, parts: Iterable[_Part]) -> dict[str, list[str]]:
+    """What tells the survivor of each merge: not a number of the prior one, though senders list it as the survivor's.
+
+    Raises Problem(business-rule) where a merge has but one patient.
+    """
+    by_url = {part.full_url: part.resource for part in parts}
+    found: dict[str, list[str]] = {}
+    for kind, one, other in content.effects:
+        if kind == "merge":
+            ended = {_numbered(each) for each in by_url[one].get("identifier", ())}
+            own = [each for each in content.match.get(other) or () if _numbered(each) not in ended]
+            if not own and content.match.get(other):
+                raise problem("business-rule", merge.ITSELF, "MRG")
+            found[other] = _tokens(own)
+    return found
+
+
+def _kinds(parts: Iterable[_Part], content: Content) -> set[str]:
+    """The types of what the effects of a message are about."""
+    concerned = {url for _, *urls in content.effects for url in urls}
+    return {part.resource["resourceType"] for part in parts if part.full_url in concerned}
+
+
+def _merge(
+    server: Server, request: Request, content: Content, parts: Sequence[_Part], inbound: Stored, done: list[Done]
+) -> list[Rest]:
+    """Begins with what merging means for other resources; adds what was done, answers what is left."""
+    assert request.unit
+    request.unit.flush()
+    by_url = {part.full_url: part for part in parts}
+    room, rests = merge.MOST_MOVED, list[Rest]()
+    for kind, one, other in content.effects:
+        prior, survivor = by_url[one], by_url[other]
+        if kind == "unmerge":
+            prior, survivor = (prior, survivor) if prior.undone else (survivor, prior)
+            if not prior.undone:
+                continue
+        rest = Rest(kind, prior.name, survivor.name, f"InboundMessage/{inbound.id}")
+        first = _as_it_was(prior) if kind == "merge" and prior.joined else None
+        step = merge.step(server, request, rest, first, content.policy, room)
+        room -= len(step.moved)
+        done += [Done(m.type, m.id, m.version, "update") for m in step.moved]
+        rests += [] if step.finished else [rest]
+    return rests
+
+
+def _as_it_was(prior: _Part) -> dict[str, Any]:
+    """What undoing a merge needs to know of the prior resource: a new one would have been active."""
+    before = prior.previous.resource() if prior.previous else {"active": True}
+    return {"active": before.get("active")}
 
 
 def _store(
     server: Server, request: Request, content: Content, parts: list[_Part], tokens: Mapping[str, list[str]]
 ) -> list[Done]:
-    _match(server, request, parts, tokens)
-    names = {part.full_url: f"{part.resource['resourceType']}/{part.id}" for part in parts}
+    _match(server, request, parts, tokens, _told_apart(content))
+    _affect(server, request, content, parts)
+    names = {part.full_url: part.name for part in parts}
     whole = everything(request.organization)
     done: list[Done] = []
     for part in parts:
@@ -124,6 +235,8 @@ def _store(
         resource = resolved(part.resource, names)
         before = part.previous.resource() if part.previous else None
         after = _merged(before, resource, content, part.full_url) if before else resource
+        if part.parted:
+            _part(after, part)
         if before is not None and part.previous and _same(before, after):
             done.append(Done(type, part.id, part.previous.version, "unchanged"))
             continue
@@ -133,8 +246,54 @@ def _store(
     return done
 
 
-def _match(server: Server, request: Request, parts: list[_Part], tokens: Mapping[str, list[str]]) -> None:
-    """Finds for each part the stored resource that is the same, or gives it a new id under a lock.
+def _told_apart(content: Content) -> frozenset[str]:
+    """The fullUrls of those that a merge or un-merge means themselves, not what they have become."""
+    return frozenset(
+        url for kind, one, other in content.effects for url in ((one,) if kind == "merge" else (one, other))
+    )
+
+
+def _affect(server: Server, request: Request, content: Content, parts: Sequence[_Part]) -> None:
+    """Holds the effects of a message against what is stored: what is to be linked, and what is to be taken apart."""
+    by_url = {part.full_url: part for part in parts}
+    for kind, one, other in content.effects:
+        prior, survivor = by_url[one], by_url[other]
+        if kind == "unmerge":
+            for each, its in ((prior, survivor), (survivor, prior)):
+                each.parted = its.name
+                if each.previous and merge.replaced_by(each.previous.resource()) == its.name:
+                    records = merge.recorded(server, request, each.name, its.name)
+                    each.undone = records[0].private["merge"] if records else {"active": True}
+        else:
+            before = merge.replaced_by(prior.previous.resource()) if prior.previous else ""
+            if merge.check(server, request, prior.previous, prior.name, survivor.name):
+                prior.joined = not before
+            else:
+                for each in (prior, survivor):
+                    each.resource = {name: value for name, value in each.resource.items() if name != "link"}
+
+
+def _part(after: Resource, part: _Part) -> None:
+    """Takes the link to the other of an un-merge away; the one that had ended is again what it was."""
+    links = [each for each in after.get("link", []) if each.get("other", {}).get("reference") != part.parted]
+    after.pop("link", None)
+    if links:
+        after["link"] = links
+    if part.undone is not None:
+        after.pop("active", None)
+        if part.undone.get("active") is not None:
+            after["active"] = part.undone["active"]
+
+
+def _match(
+    server: Server,
+    request: Request,
+    parts: list[_Part],
+    tokens: Mapping[str, list[str]],
+    themselves: frozenset[str] = frozenset(),
+) -> None:
+    """Finds for each part the stored resource that is the same, or gives it a new id under a lock. One that was
+    merged into another stands for that other, but for those that are meant `themselves`.
 
     The lock is touched only by who creates: two messages that create the same resource at once conflict there, and
     the second is run
@@ -150,6 +309,8 @@ def _match(server: Server, request: Request, parts: list[_Part], tokens: Mapping
             values = tokens[part.full_url]
             part.previous = _strongest(values, found)
             if part.previous:
+                if type == "Patient" and part.full_url not in themselves:
+                    _follow(server, request, part)
                 part.id = part.previous.id
             elif values and values[0] in made:
                 part.id, part.repeated = made[values[0]], True  # Said twice in one message: the first one counts.
@@ -161,6 +322,27 @@ def _match(server: Server, request: Request, parts: list[_Part], tokens: Mapping
                     server.store.lock(request.unit.session, request.organization, type, values[0])
 
 
+def _follow(server: Server, request: Request, part: _Part) -> None:
+    """Takes what a merged patient has become. Its numbers stay its own: they lead to the survivor as long as the
+    merge holds.
+    """
+    assert part.previous
+    last = merge.survivor(server, request, part.previous)
+    if last.id == part.previous.id:
+        return
+    held = {_numbered(each) for each in last.resource().get("identifier", ())}
+    own = {_numbered(each) for each in part.previous.resource().get("identifier", ())} - held
+    kept = [each for each in part.resource.get("identifier", ()) if _numbered(each) not in own]
+    part.resource = {name: value for name, value in part.resource.items() if name != "identifier" or kept}
+    if kept:
+        part.resource["identifier"] = kept
+    part.previous = last
+
+
+def _numbered(identifier: Mapping[str, Any]) -> tuple[str, str]:
+    return str(identifier.get("system", "")), str(identifier.get("value", ""))
+
+
 def _strongest(values: Sequence[str], found: Sequence[tuple[Stored, frozenset[str]]]) -> Stored | None:
     for value in values:
         for version, held in found:
@@ -170,11 +352,24 @@ def _strongest(values: Sequence[str], found: Sequence[tuple[Stored, frozenset[st
 
 
 def _finished(
-    server: Server, request: Request, content: Content, inbound: Stored, resource: Resource, done: Sequence[Done]
+    server: Server,
+    request: Request,
+    content: Content,
+    inbound: Stored,
+    resource: Resource,
+    done: Sequence[Done],
+    rests: Sequence[Rest] = (),
 ) -> Change:
-    """The InboundMessage's next version, which carries the pending event of the whole message."""
+    """The InboundMessage's next version, which carries the pending event of the whole message. Where a merge is not
+    done it stays `received`, so that its lane waits for it.
+    """
     instant = next_instant(server, inbound)
     version = inbound.version + 1
+    private = {name: value for name, value in inbound.private.items() if name != REST}
+    if rests:
+        kept = {"event": content.event, "names": list(content.names), "policy": content.policy}
+        private[REST] = {**kept, "status": resource["status"], "merges": [rest.kept() for rest in rests]}
+        resource = {**resource, "status": "received"}
     resource = stamped(resource, inbound.id, version, instant)
     changed = [each for each in done if each.action != "unchanged"]
     event = {
@@ -199,7 +394,7 @@ def _finished(
         text=encode(resource).decode(),
         entry=entry_of(server, resource, request.base),
         event=event,
-        private=inbound.private,
+        private=private,
         previous=inbound,
         keep_previous=False,
     )
@@ -235,17 +430,27 @@ def _added(held: Any, said: Any, keys: tuple[str, ...]) -> Any:
         return said
     new: dict[tuple[Any, ...], list[Any]] = {}
     for each in said:
-        new.setdefault(tuple(each.get(key) for key in keys), []).append(each)
+        new.setdefault(_key(each, keys), []).append(each)
     kept: list[Any] = []
     placed: set[tuple[Any, ...]] = set()
     for each in held:
-        name = tuple(each.get(key) for key in keys)
+        name = _key(each, keys)
         if name not in new:
             kept.append(each)
         elif name not in placed:
             placed.add(name)
             kept += new[name]
     return kept + [each for name, several in new.items() if name not in placed for each in several]
+
+
+def _key(member: Any, keys: tuple[str, ...]) -> tuple[Any, ...]:
+    """What tells a member of a list from others; a key with a dot is the member of a member."""
+    found = []
+    for key in keys:
+        name, _, inner = key.partition(".")
+        value = member.get(name)
+        found.append(value.get(inner) if inner and isinstance(value, dict) else value)
+    return tuple(found)
 
 
 def _delete(value: Any, path: list[str]) -> None:

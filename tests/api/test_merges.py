@@ -1,0 +1,311 @@
+"""Merging and un-merging patients by message: links, references by policy, and everything back as it was."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fhirserver import app
+from fhirserver.fhir.problem import problem
+from fhirserver.hl7v2.message import Message
+from fhirserver.hl7v2.process import MERGE_POLICY, process
+from fhirserver.hl7v2.senders import EXTENSION, endpoint_resource
+from fhirserver.interactions import merge
+from tests.api.client import Api
+
+NUMBERS = itertools.count(1)
+SYSTEM = "http://api.test/1/health/organizations/{}/namespace/id/LAKESIDE"
+
+
+class Ward:
+    """A hospital whose messages are taken in and processed at once."""
+
+    def __init__(self, api: Api, installation: app.Installation) -> None:
+        self.api, self.intake = api, installation.intake()
+
+    def all(self, search: str) -> list[dict[str, Any]]:
+        return self.api.get(search).resources
+
+    def take(self, event: str, *segments: str) -> str:
+        """Takes a message in; answers its MSA-1."""
+        control = f"M{next(NUMBERS)}"
+        lines = (f"MSH|^~\\&|ADT1|LAKESIDE|X|Y|20260101120000+0000||ADT^{event}|{control}|P|2.5", f"EVN|{event}")
+        answer = self.intake.take("\r".join((*lines, *segments)).encode() + b"\r", "", self.api.organization)
+        assert answer is not None
+        return Message.parse(answer)["MSA-1"]
+
+    def drain(self) -> None:
+        """Processes what waits, lane by lane, until nothing does."""
+        for _ in range(10):
+            waiting = self.all("InboundMessage?status=received&_sort=sequence")
+            if not waiting:
+                return
+            for kept in waiting:
+                process(self.intake, self.api.organization, kept["lane"])
+        raise AssertionError("messages wait for ever")
+
+    def send(self, event: str, *segments: str) -> None:
+        assert self.take(event, *segments) == "AA"
+        self.drain()
+
+    def admit(self, number: str, family: str = "Marlowe", visit: str = "") -> dict[str, Any]:
+        """Admits a patient, who has an allergy and a visit then."""
+        visit = visit or f"V{number}"
+        self.send("A01", pid(number, family), f"PV1|1|I|W7|||||||||||||||||{visit}", f"AL1|1||A{number}^Nuts^L")
+        return self.patient(number)
+
+    def patient(self, number: str) -> dict[str, Any]:
+        [found] = self.all(f"Patient?identifier={number}")
+        return found
+
+    def merge(self, survivor: str, prior: str) -> None:
+        self.send("A40", pid(survivor), f"MRG|{prior}^^^LAKESIDE^MR")
+
+    def part(self, one: str, other: str) -> None:
+        self.send("A37", pid(one), pid(other).replace("PID|1", "PID|2"))
+
+    def of(self, patient: dict[str, Any]) -> dict[str, int]:
+        """How many resources of each kind are about a patient."""
+        kinds = {"Encounter": "subject", "AllergyIntolerance": "patient", "Basic": "subject"}
+        found = {type: self.all(f"{type}?{name}=Patient/{patient['id']}") for type, name in kinds.items()}
+        return {type: len(each) for type, each in found.items() if each}
+
+
+def pid(number: str, family: str = "Marlowe") -> str:
+    return f"PID|1||{number}^^^LAKESIDE^MR||{family}^Iris||19800214|F"
+
+
+def links(patient: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["type"], each["other"]["reference"]) for each in patient.get("link", ())]
+
+
+@pytest.fixture
+def ward(api: Api, installation: app.Installation) -> Ward:
+    return Ward(api, installation)
+
+
+def test_what_spoke_of_the_prior_patient_speaks_of_the_survivor(ward: Ward) -> None:
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    ward.merge("20", "10")
+    after, gone = ward.patient("20"), ward.patient("10")
+    assert (after["id"], gone["id"]) == (survivor["id"], prior["id"])
+    assert gone["active"] is False
+    assert links(gone) == [("replaced-by", f"Patient/{survivor['id']}")]
+    assert links(after) == [("replaces", f"Patient/{prior['id']}")]
+    assert ward.of(prior) == {}
+    assert ward.of(survivor) == {"Encounter": 2, "AllergyIntolerance": 2}
+    [record] = ward.all(f"Provenance?entity=Patient/{prior['id']}")
+    assert record["activity"]["coding"][0]["code"] == "merge"
+    targets = [each["reference"].partition("/")[0] for each in record["target"]]
+    assert targets == ["Patient", "Patient", "AllergyIntolerance", "Coverage", "Encounter"]
+    [kept] = ward.all("InboundMessage?event=ADT_A40")
+    assert kept["status"] == "processed"
+    assert any(each["reference"].startswith("AllergyIntolerance/") for each in kept["result"])
+
+
+def test_an_unmerge_puts_everything_back_as_it_was(ward: Ward) -> None:
+    prior, survivor = ward.admit("10", "Marlow"), ward.admit("20")
+    ward.merge("20", "10")
+    ward.send("A01", pid("20"), "PV1|1|O|W9|||||||||||||||||V99")
+    ward.part("20", "10")
+    after, back = ward.patient("20"), ward.patient("10")
+    assert (links(after), links(back)) == ([], [])
+    assert "active" not in back, "as it was before the merge"
+    assert back["name"][0]["family"] == "Marlowe", "as the message says that parted them"
+    assert ward.of(back) == {"Encounter": 1, "AllergyIntolerance": 1}
+    assert ward.of(after) == {"Encounter": 2, "AllergyIntolerance": 1}, "what came later stays with the survivor"
+    assert (back["id"], after["id"]) == (prior["id"], survivor["id"])
+
+
+def test_merged_parted_and_merged_again(ward: Ward) -> None:
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    for _ in range(2):
+        ward.merge("20", "10")
+        assert ward.of(survivor) == {"Encounter": 2, "AllergyIntolerance": 2}
+        ward.part("10", "20")
+        assert ward.of(prior) == ward.of(survivor) == {"Encounter": 1, "AllergyIntolerance": 1}
+
+
+def test_the_same_merge_twice_is_one(ward: Ward) -> None:
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    ward.merge("20", "10")
+    before = (ward.patient("10")["meta"]["versionId"], ward.patient("20")["meta"]["versionId"])
+    ward.merge("20", "10")
+    assert (ward.patient("10")["meta"]["versionId"], ward.patient("20")["meta"]["versionId"]) == before
+    assert len(ward.all(f"Provenance?entity=Patient/{prior['id']}")) == 1
+    assert ward.of(survivor) == {"Encounter": 2, "AllergyIntolerance": 2}
+
+
+def test_a_message_for_the_number_that_was_merged_goes_to_the_survivor(ward: Ward) -> None:
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    ward.merge("20", "10")
+    ward.send("A31", pid("10", "Newname"))
+    ward.send("A01", pid("10", "Newname"), "PV1|1|O|W9|||||||||||||||||V99")
+    after = ward.patient("20")
+    assert (after["id"], after["name"][0]["family"]) == (survivor["id"], "Newname")
+    assert [each["value"] for each in after["identifier"]] == ["20"], "the prior number stays the prior's"
+    assert ward.patient("10")["meta"]["versionId"] == "2"
+    assert ward.of(survivor)["Encounter"] == 3
+    ward.part("20", "10")
+    assert ward.of(ward.patient("10"))["Encounter"] == 1, "only what the merge had moved"
+    assert ward.patient("10")["id"] == prior["id"]
+
+
+def test_a_survivor_that_lists_the_prior_number_as_its_own_is_not_the_prior(ward: Ward) -> None:
+    prior = ward.admit("10")
+    ward.send("A40", pid("20").replace("MR|", "MR~10^^^LAKESIDE^MR|", 1), "MRG|10^^^LAKESIDE^MR")
+    found = {each["id"]: each for each in ward.all("Patient?identifier=10")}
+    assert found.pop(prior["id"])["active"] is False
+    [survivor] = found.values()
+    assert links(survivor) == [("replaces", f"Patient/{prior['id']}")]
+    ward.send("A31", pid("10", "Newname"))
+    assert ward.patient("20")["name"][0]["family"] == "Newname"
+
+
+def test_a_chain_of_merges_ends_at_the_last(ward: Ward) -> None:
+    first, second, third = ward.admit("10"), ward.admit("20"), ward.admit("30")
+    ward.merge("20", "10")
+    ward.merge("30", "20")
+    assert ward.of(third) == {"Encounter": 3, "AllergyIntolerance": 3}
+    ward.send("A31", pid("10", "Newname"))
+    assert ward.patient("30")["name"][0]["family"] == "Newname"
+    ward.merge("20", "10")
+    assert links(ward.patient("10")) == [("replaced-by", f"Patient/{second['id']}")], "said again, nothing changes"
+    ward.part("20", "10")
+    assert ward.of(first) == {"Encounter": 1, "AllergyIntolerance": 1}
+    assert ward.of(third) == {"Encounter": 2, "AllergyIntolerance": 2}
+    ward.part("20", "30")
+    assert ward.of(second) == ward.of(third) == {"Encounter": 1, "AllergyIntolerance": 1}
+
+
+def test_a_survivor_may_take_in_several(ward: Ward) -> None:
+    ward.admit("10"), ward.admit("20"), ward.admit("30")
+    ward.merge("30", "10")
+    ward.merge("30", "20")
+    assert [type for type, _ in links(ward.patient("30"))] == ["replaces", "replaces"]
+    ward.part("30", "10")
+    assert links(ward.patient("30")) == [("replaces", f"Patient/{ward.patient('20')['id']}")]
+
+
+def test_patients_that_nobody_knew_are_merged_too(ward: Ward) -> None:
+    ward.merge("20", "10")
+    prior = ward.patient("10")
+    assert prior["active"] is False
+    assert links(ward.patient("20")) == [("replaces", f"Patient/{prior['id']}")]
+    ward.part("20", "10")
+    assert ward.patient("10")["active"] is True
+
+
+@pytest.mark.parametrize(("survivor", "prior"), [("10", "10"), ("10", "20"), ("30", "10")])
+def test_a_merge_that_makes_no_sense_waits_for_a_person(ward: Ward, survivor: str, prior: str) -> None:
+    ward.admit("10"), ward.admit("20"), ward.admit("30")
+    ward.merge("20", "10")
+    before = [ward.patient(number) for number in ("10", "20", "30")]
+    ward.merge(survivor, prior)
+    [kept] = ward.all("InboundMessage?status=mapping-error")
+    assert kept["issue"][0]["code"] == "business-rule"
+    assert [ward.patient(number) for number in ("10", "20", "30")] == before
+
+
+@pytest.mark.parametrize("where", ["organization", "endpoint"])
+def test_the_policy_may_be_to_leave_references_alone(ward: Ward, registry: Api, where: str) -> None:
+    id = ward.api.organization
+    if where == "organization":
+        held = registry.get(f"Organization/{id}").json
+        registry.put(f"Organization/{id}", {**held, "extension": [{"url": MERGE_POLICY, "valueCode": "keep"}]})
+    else:
+        endpoint = endpoint_resource(id, "", f"ONLY-{id}", False)
+        said = {"url": EXTENSION, "extension": [{"url": "merge", "valueCode": "keep"}]}
+        endpoint["identifier"][0]["value"] = "LAKESIDE"
+        registry.create({**endpoint, "extension": [said]})
+        ward.intake.senders(0.0)
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    ward.merge("20", "10")
+    assert links(ward.patient("10")) == [("replaced-by", f"Patient/{survivor['id']}")]
+    assert ward.of(prior) == ward.of(survivor) == {"Encounter": 1, "AllergyIntolerance": 1}
+    ward.part("20", "10")
+    assert "active" not in ward.patient("10")
+
+
+def test_only_references_are_changed_and_each_is_put_back(ward: Ward) -> None:
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    group = {
+        "resourceType": "Group", "type": "person", "actual": True,
+        "member": [{"entity": {"reference": f"Patient/{each['id']}"}} for each in (survivor, prior)],
+    }  # fmt: skip
+    made = ward.api.create(group)
+    ward.merge("20", "10")
+    merged = ward.api.get(f"Group/{made['id']}").json
+    assert [each["entity"]["reference"] for each in merged["member"]] == [f"Patient/{survivor['id']}"] * 2
+    ward.part("20", "10")
+    assert ward.api.get(f"Group/{made['id']}").json["member"] == group["member"]
+
+
+@pytest.mark.parametrize("event", ["merge", "unmerge"])
+def test_a_merge_of_very_many_references_goes_on_where_it_was_killed(
+    ward: Ward, event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    for number in range(11):
+        note = {"resourceType": "Basic", "code": {"text": str(number)}}
+        ward.api.create({**note, "subject": {"reference": f"Patient/{prior['id']}"}})
+    monkeypatch.setattr(merge, "MOST_MOVED", 3)
+    if event == "unmerge":
+        ward.merge("20", "10")
+        assert ward.of(survivor) == {"Encounter": 2, "AllergyIntolerance": 2, "Basic": 11}
+    ends = ward.patient("20")
+    taken = ward.take(*(("A40", pid("20"), "MRG|10^^^LAKESIDE^MR") if event == "merge" else
+                        ("A37", pid("20"), pid("10"))))  # fmt: skip
+    assert taken == "AA"
+    ward.take("A31", pid("20", "Later"))
+    _die_at_every_step(ward, monkeypatch)
+    whole = {"Encounter": 2, "AllergyIntolerance": 2, "Basic": 11}
+    assert ward.of(survivor) == (whole if event == "merge" else {"Encounter": 1, "AllergyIntolerance": 1})
+    assert ward.of(prior) == ({} if event == "merge" else {"Encounter": 1, "AllergyIntolerance": 1, "Basic": 11})
+    assert ward.patient("20")["name"][0]["family"] == "Later", "the next message of the patient waited"
+    assert int(ward.patient("20")["meta"]["versionId"]) == int(ends["meta"]["versionId"]) + 2
+    versions = {each["meta"]["versionId"] for each in ward.all("Basic?_count=100")}
+    assert versions == {"2" if event == "merge" else "3"}, "each was moved once"
+
+
+def _die_at_every_step(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes what waits, the process ending before each of the steps once."""
+    step, dies = merge.step, [False]
+
+    def dying(*arguments: Any) -> Any:
+        if dies and dies.pop():
+            raise problem("transient", "The process was killed.")
+        return step(*arguments)
+
+    monkeypatch.setattr(merge, "step", dying)
+    for lives in range(3):
+        dies[:] = [True, *[False] * lives]
+        with pytest.raises(Exception, match="killed"):
+            ward.drain()
+        received = ward.all("InboundMessage?status=received&_sort=sequence")
+        assert len(received) == 2, "the merge and what came after it"
+    ward.drain()
+
+
+def test_earlier_messages_of_the_prior_patient_come_first(ward: Ward) -> None:
+    ward.admit("10"), ward.admit("20")
+    ward.take("A31", pid("10", "Before"))
+    ward.take("A40", pid("20"), "MRG|10^^^LAKESIDE^MR")
+    ward.take("A31", pid("10", "After"))
+    [merging] = ward.all("InboundMessage?event=ADT_A40")
+    assert process(ward.intake, ward.api.organization, merging["lane"]) == 0, "it waits for its turn in the other lane"
+    assert process(ward.intake, ward.api.organization, merging["otherLane"][0]) == 3
+    assert ward.patient("10")["name"][0]["family"] == "Before"
+    assert ward.patient("20")["name"][0]["family"] == "After"
+
+
+def test_what_was_merged_tells_its_subscribers(ward: Ward, installation: app.Installation) -> None:
+    ward.admit("10"), ward.admit("20")
+    ward.merge("20", "10")
+    events = [each.event for each in installation.server.store.pending(10_000) if each.event["trigger"] == "ADT_A40"]
+    names: Callable[[Any], bool] = lambda event: event["changes"] and event["message"].startswith("InboundMessage/")  # noqa: E731
+    event = next(each for each in reversed(events) if names(each))
+    assert {"merge.patient", "update.patient", "update.encounter", "update.allergyintolerance"} <= set(event["names"])
