@@ -55,7 +55,8 @@ _MIDDLE = """
 - **token** is `code`, `system|code`, `system|` (any code of the system) or `|code` (no system). `:in` and `:not-in`
   take the URL of a ValueSet that is stored on the base or the registry; `:above` and `:below` a code of a stored
   CodeSystem; `:of-type` is `system|code|value` of a typed identifier.
-- **reference** is `id`, `Type/id` or an absolute URL; `:identifier` takes the token of `Reference.identifier`.
+- **reference** is `id`, `Type/id` or an absolute URL; `:identifier` takes the token of `Reference.identifier`;
+  `:above` and `:below` follow `partOf` in the types that have one to their own (Location, Organization, Encounter ...).
 - **date** is a period as wide as what is written: `2020-05` is the whole month. A date without a zone is read in UTC.
 - **number** and **quantity** have the range of their precision: `5.4` is from 5.35 to 5.45. Quantities with UCUM
   units are compared in canonical units: `1500 mg` matches `1.5|http://unitsofmeasure.org|g`.

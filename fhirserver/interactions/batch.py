@@ -18,13 +18,15 @@ from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
 from fhirserver.interactions import conditional
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
-from fhirserver.interactions.search import ensure_indexes, matching, selection
+from fhirserver.interactions.readiness import ensure_indexes, ready
+from fhirserver.interactions.search import matching, selection
 from fhirserver.interactions.write import instant_text
 
 MOST_ENTRIES = 5_000
 MOST_PATH = 1_000
 """Characters of an entry's path that its audit record keeps."""
 ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
+READS = 3
 REASONS = {200: "200 OK", 201: "201 Created", 204: "204 No Content", 304: "304 Not Modified"}
 LOCAL = re.compile(r"urn:(uuid|oid):")
 CONDITIONAL = re.compile(r"([A-Z][A-Za-z]{1,60})\?(.+)\Z", re.DOTALL)
@@ -112,6 +114,7 @@ def _prepare(server: Server, access: Access, entries: list[Entry]) -> None:
             for type, pairs in _conditional_references(asked.body):
                 access.require(type, "s")
                 ensure_indexes(server, access, selection(server, asked, type, pairs))
+            ready(server, asked, access)
         except Problem as error:
             raise _in_entry(error, entry.index) from None
 
@@ -138,13 +141,13 @@ def _run(server: Server, request: Request, access: Access, entries: list[Entry],
     entries = [replace(entry, request=replace(entry.request, unit=unit)) for entry in entries]
     names: Names | None = None
     written: set[str] = set()
-    for entry in sorted(entries, key=lambda each: (ORDER[each.request.facts["method"]], each.index)):
+    for entry in sorted(entries, key=lambda each: (_turn(each.request), each.index)):
         if names is None and entry.request.facts["method"] != "DELETE":
             unit.flush()  # what is deleted here is not there any more for the others' criteria
             names = _assign(server, request, access, entries)
         try:
             asked = replace(entry.request, body=_resolved(server, request, access, entry.request.body, names or {}))
-            if entry.request.facts["method"] == "GET":
+            if _turn(entry.request) == READS:
                 unit.flush()
             entry.response = server.perform(server, replace(asked, assigned=entry.assigned), access)
             _refuse_overlap(unit.written, written)
@@ -155,6 +158,11 @@ def _run(server: Server, request: Request, access: Access, entries: list[Entry],
             raise _in_entry(problem("structure", "The resource is nested too deeply."), entry.index) from None
     unit.flush()
     return entries
+
+
+def _turn(request: Request) -> int:
+    """When an entry has its turn: a search by POST reads like one by GET."""
+    return READS if request.interaction.startswith("search-") else ORDER[request.facts["method"]]
 
 
 class Names(dict[str, str]):
@@ -374,7 +382,8 @@ def _answer(request: Request, entry: Entry, response: Response) -> Resource:
     if response.instant is not None:
         said["lastModified"] = instant_text(response.instant)
     answer: Resource = {"response": said}
-    wanted = request.prefer.returned in ("representation", "OperationOutcome") or entry.request.facts["method"] == "GET"
+    asked = _turn(entry.request) == READS or entry.request.interaction == "operation"
+    wanted = asked or request.prefer.returned in ("representation", "OperationOutcome")
     shown = response.content() if wanted else response.resource
     if shown and shown.get("resourceType") == "OperationOutcome" and entry.request.facts["method"] != "GET":
         said["outcome"] = shown

@@ -17,7 +17,8 @@ from fhirserver.interactions import patch as patching
 from fhirserver.interactions import write
 from fhirserver.interactions.model import Pairs, Request, Response, Server, Unit
 from fhirserver.interactions.read import answer as show
-from fhirserver.interactions.search import ensure_indexes, matching, selection
+from fhirserver.interactions.readiness import ensure_indexes
+from fhirserver.interactions.search import matching, selection
 from fhirserver.search.parse import CONTROLS
 from fhirserver.search.query import Query
 from fhirserver.store.model import Stored

@@ -53,7 +53,7 @@ def _joined(
             count = _counted(server, request, access, part.type, (part.clause,))
             yield _said(count, f"{part.type} match the inner criteria of {name}; the search goes on by them", name)
         elif isinstance(part, NeedsCodes):
-            known = with_known_codes(server, access, part)
+            known = with_known_codes(server, access, part, request.session)
             codes = {value for each in walk(known) for value in getattr(each, "values", ())}
             yield _said(str(len(codes)), f"codes are what {name} stands for", name)
 
@@ -73,7 +73,7 @@ def _inside(
     server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...], query: Query
 ) -> Iterator[Issue]:
     """For each type that may hold what is searched, how many do, and which index finds them."""
-    known = [with_known_codes(server, access, clause) for clause in clauses]
+    known = [with_known_codes(server, access, clause, request.session) for clause in clauses]
     for container, inner in inner_searches(server, request, access, type, known):
         found = total(server.store, inner.search, server.total_bound, request.session)
         by = ", ".join(plan(server.store, inner.search, (), query.count or server.page_size).indexes)
@@ -83,7 +83,7 @@ def _inside(
 def _compiled(
     server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...]
 ) -> Search | None:
-    known = [with_known_codes(server, access, clause) for clause in clauses]
+    known = [with_known_codes(server, access, clause, request.session) for clause in clauses]
     return compile_search(server.store, access, type, known, request.session)
 
 

@@ -7,7 +7,7 @@ entry otherwise; the self link shows what was really used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote_plus, urlencode
@@ -21,7 +21,7 @@ from fhirserver.interactions.codes import with_known_codes
 from fhirserver.interactions.contained import SEARCHED, contained_parts
 from fhirserver.interactions.cursor import open_cursor, seal_cursor
 from fhirserver.interactions.explain import explained
-from fhirserver.interactions.includes import included
+from fhirserver.interactions.includes import codes_of_page, included
 from fhirserver.interactions.model import Pairs, Request, Response, Server
 from fhirserver.interactions.own_events import with_own_events
 from fhirserver.interactions.parts import Part, of_type, through
@@ -67,20 +67,12 @@ def selection(server: Server, request: Request, type: str, pairs: Pairs) -> Quer
     return query
 
 
-def ensure_indexes(server: Server, access: Access, query: Query) -> None:
-    """Makes the indexes exist that a query needs: inside a transaction none can be made."""
-    clauses = [with_known_codes(server, access, clause) for clause in query.clauses]
-    search = compile_search(server.store, access, query.type or "", clauses, None)
-    if search is not None:
-        server.store.indexes.ensure(search.type, search.fields)
-
-
 def matching(
     server: Server, access: Access, query: Query, session: Session | None, *, limit: int, type: str | None = None
 ) -> list[Stored]:
     """At most `limit` resources that match the criteria of a query: for conditional interactions and references."""
     kind = query.type or type or ""
-    clauses = [with_known_codes(server, access, clause) for clause in query.clauses]
+    clauses = [with_known_codes(server, access, clause, session) for clause in query.clauses]
     found = compile_search(server.store, access, kind, clauses, session)
     if found is None:
         return []
@@ -124,24 +116,28 @@ def _searched(
     if request.explain:
         notes += explained(server, request, access, type, clauses, query)
     asked = replace(_asked(server, request, query, path), notes=tuple(notes))
-    criteria = [with_known_codes(server, access, clause) for clause in (*clauses, *query.clauses)]
+    criteria = _known(server, request, access, (*clauses, *query.clauses))
     if query.contained in SEARCHED:
         parts = contained_parts(server, request, access, type, criteria, query)
         return _answer(server, request, access, asked, _through(server, asked, parts))
     search = compile_search(server.store, access, type, criteria, request.session)
-    page = _page(server, asked, search, request.session)
+    page = _page(server, asked, search, request.session, codes_of_page(server, type, query))
     counted = _total(server, query, page, search, request.session)
     return _answer(server, request, access, asked, replace(page, total=counted))
 
 
-def _page(server: Server, asked: Asked, search: Search | None, session: Session | None) -> Page:
+def _known(server: Server, request: Request, access: Access, clauses: Iterable[Clause]) -> list[Clause]:
+    return [with_known_codes(server, access, clause, request.session) for clause in clauses]
+
+
+def _page(server: Server, asked: Asked, search: Search | None, session: Session | None, values: Sequence[str]) -> Page:
     if search is None or asked.count == 0 or asked.query.summary == "count":
         return Page(())
     start: dict[str, Any] = {}
     if asked.query.cursor:
         direction, *values = open_cursor(server, asked.key, asked.query.cursor)
         start[DIRECTIONS[direction]] = values
-    return find(server.store, search, asked.query.sort, asked.count, session=session, **start)
+    return find(server.store, search, asked.query.sort, asked.count, session=session, values=values, **start)
 
 
 def _over_types(
@@ -161,7 +157,7 @@ def _over_types(
     def parts() -> Iterator[Part]:
         # A type that nothing was ever stored of gets no collection and no index by being searched.
         for type in server.store.existing(sorted(permitted)):
-            criteria = [with_known_codes(server, access, clause) for clause in (*types[type], *query.clauses)]
+            criteria = _known(server, request, access, (*types[type], *query.clauses))
             search = compile_search(server.store, access, type, criteria, request.session)
             if search is not None:
                 yield of_type(server.store, type, search, request.session)
@@ -219,7 +215,7 @@ def _answer(server: Server, request: Request, access: Access, asked: Asked, page
         bundle["total"] = page.total.count
     bundle["link"] = _links(server, request, asked, page)
     entries = [_entry(server, request, query, version, "match") for version in page.matches]
-    extra, truncated = included(server, access, request.organization, query, page.matches)
+    extra, truncated = included(server, request, access, query, page)
     notes += truncated
     entries += [_entry(server, request, query, version, "include") for version in extra]
     if notes:

@@ -93,10 +93,11 @@ class Total:
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a search: its matches in order, and the keyset of the last (`after`) or first (`before`) where
-    more follow.
+    more follow. values: the search values asked for of each match.
     """
 
     matches: Sequence[Stored]
     after: Sequence[Any] | None = None
     before: Sequence[Any] | None = None
     total: Total | None = None
+    values: Sequence[Mapping[str, Any]] = ()

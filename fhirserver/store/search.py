@@ -107,15 +107,19 @@ def find(
     *,
     after: Sequence[Any] | None = None,
     before: Sequence[Any] | None = None,
+    values: Sequence[str] = (),
     session: Session | None = None,
 ) -> Page:
-    """One page of at most `count` matches, those after (or before) a keyset that an earlier page answered."""
+    """One page of at most `count` matches, those after (or before) a keyset that an earlier page answered; with the
+    search values of the parameters named in `values`.
+    """
     if session is None:
         fields = [*search.fields, *((key.field,) for key in sort)]
         store.indexes.ensure(search.type, fields)
     order = order_of(store, search, sort, session)
     backwards = before is not None
-    documents = _fetch(store, search, order, count + 1, before if backwards else after, backwards, session)
+    shown = SHOWN | {name: 1 for name, _ in order.keys} | {f"s.{code}": 1 for code in values}
+    documents = _fetch(store, search, order, count + 1, before if backwards else after, backwards, shown, session)
     more = len(documents) > count
     documents = documents[:count]
     if backwards:
@@ -128,6 +132,7 @@ def find(
         matches,
         after=last if more or backwards else None,
         before=first if (more if backwards else after is not None) else None,
+        values=[document.get("s") or {} for document in documents] if values else (),
     )
 
 
@@ -170,7 +175,9 @@ def joined(store: Store, access: Access, type: str, clause: Clause, session: Ses
     return rewrite(clause, replacement)
 
 
-def by_references(store: Store, access: Access, references: Iterable[str], letter: str = "r") -> list[Stored]:
+def by_references(
+    store: Store, access: Access, references: Iterable[str], letter: str = "r", *, session: Session | None = None
+) -> list[Stored]:
     """The current versions that relative references name, as far as the access permits; deleted ones are left out."""
     wanted: dict[str, list[str]] = {}
     for text in dict.fromkeys(references):
@@ -182,22 +189,30 @@ def by_references(store: Store, access: Access, references: Iterable[str], lette
         clauses = access.clauses(type, letter)
         if clauses is None:
             continue
-        narrowed = mongo.filter(joined(store, access, type, both(*clauses)))
+        narrowed = mongo.filter(joined(store, access, type, both(*clauses), session))
         filter = {"$and": [{"_id": {"$in": keys}, "x": None}, narrowed]}
-        with translated():
-            cursor = store.database.collection(type).find(filter, PROJECTION, max_time_ms=store.database.query_limit_ms)
+        with translated(session):
+            cursor = store.database.collection(type).find(
+                filter, PROJECTION, session=session, max_time_ms=store.database.query_limit_ms
+            )
             found += [stored(type, document) for document in cursor]
     return found
 
 
 def referrers(
-    store: Store, access: Access, type: str, parameter: str, targets: Sequence[str], limit: int
+    store: Store,
+    access: Access,
+    type: str,
+    parameter: str,
+    targets: Sequence[str],
+    limit: int,
+    session: Session | None = None,
 ) -> list[Stored]:
     """At most `limit` resources of `type` whose reference parameter holds one of the targets."""
-    search = compile_search(store, access, type, [References(parameter, frozenset(targets))], None)
+    search = compile_search(store, access, type, [References(parameter, frozenset(targets))], session)
     if search is None:
         return []
-    return list(find(store, search, (), limit).matches)
+    return list(find(store, search, (), limit, session=session).matches)
 
 
 def by_tokens(
@@ -219,14 +234,20 @@ def by_tokens(
 
 
 def index_values(
-    store: Store, organization: str, type: str, ids: Sequence[str], parameters: Sequence[str]
+    store: Store,
+    organization: str,
+    type: str,
+    ids: Sequence[str],
+    parameters: Sequence[str],
+    session: Session | None = None,
 ) -> dict[str, Document]:
     """Id -> the search values of these resources for the reference parameters named."""
     keys = [f"{organization}/{id}" for id in ids]
-    with translated():
+    with translated(session):
         cursor = store.database.collection(type).find(
             {"_id": {"$in": keys}},
             {"i": 1, **{f"s.{name}": 1 for name in parameters}},
+            session=session,
             max_time_ms=store.database.query_limit_ms,
         )
         return {document["i"]: document.get("s") or {} for document in cursor}
@@ -239,11 +260,11 @@ def _fetch(
     limit: int,
     start: Sequence[Any] | None,
     backwards: bool,
+    projection: Document,
     session: Session | None,
 ) -> list[Document]:
     collection = store.database.collection(search.type)
     documents: list[Document] = []
-    projection = SHOWN | {name: 1 for name, _ in order.keys}
     with translated(session):
         for stage in order.stages(start, backwards):
             if len(documents) == limit:

@@ -228,3 +228,27 @@ def test_a_malformed_criterion_is_refused_and_named(filled: Api, query: str) -> 
     assert 400 <= answer.status < 500, answer.data
     assert answer.issue["diagnostics"]
     assert answer.issue["code"] in ("invalid", "not-supported", "value", "not-found", "too-costly")
+
+
+def test_hierarchies_of_every_type_that_is_part_of_its_own(api: Api) -> None:
+    for id, whole in (("house", ""), ("ward", "house"), ("room", "ward"), ("shed", "")):
+        part = {"partOf": {"reference": f"Location/{whole}"}} if whole else {}
+        api.store({"resourceType": "Location", "id": id, **part})
+        api.store({"resourceType": "Organization", "id": id, "name": id,
+                   **({"partOf": {"reference": f"Organization/{whole}"}} if whole else {})})  # fmt: skip
+        api.store(encounter("Patient/ida", id=id, location=[{"location": {"reference": f"Location/{id}"}}],
+                            **({"partOf": {"reference": f"Encounter/{whole}"}} if whole else {})))  # fmt: skip
+    api.store(patient(id="p", managingOrganization={"reference": "Organization/room"}))
+    api.store(patient(id="ward", managingOrganization={"reference": "Organization/ward"},
+                      generalPractitioner=[{"reference": "Organization/room"}]))  # fmt: skip
+    api.store(observation("Location/room", id="o", encounter={"reference": "Encounter/room"}))
+    api.store(observation("Patient/ward", id="of-ward"))
+    assert api.found("Encounter?location:below=Location/ward") == ["room", "ward"]
+    assert api.found("Encounter?location:above=room") == ["house", "room", "ward"]
+    assert api.found("Encounter?location:below=Location/ward,Location/shed") == ["room", "shed", "ward"]
+    assert api.found("Patient?organization:below=house") == ["p", "ward"]
+    assert api.found("Observation?encounter:below=Encounter/house") == ["o"]
+    # A bare id may be a Patient, a Group, a Device or a Location: those that have no parts stand for themselves.
+    assert api.found("Observation?subject:below=ward") == ["o", "of-ward"]
+    assert api.found("Patient?general-practitioner:below=house") == ["ward"]
+    assert api.get("Observation?patient:below=Patient/ward").status == 400

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from fhirserver.app import Installation
 from tests.api.client import Api
 from tests.api.samples import encounter, observation, patient
 
@@ -349,3 +350,26 @@ def test_an_include_that_means_nothing_is_refused(api: Api, value: str) -> None:
     answer = api.get(f"Observation?_include={value}")
     assert answer.status == 400
     assert "_include" in answer.issue["diagnostics"]
+
+
+def test_an_include_costs_the_page_and_one_query_for_each_type_it_leads_to(
+    api: Api, installation: Installation
+) -> None:
+    for number in range(3):
+        api.store(patient(id=f"p{number}"))
+        api.store({"resourceType": "Practitioner", "id": f"d{number}", "name": [{"family": "Doktor"}]})
+        seen_by = [{"reference": f"Practitioner/d{number}"}]
+        api.store(observation(f"Patient/p{number}", id=f"o{number}", performer=seen_by))
+    path = "Observation?_include=Observation:subject&_include=Observation:performer&_count=10"
+    assert len(api.get(path).included) == 6
+    database = installation.server.store.database.raw
+    database.command("profile", 2)
+    try:
+        api.get(path)
+    finally:
+        database.command("profile", 0)
+    asked = [
+        each["ns"].partition(".")[2] for each in database["system.profile"].find({"op": {"$in": ["query", "command"]}})
+    ]
+    database.drop_collection("system.profile")
+    assert sorted(name for name in asked if name[:1].isupper()) == ["Observation", "Patient", "Practitioner"]

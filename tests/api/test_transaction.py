@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from fhirserver.app import Installation
 from fhirserver.fhir.json import encode
 from tests.api.client import Answer, Api
-from tests.api.samples import bundle, entry, observation, patient
+from tests.api.samples import bundle, encounter, entry, observation, patient
 
 URN = "urn:uuid:00000000-0000-4000-8000-00000000000"
 
@@ -368,3 +369,57 @@ def test_concurrent_transactions_with_the_same_conditional_create_make_one_resou
     assert set(written) == {f"Patient/{patients[0]}"}
     assert len(api.found("Observation?_count=200")) == len(written)
     assert api.found(f"Observation?subject=Patient/{patients[0]}&_count=200") == api.found("Observation?_count=200")
+
+
+def test_what_a_transaction_reads_it_sees_as_it_wrote_it(api: Api) -> None:
+    pulse = {"system": "http://loinc.org", "concept": [{"code": "8867-4"}]}
+    value_set = {"resourceType": "ValueSet", "url": "urn:new", "status": "active", "compose": {"include": [pulse]}}
+    ward = {"resourceType": "Location", "id": "ward", "partOf": {"reference": "Location/house"}}
+    stay = encounter("Patient/new", id="stay", location=[{"location": {"reference": "Location/ward"}}])
+    asked = {
+        "Observation?_include=Observation:subject": ["Observation/o", "Patient/new"],
+        "Patient?_revinclude=Observation:subject": ["Observation/o", "Patient/new"],
+        "Observation?code:in=urn:new": ["Observation/o"],
+        "Observation?subject:Patient.family=adler": ["Observation/o"],
+        "Encounter?location:below=Location/house": ["Encounter/stay"],
+        "Patient?_has:Observation:subject:code=8867-4": ["Patient/new"],
+        "Patient?_list=all": ["Patient/new"],
+        "Patient/new/Observation": ["Observation/o"],
+        "?_type=Patient": ["Patient/new"],
+    }
+    everybody = {"resourceType": "List", "status": "current", "mode": "working",
+                 "entry": [{"item": {"reference": "Patient/new"}}]}  # fmt: skip
+    body = bundle(
+        "transaction",
+        *(entry("GET", path) for path in asked),
+        entry("PUT", "Patient/new", patient(id="new")),
+        entry("PUT", "Observation/o", observation("Patient/new", id="o")),
+        entry("PUT", "Location/house", {"resourceType": "Location", "id": "house"}),
+        entry("PUT", "Location/ward", ward),
+        entry("PUT", "Encounter/stay", stay),
+        entry("PUT", "List/all", everybody | {"id": "all"}),
+        entry("POST", "ValueSet", value_set),
+    )
+    answer = api.post("", body)
+    assert answer.status == 200, answer.data
+    for path, response in zip(asked, answer.json["entry"], strict=False):
+        found = [each["resource"] for each in response["resource"].get("entry", [])]
+        assert sorted(f"{each['resourceType']}/{each['id']}" for each in found) == asked[path], path
+
+
+def test_a_search_by_post_in_a_transaction_reads_what_the_others_wrote(api: Api) -> None:
+    body = bundle("transaction", entry("POST", "Patient/_search?family=adler"), entry("POST", "Patient", patient()))
+    answer = api.post("", body)
+    assert answer.status == 200, answer.data
+    assert answer.json["entry"][0]["resource"]["total"] == 1
+
+
+def test_a_search_in_a_transaction_waits_for_no_index_while_it_runs(api: Api, installation: Installation) -> None:
+    api.store(patient(id="p"))
+    collection = installation.server.store.database.collection("Basic")
+    api.store({"resourceType": "Basic", "id": "b", "code": {"text": "x"}, "created": "2020-01-01"})
+    assert "s.created:w k.created.lo k.created.hi" not in collection.index_information()
+    body = bundle("transaction", entry("GET", "Basic?created=2020&_sort=-identifier"))
+    assert api.post("", body).json["entry"][0]["resource"]["total"] == 1
+    names = collection.index_information()
+    assert {"s.created:w k.created.lo k.created.hi", "k.identifier.hi"} <= set(names)
