@@ -115,25 +115,46 @@ class Invariants:
         return lambda value, place: (a(value, place) == b(value, place)) is same
 
     def _existence(self, tree: Tree, definition: TypeDefinition) -> Truth | None:
-        """`a.b.exists()`, `a.b.empty()`, and `a.hasValue()` of what does not repeat; None for anything else."""
+        """`a.b.exists()`, `a.b.empty()`, and `a.hasValue()` of what does not repeat; None for anything else.
+
+        Of a longer way (`a.where(...).empty()`) what is known without going it: that there is no `a`.
+        """
         if tree[0] != "dot" or tree[2][0] != "call" or tree[2][2]:
             return None
-        function, path = tree[2][1], _names(tree[1])
-        if function not in ("exists", "empty", "hasValue") or not path or definition.kind == "primitive":
+        function, first = tree[2][1], _first(tree[1])
+        if function not in ("exists", "empty", "hasValue") or not first or definition.kind == "primitive":
             return None
-        names = self._json_names(definition, path[0])
+        names = self._json_names(definition, first)
         if names is None:
             return None
+        path = _names(tree[1])
         if function == "hasValue":
-            name = path[0]
-            single = len(path) == 1 and name in definition.properties and not definition.properties[name].is_list
-            return (lambda value, _place: name in value) if single else None
+            single = len(path) == 1 and first in definition.properties and not definition.properties[first].is_list
+            return (lambda value, _place: first in value) if single else None
         wanted = function == "exists"
         if len(path) == 1:
             disjoint = names.isdisjoint
             return lambda value, _place: disjoint(value) is not wanted
+        there = self._there(definition, path)
+        if there is not None:
+            return lambda value, _place: there(value) is wanted
         by_path = self._by_path(tree, definition)
         return lambda value, place: not wanted if names.isdisjoint(value) else by_path(value, place)
+
+    def _there(self, definition: TypeDefinition, path: tuple[str, ...]) -> Callable[[Any], bool] | None:
+        """Whether there is anything at a path of objects that do not repeat; None where they are something else."""
+        names = self._json_names(definition, path[0]) if path else None
+        if names is None:
+            return None
+        if len(path) == 1:
+            disjoint = names.isdisjoint
+            return lambda value: not disjoint(value)
+        name = path[0]
+        prop = definition.properties.get(name)
+        if prop is None or prop.is_list or self.definitions.types[prop.type].kind not in ("backbone", "complex"):
+            return None
+        rest = self._there(self.definitions.types[prop.type], path[1:])
+        return None if rest is None else lambda value: name in value and rest(value[name])
 
     def _for_all(self, tree: Tree, definition: TypeDefinition) -> Truth | None:
         """`a.all(...)` where the items of `a` are objects of one type; None for anything else."""
@@ -158,6 +179,19 @@ def _names(tree: Tree) -> tuple[str, ...]:
         before = _names(tree[1])
         return (*before, tree[2][1]) if before else ()
     return ()
+
+
+# Functions that make nothing out of nothing.
+_FILTERS = frozenset({"where", "select", "ofType", "first", "last", "tail", "distinct", "resolve", "repeat"})
+
+
+def _first(tree: Tree) -> str:
+    """The name that a way begins with which leads nowhere where nothing has that name; "" for any other tree."""
+    if tree[0] == "name":
+        return str(tree[1])
+    if tree[0] == "dot" and (tree[2][0] == "name" or (tree[2][0] == "call" and tree[2][1] in _FILTERS)):
+        return _first(tree[1])
+    return ""
 
 
 def broken(constraint: Constraint) -> Fault:

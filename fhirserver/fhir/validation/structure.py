@@ -82,25 +82,32 @@ class Structure:
             return check
         definition = self.definitions.types[name]
         rules: dict[str, Check] = {}
-        self._making[name] = check = _object(definition, rules, self._invariants.of_type(definition))
+        steps: dict[str, str] = {}
+        self._making[name] = check = _object(definition, rules, steps, self._invariants.of_type(definition))
         for prop in definition.properties.values():
             rules[prop.name] = self._property(prop)
+            if not prop.is_list:
+                steps[prop.name] = step_to(prop)
             if self.definitions.types[prop.type].kind == "primitive" and prop.type != "xhtml":
-                rules["_" + prop.name] = _siblings(prop, self._compile("Element"))
+                self._sibling(prop, rules, steps)
         if definition.kind == "resource":
             rules["resourceType"] = _pass
         return check
 
+    def _sibling(self, prop: Property, rules: dict[str, Check], steps: dict[str, str]) -> None:
+        """Adds the check of `_name`: the id and extensions of a primitive, in an array where the primitive is one."""
+        check, step = self._compile("Element"), f".{prop.element}"
+        rules["_" + prop.name] = values.array(check, step, prop.max) if prop.is_list else check
+        if not prop.is_list:
+            steps["_" + prop.name] = step
+
     def _property(self, prop: Property) -> Check:
-        step = step_to(prop)
+        """The check of a property's value, or of the array where it repeats."""
         more = self._more(prop)
-        if prop.type in PRIMITIVES and not prop.is_list and not more:
-            codes = self._codes(prop)
-            return values.single_primitive(prop.type, step) if codes is None else values.single_code(*codes, step)
         check = self._value(prop)
         for other in more:
             check = values.both(check, other)
-        return values.array(check, step, prop.max) if prop.is_list else values.single(check, step)
+        return values.array(check, step_to(prop), prop.max) if prop.is_list else check
 
     def _value(self, prop: Property) -> Check:
         if prop.type == "Resource":
@@ -108,8 +115,7 @@ class Structure:
         if self.definitions.is_subtype(prop.type, "Resource"):
             return self._entry
         codes = self._codes(prop)
-        check = self._compile(prop.type)
-        return check if codes is None else values.both(check, values.code_in(*codes))
+        return self._compile(prop.type) if codes is None else values.code_in(*codes)
 
     def _codes(self, prop: Property) -> tuple[frozenset[str], str] | None:
         if prop.type != "code" or prop.binding is None or prop.binding.strength != "required":
@@ -183,8 +189,12 @@ def _pass(_value: Any, _place: Place) -> Faults:
     return None
 
 
-def _object(definition: TypeDefinition, rules: Mapping[str, Check], invariants: Check | None) -> Check:
-    """The check of a JSON object of a type; `rules` (JSON name -> check) may be filled after this."""
+def _object(
+    definition: TypeDefinition, rules: Mapping[str, Check], steps: Mapping[str, str], invariants: Check | None
+) -> Check:
+    """The check of a JSON object of a type; `rules` (JSON name -> check) and `steps` (JSON name of what does not
+    repeat -> FHIRPath step) may be filled after this.
+    """
     required = frozenset(n for n in definition.required if n not in definition.choices)
     choices = bool(definition.choices)
     whole = _whole(definition)
@@ -199,12 +209,14 @@ def _object(definition: TypeDefinition, rules: Mapping[str, Check], invariants: 
             rule = rule_of(name)
             found = rule(child, place) if rule is not None else _unknown(name, label)
             if found is not None:
+                if name in steps:
+                    found = values.stepped(found, steps[name], child)
                 faults, full = bounded((faults or []) + _excused(found, name, child, value))
                 if full:
                     return faults
-        if choices or not value or not required <= value.keys():
+        if choices or not value or (required and not required <= value.keys()):
             faults = (faults or []) + whole(value)
-        if invariants is not None and sound(faults):
+        if invariants is not None and (faults is None or sound(faults)):
             broken = invariants(value, place)
             return broken if not faults else faults + (broken or [])
         return faults or None
@@ -250,9 +262,3 @@ def _unknown(name: str, label: str) -> list[Fault]:
     shown = name if len(name) <= 64 and name not in KEYWORDS and name.isascii() and name.isidentifier() else ""
     known = f"is not a property of {label}: check its spelling, and the type at the end of its name if it has choices"
     return [Fault("structure", f".{shown}" if shown else "", f"{'' if shown else 'has a property that '}{known}")]
-
-
-def _siblings(prop: Property, element: Check) -> Check:
-    """The check of `_name`: the id and extensions of a primitive, in an array where the primitive is one."""
-    step = f".{prop.element}" if prop.choice else f".{prop.name}"
-    return values.array(element, step, prop.max) if prop.is_list else values.single(element, step)

@@ -10,9 +10,12 @@ from typing import Any
 
 from fhirserver.fhir import xhtml
 from fhirserver.fhir.definitions import CodeList
-from fhirserver.fhir.primitives import PRIMITIVES
+from fhirserver.fhir.primitives import MAX_STRING, PRIMITIVES
 from fhirserver.fhir.validation.place import Check, Fault, Faults, Place, bounded, sound
 
+# Primitive types that take any printable text, and any without a space.
+TEXTS = frozenset({"string", "markdown"})
+WORDS = frozenset({"code", "uri", "url", "canonical"})
 NULL = "must not be null: leave it out instead"
 _MAX_SHOWN = 12
 
@@ -22,40 +25,8 @@ _reference = re.compile(
 _conditional = re.compile(r"([A-Z][A-Za-z]{1,63})\?.").match
 
 
-def single(check: Check, step: str) -> Check:
-    """The check of an element that does not repeat."""
-
-    def one(value: Any, place: Place) -> Faults:
-        found = check(value, place)
-        return None if found is None else _stepped(found, step, value)
-
-    return one
-
-
-def single_primitive(name: str, step: str) -> Check:
-    """The same for a primitive without a binding, one call shorter: most properties are such."""
-    test = PRIMITIVES[name]
-
-    def one(value: Any, _place: Place) -> Faults:
-        text = test(value)
-        return None if text is None else _stepped([Fault("value", "", text)], step, value)
-
-    return one
-
-
-def single_code(codes: frozenset[str], value_set: str, step: str) -> Check:
-    """The same for a code of a required binding."""
-    check = both(primitive("code"), code_in(codes, value_set))
-
-    def one(value: Any, place: Place) -> Faults:
-        if type(value) is str and value in codes:
-            return None
-        return _stepped(check(value, place) or [], step, value)
-
-    return one
-
-
-def _stepped(found: list[Fault], step: str, value: Any) -> list[Fault]:
+def stepped(found: list[Fault], step: str, value: Any) -> list[Fault]:
+    """The faults of an element that does not repeat, seen from the object it stands in."""
     if type(value) is list:
         return [Fault("structure", step, "must be a single value, not a JSON array")]
     if value is None:
@@ -99,14 +70,22 @@ def both(first: Check, second: Check) -> Check:
 
 
 def primitive(name: str) -> Check:
-    """The check of a primitive type by its name."""
+    """The check of a primitive type by its name. Most of what a resource holds is short printable text that is right:
+    it needs no other call.
+    """
     test = PRIMITIVES[name]
+    spaces = name not in WORDS
 
     def check(value: Any, _place: Place) -> Faults:
         text = test(value)
         return None if text is None else [Fault("value", "", text)]
 
-    return check
+    def text(value: Any, place: Place) -> Faults:
+        if type(value) is str and 0 < len(value) <= MAX_STRING and value.isprintable() and (spaces or " " not in value):
+            return None
+        return check(value, place)
+
+    return text if name in TEXTS or name in WORDS else check
 
 
 def narrative(value: Any, _place: Place) -> Faults:
@@ -116,12 +95,15 @@ def narrative(value: Any, _place: Place) -> Faults:
 
 
 def code_in(codes: frozenset[str], value_set: str) -> Check:
-    """A code must be one of these."""
+    """A code that must be one of these."""
     shown = ", ".join(sorted(codes)[:_MAX_SHOWN]) + (", ..." if len(codes) > _MAX_SHOWN else "")
     faults = [Fault("code-invalid", "", f"must be a code of {value_set}: {shown}")]
+    well_formed = primitive("code")
 
-    def check(value: Any, _place: Place) -> Faults:
-        return None if value in codes else faults
+    def check(value: Any, place: Place) -> Faults:
+        if type(value) is str and value in codes:
+            return None
+        return well_formed(value, place) or faults
 
     return check
 
