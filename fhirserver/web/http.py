@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -145,6 +146,22 @@ def http_date(text: str) -> datetime | None:
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
+class Answer(HttpResponse):
+    """An answer that is whole: its bytes go to the server as a list, which it sends in one piece. What Werkzeug would
+    work out first (a relative Location, the length) is known.
+    """
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answers as a WSGI application."""
+        data = self.response
+        if not isinstance(data, list):  # somebody has put something else in: the long way
+            return super().__call__(environ, start_response)
+        if self.status_code not in (204, 304) and "Content-Length" not in self.headers:
+            self.headers["Content-Length"] = "0"
+        start_response(self.status, self.headers.to_wsgi_list())
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else data
+
+
 def render(http: HttpRequest, response: Response) -> HttpResponse:
     """The HTTP answer of an interaction."""
     headers: Named = []
@@ -175,7 +192,7 @@ def finish(http: HttpRequest, status: int, headers: Named, data: bytes | None) -
     """The answer with this JSON text: indented if asked, compressed if the caller takes it."""
     headers += PRIVATE
     if data is None or status in (204, 304):
-        answer = HttpResponse(status=status, headers=headers)
+        answer = Answer(status=status, headers=headers)
         answer.headers.pop("Content-Type", None)
         return answer
     if http.query_string and http.args.get("_pretty") == "true":
@@ -183,7 +200,7 @@ def finish(http: HttpRequest, status: int, headers: Named, data: bytes | None) -
     headers += JSON
     if len(data) >= COMPRESS_FROM:
         data = _packed(http.headers.get("Accept-Encoding", ""), headers, data)
-    return HttpResponse(data, status, headers)
+    return Answer(data, status, headers)
 
 
 def _packed(accepted: str, headers: Named, data: bytes) -> bytes:
