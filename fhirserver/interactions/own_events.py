@@ -12,8 +12,8 @@ from dataclasses import replace
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.layers import Alternatives, Layer
 from fhirserver.interactions.model import Request, Server
-from fhirserver.search.query import References
-from fhirserver.store.model import REGISTRY
+from fhirserver.search.query import Ids, References
+from fhirserver.store.model import REGISTRY, Stored
 from fhirserver.store.search import compile_search, find
 
 TYPE = "AuditEvent"
@@ -32,6 +32,20 @@ def with_own_events(server: Server, request: Request, access: Access) -> Access:
     return replace(access, clients=clients, layers=tuple(map(_opened, access.layers)))
 
 
+def own_event(server: Server, request: Request, access: Access) -> Stored | None:
+    """The audit record of the id asked for, read on the registry by somebody whose own client's it is; else None."""
+    if request.type != TYPE or not request.id:
+        return None
+    narrowed = with_own_events(server, request, access)
+    clauses = narrowed.clauses(TYPE, "r")
+    if not narrowed.clients or clauses is None:
+        return None
+    theirs = replace(everything(REGISTRY), clients=narrowed.clients)
+    search = compile_search(server.store, theirs, TYPE, [Ids(frozenset({request.id})), *clauses], request.session)
+    found = find(server.store, search, (), 1, session=request.session).matches if search else ()
+    return found[0] if found else None
+
+
 def _clients(server: Server, request: Request) -> frozenset[str]:
     """The clients of the organizations that a user has a role in."""
     own = frozenset(f"Organization/{id}" for id in request.principal.roles)
@@ -47,6 +61,6 @@ def _opened(layer: Layer) -> Layer:
         return layer
 
     def permits(type_: str, letter: str) -> Alternatives:
-        return () if (type_, letter) == (TYPE, "s") else layer.permits(type_, letter)
+        return () if type_ == TYPE and letter in "rs" else layer.permits(type_, letter)
 
     return Layer(layer.name, permits, layer.refusal)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.interactions.own_events import own_event
 from fhirserver.interactions.summary import part_asked, subset
 from fhirserver.store.model import Stored
 
@@ -18,7 +19,7 @@ def read(server: Server, request: Request, access: Access) -> Response:
     """The current version. Raises Problem: not-found, deleted (410)."""
     assert request.type
     assert request.id
-    found = current(server, access, request.type, request.id, request)
+    found = own_event(server, request, access) or current(server, access, request.type, request.id, request)
     if _unchanged(found, request):
         return Response(304, version=found.version, instant=found.instant)
     return answer(server, request, found)

@@ -92,10 +92,17 @@ SEALED_INDEXES = (
         name="client",
         partialFilterExpression={"p.client": {"$exists": True}},
     ),
+    IndexModel([("i", ASCENDING)], name="own", partialFilterExpression={"p.client": {"$exists": True}}),
+    # The one question that is asked of a large repository: who saw this patient. As `store.indexes` would make it.
+    IndexModel(
+        [("o", ASCENDING), ("s.patient", ASCENDING), ("_id", ASCENDING)],
+        name="s.patient",
+        partialFilterExpression={"s.patient": {"$exists": True}},
+    ),
 )
 HISTORY_INDEXES = (
     IndexModel([("o", ASCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_i_v"),
-    IndexModel([("o", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)], name="o_t"),
+    IndexModel([("o", ASCENDING), ("t", DESCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_t_i_v"),
 )
 
 

@@ -156,6 +156,65 @@ def test_an_application_provider_sees_its_own_clients_records_of_every_organizat
     assert not {"Patient/alpha", "Patient/beta"} & about(views(exchange, exchange.people["hospital"]))
 
 
+def recorded(exchange: Exchange) -> None:
+    while ship(exchange.installation.server, exchange.installation.settings.data / app.SPOOL):
+        pass
+
+
+def test_a_record_of_ones_own_client_is_read_by_its_id_and_nobody_elses_is(exchange: Exchange) -> None:
+    alpha, beta = calls(exchange, name="Alpha"), calls(exchange, name="Beta")
+    recorded(exchange)
+    search = f"&subtype=read&agent:identifier=ClientApplication/{alpha['id']}"
+    (entry,) = views(exchange, exchange.people["acme"], search)
+    record = entry["resource"]
+    path = f"{REGISTRY}/AuditEvent/{record['id']}"
+
+    assert exchange.call("GET", path, exchange.people["acme"]).json == record
+    assert exchange.call("GET", path, alpha["token"]).json == record
+    batch = {"resourceType": "Bundle", "type": "batch",
+             "entry": [{"request": {"method": "GET", "url": f"AuditEvent/{record['id']}"}}]}  # fmt: skip
+    answer = exchange.call("POST", REGISTRY, exchange.people["acme"], batch).json
+    assert answer["entry"][0]["resource"] == record  # type: ignore[index]
+    assert exchange.call("GET", path, beta["token"]).status_code == 404
+    assert exchange.call("GET", path, exchange.people["hospital"]).status_code == 404
+    narrow = exchange.token(alpha, scope="system/Patient.rs").json["access_token"]  # type: ignore[index]
+    assert exchange.call("GET", path, narrow).status_code == 403
+    absent = exchange.call("GET", f"{REGISTRY}/AuditEvent/nothing", exchange.people["acme"])
+    assert absent.status_code == 404
+
+
+def test_ones_own_records_are_paged_over_all_organizations(exchange: Exchange) -> None:
+    client = calls(exchange, name="Paged")
+    recorded(exchange)
+    url: str | None = f"{REGISTRY}/AuditEvent?_count=1"
+    seen, bases = [], set()
+    while url:
+        page: Any = exchange.call("GET", url, client["token"]).json
+        for entry in page.get("entry", ()):
+            seen.append(entry["resource"]["id"])
+            bases.add(entry["fullUrl"].partition("/AuditEvent/")[0])
+        following = [link["url"] for link in page["link"] if link["relation"] == "next"]
+        url = following[0].partition(exchange.installation.settings.public_url)[2] if following else None
+        assert len(seen) < 100
+    whole = views(exchange, client["token"])
+    assert (len(seen), sorted(seen)) == (len(set(seen)), sorted(entry["resource"]["id"] for entry in whole))
+    assert len(bases) == 2  # its token was issued by the registry, its call was to the hospital
+
+
+def test_who_saw_a_patient_is_found_by_an_index_that_is_there_from_the_beginning(
+    installation: app.Installation, repository: Api
+) -> None:
+    database = installation.server.store.database
+    assert {"s.patient", "own", "client"} <= set(database.current("AuditEvent").index_information())
+    id = repository.get("Patient?identifier=m1").ids[0]
+    for search in (f"patient=Patient/{id}", f"patient=Patient/{id}&agent:identifier=urn:staff|n77&_sort=-date"):
+        answer = repository.get(f"AuditEvent?{search}&type=110112", X_Explain="true")
+        notes = [issue["diagnostics"] for each in answer.json["entry"] if each["search"]["mode"] == "outcome"
+                 for issue in each["resource"]["issue"]]  # fmt: skip
+        assert notes[-1].startswith("Answered by s.patient"), notes
+        assert len(answer.ids) == 1
+
+
 def test_a_posted_record_that_names_a_client_is_not_put_before_its_provider(exchange: Exchange) -> None:
     alpha = calls(exchange, name="Alpha")
     who = {"identifier": {"value": f"ClientApplication/{alpha['id']}"}}
