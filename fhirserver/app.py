@@ -46,6 +46,9 @@ from fhirserver.interactions.security import security_facts
 from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
 from fhirserver.jobs.queue import Queue
+from fhirserver.notices.mail import Mailer, Waiting, smtp_of
+from fhirserver.notices.operations import NOTICES
+from fhirserver.notices.telling import Teller
 from fhirserver.rules import RULES
 from fhirserver.rules.authorization import authorization_id
 from fhirserver.rules.definition import compiled
@@ -64,6 +67,7 @@ from fhirserver.subscriptions.post import Endpoints
 from fhirserver.subscriptions.topics import Catalogue
 from fhirserver.web import oauth
 from fhirserver.web.application import application
+from fhirserver.web.console.blueprint import Console
 from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
 from fhirserver.web.keysets import KeySets
@@ -74,6 +78,7 @@ OPERATIONS: tuple[OperationRow, ...] = (
     *REINDEX_OPERATIONS,
     *STEPS,
     *CLIENTS,
+    *NOTICES,
     *sandbox.OPERATIONS,
     *MESSAGE_OPERATIONS,
 )
@@ -252,6 +257,7 @@ def create_app(installation: Installation) -> WSGIApplication:
         (
             recorded(oauth.blueprint(installation.tokens), server),
             Hl7v2(server, authenticate, taken).blueprint(),
+            Console(server, installation.tokens).blueprint(),
         ),
         max_body=settings.max_body,
         cors_origins=settings.cors_origins,
@@ -261,6 +267,23 @@ def create_app(installation: Installation) -> WSGIApplication:
 def seals(installation: Installation) -> Seals:
     """The seals on the audit records, keyed by the master key."""
     return Seals(installation.server.store.database, installation.vault.seal, installation.vault.matches)
+
+
+def teller(installation: Installation) -> Teller:
+    """What tells the other side of each step; by e-mail too where a mail server is configured."""
+    return Teller(installation.server, _waiting(installation))
+
+
+def mailer(installation: Installation) -> Mailer | None:
+    """What sends notices by e-mail, None without a mail server."""
+    settings, waiting = installation.settings, _waiting(installation)
+    smtp = smtp_of(settings.smtp_url.reveal(), settings.mail_from)
+    return Mailer(installation.server, waiting, smtp) if waiting else None
+
+
+def _waiting(installation: Installation) -> Waiting | None:
+    kept = installation.tokens.kept
+    return Waiting(kept) if kept and installation.settings.smtp_url else None
 
 
 def wsgi() -> WSGIApplication:

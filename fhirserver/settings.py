@@ -197,6 +197,13 @@ class Settings:
     audit_retention_days: int = _setting(
         0, _whole(0, 36_500), "Days for which audit records are kept, at least. 0: for ever."
     )
+    smtp_url: Secret = _setting(
+        Secret(),
+        _secret_url("smtp", "smtps"),
+        "The mail server that sends notices to administrators, as `smtp://user:password@host:587` (STARTTLS where it "
+        "is offered) or `smtps://...:465`. Empty: no e-mail is sent.",
+    )
+    mail_from: str = _setting("", _text, "The sender of e-mail, as `exchange@example.org`. Needed with a mail server.")
     cors_origins: tuple[str, ...] = _setting(
         ("*",), _words, "Origins whose browser applications may call, separated by commas. `*`: every origin."
     )
@@ -227,6 +234,8 @@ class Settings:
         settings = cls(**values)
         if settings.page_size > settings.page_size_max:
             faults.append(f"{PREFIX}PAGE_SIZE is greater than {PREFIX}PAGE_SIZE_MAX")
+        if settings.smtp_url and "@" not in settings.mail_from:
+            faults.append(f"{PREFIX}MAIL_FROM is not an address, and {PREFIX}SMTP_URL needs one")
         if faults:
             raise SettingsError(faults)
         return settings if settings.public_url else replace(settings, public_url=_own_url(settings))

@@ -41,7 +41,7 @@ URL.
 OWNED = ("Subscription", "NotificationDelivery")
 """The types on an organization's base of which a client sees only its own, by the identifier in `client`."""
 
-ABOUT_CLIENT = ("ClientApplication", "ClientAuthorization")
+ABOUT_CLIENT = ("ClientApplication", "ClientAuthorization", "Communication")
 """The types of the registry whose resources about a client that client may read without a scope for it."""
 
 INTERNAL = ("InboundMessage", "User")

@@ -30,8 +30,8 @@ CONFORMANCE = (
 
 _COMMON = (
     Row((*CONFORMANCE, "Organization"), "rs"),
-    # The registry's own records are for operators; a search by others is turned to those of their own clients.
-    Row(("AuditEvent",), "s", Nothing()),
+    # The registry's own records are for operators; others are turned to those of their own clients.
+    Row(("AuditEvent",), "rs", Nothing()),
 )
 
 
@@ -50,6 +50,7 @@ def _client(principal: Principal) -> tuple[Row, ...]:
     return (
         Row(("ClientApplication",), "rs", Ids(frozenset({principal.id}))),
         Row(("ClientAuthorization",), "rs", References("client", frozenset({f"ClientApplication/{principal.id}"}))),
+        Row(("Communication",), "rs", References("about", frozenset({f"ClientApplication/{principal.id}"}))),
     )
 
 
@@ -76,4 +77,5 @@ def _organizations(organizations: Iterable[str], letters: str) -> tuple[Row, ...
     if letters == "rs":  # an authorization is written by its operations alone, each of which asks for its own side
         both = Or((References("provider", own), References("organization", own)))
         rows.append(Row(("ClientAuthorization",), letters, both))
+        rows.append(Row(("Communication",), letters, References("recipient", own)))
     return tuple(rows)

@@ -10,6 +10,7 @@ from fhirserver.rules import (
     audit,
     authorization,
     client,
+    communication,
     definition,
     endpoint,
     organization,
@@ -22,7 +23,20 @@ from fhirserver.rules.model import Rule
 RULES: Mapping[str, Rule] = {
     rule.type: rule
     for rule in (
-        *(module.RULE for module in (audit, authorization, client, endpoint, organization, policy, subscription, user)),
+        *(
+            module.RULE
+            for module in (
+                audit,
+                authorization,
+                client,
+                communication,
+                endpoint,
+                organization,
+                policy,
+                subscription,
+                user,
+            )
+        ),
         *definition.RULES,
     )
 }

@@ -45,6 +45,9 @@ HOLD_SECONDS = 5.0
 GONE = 410
 BUSY = frozenset({429, 503})
 
+GaveUp = Callable[[str, Sequence[Resource]], Sequence[Change]]
+"""(organization, deliveries given up) -> what is to be written along with them: a notice."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -70,7 +73,8 @@ class _Round:
 
 class Deliverer:
     """Sends. `decrypt` opens what is encrypted in a Subscription's private part; `enqueue` puts a job; `chance` gives
-    numbers from 0 to 1. Threads may share it; a child process must make its own.
+    numbers from 0 to 1; `gave_up` says what else is written where deliveries are given up. Threads may
+    share it; a child process must make its own.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Deliverer:
         enqueue: Callable[..., object],
         chance: Callable[[], float],
         schedule: Schedule | None = None,
+        gave_up: GaveUp | None = None,
     ) -> None:
         self._server = server
         self._store = server.store
@@ -89,6 +94,7 @@ class Deliverer:
         self._enqueue = enqueue
         self._chance = chance
         self._schedule = schedule or Schedule()
+        self._gave_up = gave_up
         self._lanes = Lanes(server.store.database)
         self._holding = Holding(server.store)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="deliver")
@@ -258,6 +264,9 @@ class Deliverer:
     def _record(self, organization: str, sent: Sequence[Sent]) -> None:
         now = self._server.now()
         changes = [delivery.change(self._server, organization, s.resource, s.delivery.version, now) for s in sent]
+        given_up = [s.resource for s in sent if s.resource["status"] == "dead-letter"]
+        if given_up and self._gave_up:
+            changes += self._gave_up(organization, given_up)
         self._commit(changes)
         for one in sent:
             if one.answer:
