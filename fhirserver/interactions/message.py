@@ -9,7 +9,6 @@ written together or not at all, so a message is applied once however often its j
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from fhirserver.fhir.problem import problem
 from fhirserver.interactions import merge
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.merge import Rest
+from fhirserver.interactions.merging import merged
 from fhirserver.interactions.model import Request, Server, Unit
 from fhirserver.interactions.write import next_instant, put, stamped
 from fhirserver.rules.model import Prepared
@@ -30,14 +30,6 @@ from fhirserver.store.model import Change, Stored
 from fhirserver.store.search import by_tokens
 
 ENVELOPE = "MessageHeader"
-_STEPS = re.compile(r"\.(?![^(]*\))")  # between steps, not inside the url of a selector
-_STEP = re.compile(r"([A-Za-z]+)(?:\((.*)\))?\Z")
-# Lists that a message adds to: their members are told apart by these.
-MERGED: Mapping[str, tuple[str, ...]] = {
-    "identifier": ("system", "value"),
-    "extension": ("url",),
-    "link": ("type", "other.reference"),
-}
 REST = "rest"
 """The name, in the private part of an InboundMessage, of what a merge has left to do."""
 
@@ -234,7 +226,8 @@ def _store(
         type = part.resource["resourceType"]
         resource = resolved(part.resource, names)
         before = part.previous.resource() if part.previous else None
-        after = _merged(before, resource, content, part.full_url) if before else resource
+        spoken, gone = content.elements.get(part.full_url), content.deletes.get(part.full_url, ())
+        after = merged(before, resource, spoken, gone) if before else resource
         if part.parted:
             _part(after, part)
         if before is not None and part.previous and _same(before, after):
@@ -409,67 +402,6 @@ def _resources(bundle: Resource) -> Iterable[tuple[str, Resource]]:
 
 def _tokens(identifiers: Sequence[Mapping[str, str]] | None) -> list[str]:
     return [token.stored(each.get("system", ""), each["value"]) for each in identifiers or ()]
-
-
-def _merged(before: Resource, said: Resource, content: Content, full_url: str) -> Resource:
-    """What is stored with what the message says in its place; an element it is silent about stays."""
-    after = dict(before)
-    for name in content.elements.get(full_url) or [name for name in said if name not in ("resourceType", "id", "meta")]:
-        if name not in said:
-            continue
-        after[name] = _added(before.get(name), said[name], MERGED[name]) if name in MERGED else said[name]
-        if f"_{name}" in said:
-            after[f"_{name}"] = said[f"_{name}"]
-    for path in content.deletes.get(full_url, ()):
-        _delete(after, _STEPS.split(path))
-    return after
-
-
-def _added(held: Any, said: Any, keys: tuple[str, ...]) -> Any:
-    if not isinstance(held, list) or not isinstance(said, list):
-        return said
-    new: dict[tuple[Any, ...], list[Any]] = {}
-    for each in said:
-        new.setdefault(_key(each, keys), []).append(each)
-    kept: list[Any] = []
-    placed: set[tuple[Any, ...]] = set()
-    for each in held:
-        name = _key(each, keys)
-        if name not in new:
-            kept.append(each)
-        elif name not in placed:
-            placed.add(name)
-            kept += new[name]
-    return kept + [each for name, several in new.items() if name not in placed for each in several]
-
-
-def _key(member: Any, keys: tuple[str, ...]) -> tuple[Any, ...]:
-    """What tells a member of a list from others; a key with a dot is the member of a member."""
-    found = []
-    for key in keys:
-        name, _, inner = key.partition(".")
-        value = member.get(name)
-        found.append(value.get(inner) if inner and isinstance(value, dict) else value)
-    return tuple(found)
-
-
-def _delete(value: Any, path: list[str]) -> None:
-    """Removes what a path names, such as `address` or `extension(http://...)`; in lists from every member."""
-    found = _STEP.match(path[0])
-    if isinstance(value, list):
-        for each in value:
-            _delete(each, path)
-    elif isinstance(value, dict) and found:
-        name, url = found.groups()
-        if len(path) > 1:
-            _delete(value.get(name), path[1:])
-        elif url and isinstance(value.get(name), list):
-            value[name] = [each for each in value[name] if each.get("url") != url]
-            if not value[name]:
-                del value[name]
-        elif not url:
-            value.pop(name, None)
-            value.pop(f"_{name}", None)
 
 
 def _same(before: Resource, after: Resource) -> bool:

@@ -305,7 +305,9 @@ def fill(
     run.prefix = outer
 
 
-def with_codes(where: str, convert: Convert, table: Table | None, system: str, depth: int, type: str) -> Convert:
+def with_codes(
+    where: str, convert: Convert, table: Table | None, system: str, depth: int, type: str, needed: bool
+) -> Convert:
     """A coded value with the table's own coding put first; the code system of the field for codes that name none."""
     source = system or (table.source if table else "")
 
@@ -322,7 +324,7 @@ def with_codes(where: str, convert: Convert, table: Table | None, system: str, d
         if mapped is not None:
             return enriched(value, codings, one_coding(mapped.system, mapped.code, mapped.display), type)
         if table is not None:
-            run.unmapped.append(Unmapped(table.name, code[:80], run.field, where))
+            run.unmapped.append(Unmapped(table.name, code[:80], run.field, where, needed))
         return value
 
     return coded

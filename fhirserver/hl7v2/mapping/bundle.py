@@ -31,7 +31,8 @@ class Result:
     created or updated only the store knows.
     match: fullUrl -> the identifiers (system and value) by which a stored resource is the same one, strongest first;
     None for a resource that is always new.
-    elements: fullUrl -> the top-level elements that this message speaks for: only these may replace stored ones.
+    elements: fullUrl -> the elements that this message speaks for: only these may replace stored ones. Of an element
+    with parts of its own the parts are named: `period.end`, `hospitalization.admitSource`.
     deletes: fullUrl -> elements (dotted, or with a selector such as `extension(url)`) that the message says are gone.
     effects: what a store must do beyond writing, as (effect, fullUrl, other fullUrl): ("merge", prior, survivor).
     trace: what wrote what, empty unless asked for; rules: the ids of all rules that wrote, unless not asked for.
@@ -73,7 +74,7 @@ def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = F
     entries = _ordered(run.entries)
     if not any(entry.type not in ENVELOPE and not entry.coalesced for entry in entries):
         raise problem("required", f"The message has no segment that {message.event} is about.", "MSH-9")
-    _refer(chosen, entries)
+    _refer(chosen, entries, maps.policies(context.namespace))
     bundle = _bundle(maps, run, entries)
     return Result(
         bundle=bundle,
@@ -81,7 +82,7 @@ def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = F
         structure=chosen.structure,
         aliases=trigger.aliases,
         match={entry.full_url: entry.match or None for entry in entries},
-        elements={entry.full_url: _spoken(entry) for entry in entries},
+        elements={entry.full_url: _spoken(maps, entry) for entry in entries},
         deletes={entry.full_url: gone for entry in entries if (gone := _deleted(maps, entry))},
         effects=[(effect, one.full_url, other.full_url) for effect, one, other in run.effects if other],
         trace=_traced(entries) if trace else (),
@@ -227,8 +228,10 @@ def _ordered(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: 2 if e.coalesced else place.get(e.type, 1))
 
 
-def _refer(chosen: MessageMap, entries: Sequence[Entry]) -> None:
-    """MessageHeader.focus and Provenance.target: what the message is about, and everything it wrote."""
+def _refer(chosen: MessageMap, entries: Sequence[Entry], policies: Sequence[str]) -> None:
+    """MessageHeader.focus, Provenance.target and Provenance.policy: what the message is about, everything it wrote,
+    and the rules that wrote it, with their versions.
+    """
     for entry in entries:
         if entry.type == "MessageHeader":
             focus = [
@@ -242,6 +245,7 @@ def _refer(chosen: MessageMap, entries: Sequence[Entry]) -> None:
         elif entry.type == "Provenance":
             targets = [other for other in entries if other.type not in ENVELOPE and not other.coalesced]
             entry.resource["target"] = [_resolved(other) for other in targets]
+            entry.resource["policy"] = list(policies)
 
 
 def _resolved(entry: Entry) -> dict[str, Any]:
@@ -261,8 +265,16 @@ def _bundle(maps: Maps, run: Run, entries: Sequence[Entry]) -> Resource:
     return bundle
 
 
-def _spoken(entry: Entry) -> list[str]:
-    return [name for name in entry.resource if name != "resourceType" and name not in entry.defaulted]
+def _spoken(maps: Maps, entry: Entry) -> list[str]:
+    """The elements that the message speaks for; of one with parts of its own, such as a period, the parts."""
+    parts = maps.parts.get(entry.type, ())
+    spoken: list[str] = []
+    for name, value in entry.resource.items():
+        if name in parts and isinstance(value, dict):
+            spoken += [f"{name}.{part}" for part in value]
+        elif name != "resourceType" and name not in entry.defaulted:
+            spoken.append(name)
+    return spoken
 
 
 def _deleted(maps: Maps, entry: Entry) -> list[str]:

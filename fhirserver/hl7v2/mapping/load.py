@@ -1,75 +1,65 @@
-"""The maps read from their folder, checked, compiled. One fault anywhere and none are taken: the Problem names them
-all.
-
-    package.yaml defaults.yaml matching.yaml triggers.yaml deviations.yaml
-    structures/{v2.json,groups.yaml} messages/ fragments/ segments/ datatypes/ (YAML) tables/ (ConceptMap JSON)
-"""
+"""A rule package checked and compiled. One fault anywhere and none of it is taken: the Problem names them all."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fhirserver.fhir.definitions import Definitions
-from fhirserver.fhir.problem import Problem, problem
+from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2.mapping.maps import Assembler, Maps, Trigger
+from fhirserver.hl7v2.mapping.needs import check_required
+from fhirserver.hl7v2.mapping.package import Folder, Package, read
 from fhirserver.hl7v2.mapping.rules import Compiler
 from fhirserver.hl7v2.mapping.structure import Structures
-from fhirserver.hl7v2.mapping.tables import Table, table
 
-Folder = Path | Traversable
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # which of the two depends on the build
-    """Safe YAML in which only true and false are booleans: `on` is a key of ours, NO a country, Y a code."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
-    for first, found in _Loader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true$|false$"), ["t", "f"])
+MERGED = ("Period", "Ratio", "Range")
+"""Datatypes whose members come from fields of their own, so that a message may say one of them alone."""
 
 
 def load(folder: Folder, definitions: Definitions) -> Maps:
     """The maps of a folder. Raises Problem(invalid) with an issue for every fault found."""
-    tables = _tables(folder)
-    structures = Structures(_json(folder / "structures" / "v2.json"), _yaml(folder / "structures" / "groups.yaml"))
-    compiler = Compiler(definitions, structures, tables, _maps(folder / "datatypes"))
+    return compiled(read(folder), definitions)
+
+
+def compiled(package: Package, definitions: Definitions) -> Maps:
+    """The maps of a package. Raises Problem(invalid) with an issue for every fault found; an issue's expression is
+    the id of the rule at fault.
+    """
+    structures = Structures(package.v2, package.groups)
+    compiler = Compiler(definitions, structures, package.tables, package.maps["datatype"])
     for name in compiler.specs:
         _guard(compiler, name, lambda name=name: compiler.datatype(name, 0))
-    assembler = Assembler(compiler, _maps(folder / "segments"))
-    fragments, messages = _maps(folder / "fragments"), {}
-    for name, spec in _maps(folder / "messages").items():
+    assembler = Assembler(compiler)
+    for name, spec in package.maps["segment"].items():
+        _guard(compiler, name, lambda name=name, spec=spec: assembler.segment(name, spec))
+    fragments, messages = package.maps["fragment"], {}
+    for name, spec in package.maps["message"].items():
         _guard(
             compiler,
             name,
             lambda name=name, spec=spec: messages.update({name: assembler.message(name, spec, fragments)}),
         )
-    triggers = _triggers(compiler, _yaml(folder / "triggers.yaml"), messages)
-    package, defaults = _yaml(folder / "package.yaml"), _yaml(folder / "defaults.yaml")
-    _check_defaults(compiler, defaults)
+    triggers = _triggers(compiler, package.rows["triggers"], messages)
+    _check_rows(compiler, package.rows)
+    check_required(compiler, package)
     if compiler.issues:
         raise Problem(tuple(compiler.issues))
     return Maps(
-        package=str(package["id"]),
-        version=str(package["version"]),
+        package=package.id,
+        version=package.version,
         triggers=triggers,
         messages=messages,
         structures=structures,
-        tables=tables,
-        defaults=defaults,
-        matching=_yaml(folder / "matching.yaml"),
+        tables=package.tables,
+        defaults=package.rows["defaults"],
+        matching=package.rows["matching"],
         choices=_choices(definitions),
+        parts=_parts(definitions),
         bundle=assembler.maps.get("MSH.Bundle"),
         rule_ids=frozenset(compiler.ids),
-        deviations=tuple(_yaml(folder / "deviations.yaml")),
+        deviations=package.deviations,
+        source=package,
     )
 
 
@@ -86,21 +76,26 @@ def _guard(compiler: Compiler, name: str, make: Any) -> None:
 def _triggers(compiler: Compiler, spec: Mapping[str, Any], messages: Mapping[str, Any]) -> dict[str, Trigger]:
     found: dict[str, Trigger] = {}
     for event, row in spec.items():
-        if row["structure"] not in messages:
+        if row.get("structure") not in messages:
             compiler.fault(
-                "triggers.yaml", f"{event} has the structure {row['structure']}, for which there is no message map"
+                f"triggers/{event}",
+                f"{event} has the structure {row.get('structure')}, for which there is no message map",
             )
+            continue
         variables = {f"${name}": str(value) for name, value in row.items() if name not in ("structure", "aliases")}
         found[event] = Trigger(event, row["structure"], variables, tuple(row.get("aliases", ())))
     return found
 
 
-def _check_defaults(compiler: Compiler, defaults: Mapping[str, Mapping[str, Any]]) -> None:
-    for type, elements in defaults.items():
+def _check_rows(compiler: Compiler, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    for type, elements in rows["defaults"].items():
         definition = compiler.definitions.types.get(type)
         for element in elements:
             if definition is None or element.lstrip("_") not in definition.properties:
-                compiler.fault("defaults.yaml", f"{type} has no element {element}")
+                compiler.fault(f"defaults/{type}", f"{type} has no element {element}")
+    for type, row in rows["matching"].items():
+        if type not in compiler.definitions.resource_types or set(row) - {"prefer", "never"}:
+            compiler.fault(f"matching/{type}", "a row is named by a resource type and has prefer and never")
 
 
 def _choices(definitions: Definitions) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -114,40 +109,17 @@ def _choices(definitions: Definitions) -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
-def _tables(folder: Folder) -> dict[str, Table]:
-    made = [table(_json(path)) for path in _files(folder / "tables", ".json")]
-    return {entry.name: entry for entry in made}
-
-
-def _maps(folder: Folder) -> dict[str, Any]:
-    """Every map under a folder by its name: a file holds one or more YAML documents, each with a `map`."""
-    found: dict[str, Any] = {}
-    for path in _files(folder, ".yaml"):
-        for document in _documents(path):
-            name = str(document.get("map", "")) if isinstance(document, dict) else ""
-            if not name or name in found:
-                raise problem("invalid", f"{path.name}: a map without a name, or `{name}` is there already", path.name)
-            found[name] = document
+def _parts(definitions: Definitions) -> dict[str, frozenset[str]]:
+    """Per type: the elements that stand once and whose members are said one by one, such as Encounter.hospitalization
+    and Encounter.period.
+    """
+    found: dict[str, frozenset[str]] = {}
+    for type in definitions.resource_types:
+        names = frozenset(
+            name
+            for name, each in definitions.types[type].properties.items()
+            if not each.is_list and (each.type.startswith(f"{type}.") or each.type in MERGED)
+        )
+        if names:
+            found[type] = names
     return found
-
-
-def _files(folder: Folder, ending: str) -> list[Any]:
-    return sorted((path for path in folder.iterdir() if path.name.endswith(ending)), key=lambda path: path.name)
-
-
-def _documents(path: Any) -> list[Any]:
-    try:
-        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=_Loader))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise problem("invalid", f"{path.name} cannot be read: {error}", path.name) from None
-
-
-def _yaml(path: Any) -> Any:
-    return (_documents(path) or [{}])[0]
-
-
-def _json(path: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise problem("invalid", f"{path.name} cannot be read: {error}", path.name) from None

@@ -12,6 +12,7 @@ from typing import Any
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.mapping import conditions
 from fhirserver.hl7v2.mapping.actions import Members, copied, named, place, reference_to
+from fhirserver.hl7v2.mapping.package import Package
 from fhirserver.hl7v2.mapping.paths import Target, compile_target
 from fhirserver.hl7v2.mapping.rules import Compiler
 from fhirserver.hl7v2.mapping.run import Entry, Run
@@ -20,6 +21,7 @@ from fhirserver.hl7v2.mapping.tables import Table
 from fhirserver.hl7v2.message import Message, Segment
 
 Spec = Mapping[str, Any]
+PACKAGE = "https://fhirserver.example/fhir/ImplementationGuide/"
 KEYS = frozenset(
     (
         "id",
@@ -128,9 +130,32 @@ class Maps:
     defaults: Mapping[str, Mapping[str, Any]]
     matching: Mapping[str, Mapping[str, Any]]
     choices: Mapping[str, Mapping[str, tuple[str, ...]]]
+    parts: Mapping[str, frozenset[str]]
     bundle: SegmentMap | None
     rule_ids: frozenset[str]
+    source: Package
     deviations: Sequence[Spec] = field(default_factory=tuple)
+    overlays: tuple[str, ...] = ()
+    """The overlays compiled in, as references with their versions."""
+
+    @property
+    def name(self) -> str:
+        """Package and version, and the overlays on it."""
+        return " ".join((f"{self.package}#{self.version}", *self.overlays))
+
+    def policies(self, namespace: str) -> list[str]:
+        """What Provenance.policy names: the package by URL and version, overlays by their URLs in the organization."""
+        base = namespace.removesuffix("namespace/")
+        package = f"{PACKAGE}{self.package}|{self.version}"
+        return [package, *(f"{base}fhir/4/{overlay}" for overlay in self.overlays)]
+
+    def layer(self, rule: str) -> str:
+        """Who wrote a rule: the package, or the reference of an overlay."""
+        while rule:
+            if rule in self.source.layers:
+                return self.source.layers[rule]
+            rule = rule.rpartition("/")[0]
+        return f"{self.package}#{self.version}"
 
     def trigger(self, message: Message) -> Trigger | None:
         """What the message's event means; by its structure (MSH-9.3) alone where the event is not listed; None for
@@ -214,16 +239,18 @@ def _join(run: Run, group: Group, name: str, entry: Entry, path: Target, *, last
 class Assembler:
     """Compiles segment and message maps with a Compiler."""
 
-    def __init__(self, compiler: Compiler, segments: Mapping[str, Spec]) -> None:
+    def __init__(self, compiler: Compiler) -> None:
         self.compiler = compiler
         self.maps: dict[str, SegmentMap] = {}
-        for name, spec in segments.items():
-            self.maps[name] = self._segment(name, spec)
 
-    def _segment(self, name: str, spec: Spec) -> SegmentMap:
-        segment, type = str(spec.get("segment", name.partition(".")[0])), str(spec["type"])
+    def segment(self, name: str, spec: Spec) -> None:
+        """Compiles one segment map; message maps use it by its name."""
+        segment, type = segment_of(name, spec), str(spec["type"])
+        if type not in self.compiler.definitions.resource_types:
+            raise problem("invalid", f"{type} is no resource type")
+        self.compiler.structures.require(segment)
         rules = self.compiler.rules(name, spec.get("rules", ()), segment, segment, type, 0, nested=False)
-        return SegmentMap(name, segment, type, rules)
+        self.maps[name] = SegmentMap(name, segment, type, rules)
 
     def message(self, name: str, spec: Spec, fragments: Mapping[str, Spec]) -> MessageMap:
         """The MessageMap of one messages/*.yaml, the fragments it includes put before its own rules."""
@@ -258,6 +285,7 @@ class Assembler:
                 "invalid", f"a message rule needs id and at, and has no {', '.join(sorted(unknown)) or 'other key'}"
             )
         group, _, segment = str(spec["at"]).rpartition(".")
+        self.compiler.structures.require(segment)
         mode = next((m for m in ("make", "new", "on") if m in spec), None)
         if mode is None:
             raise problem("invalid", "a message rule needs one of make, new, on")
@@ -313,6 +341,11 @@ class Assembler:
         for name in spec:
             compile_target(self.compiler.definitions, type, str(name))
         return spec
+
+
+def segment_of(name: str, spec: Spec) -> str:
+    """The segment that a segment map reads."""
+    return str(spec.get("segment", name.partition(".")[0]))
 
 
 def _specs(name: str, spec: Spec, fragments: Mapping[str, Spec]) -> list[tuple[str, Spec]]:

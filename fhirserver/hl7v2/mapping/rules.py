@@ -45,6 +45,7 @@ KEYS = frozenset(
         "append",
         "absent",
         "lenient",
+        "required",
     )
 )
 _FIELD = re.compile(r"[A-Z][A-Z0-9]{2}-\d")
@@ -256,10 +257,13 @@ class Compiler:
         convert = self.datatype(kind, depth)
         table = self.tables.get(str(spec.get("table", "")))
         system = str(spec.get("system", ""))
-        return actions.with_codes(where, convert, table, system, depth, wanted) if table or system else convert
+        if table is None and not system:
+            return convert
+        return actions.with_codes(where, convert, table, system, depth, wanted, bool(spec.get("required")))
 
     def _coded(self, where: str, spec: Spec, path: Target, depth: int) -> Convert:
         table, unmapped, lenient = self.tables[str(spec["table"])], spec.get("unmapped"), bool(spec.get("lenient"))
+        needed = bool(spec.get("required"))
         is_code = path.property.type in TEXTUAL
         is_boolean = path.property.type == "boolean"
         if not is_code and not is_boolean and path.property.type not in ("Coding", "CodeableConcept"):
@@ -274,7 +278,7 @@ class Compiler:
             mapped = table.translate(code)
             if mapped is None:
                 if not lenient:
-                    run.unmapped.append(Unmapped(table.name, code[:80], run.field, where))
+                    run.unmapped.append(Unmapped(table.name, code[:80], run.field, where, needed))
                 return unmapped
             if is_boolean:
                 return mapped.code == "true"

@@ -46,12 +46,13 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """A code that a table does not have."""
+    """A code that a table does not have. needed: whether the message is to wait until it has."""
 
     table: str
     code: str
     field: str
     rule: str
+    needed: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -63,22 +63,28 @@ class Structures:
     def check(self, source: Source, here: str) -> str:
         """The v2 datatype that a source reads; `here` is the datatype (or segment) that `^` stands for.
 
-        Raises Problem(invalid) for a field or component that no version has. Z segments are their senders' own.
+        Raises Problem(invalid) for a field or component that no version has, nor the Z segments that were declared.
         """
         if source.segment.startswith("$"):
             return "ST"
         datatype = here
         if source.field:
-            datatype = (
-                "" if source.segment.startswith("Z") else self._member(self.segments, source.segment, source.field)
-            )
+            datatype = self._member(self.segments, source.segment, source.field)
         for part in (source.component, source.subcomponent):
             if part and datatype:
                 datatype = self._component(datatype, part, source)
         return datatype
 
+    def require(self, segment: str) -> None:
+        """Raises Problem(invalid) for a segment that no version has and nobody declared."""
+        if segment not in self.segments:
+            way = ": declare it and its fields first" if segment.startswith("Z") else " in any version of HL7v2"
+            raise problem("invalid", f"there is no segment {segment[:20]}{way}")
+
     def _member(self, table: Mapping[str, list[str]], name: str, number: int) -> str:
         members = table.get(name, [])
+        if name.startswith("Z") and (not 1 <= number <= len(members) or not members[number - 1]):
+            raise problem("invalid", f"{name}-{number} is not declared: give the field's number and datatype")
         if not 1 <= number <= len(members):
             raise problem("invalid", f"{name}-{number} does not exist in any version of HL7v2")
         return members[number - 1].partition(":")[0]
