@@ -55,11 +55,15 @@ def history_system(server: Server, request: Request, access: Access) -> Response
 def _page(server: Server, request: Request, access: Access, types: list[str]) -> Response:
     asked = _asked(server, request)
     letter = "r" if request.id else "s"
-    found = versions(server.store, access, types, letter, request.id, asked.span, asked.after, asked.count + 1)
+    found = versions(
+        server.store, access, types, letter, request.id, asked.span, asked.after, asked.count + 1, request.session
+    )
     page = found[: asked.count]
     path = "/".join(part for part in (request.type, request.id, "_history") if part)
     given = dict(request.query).get("_cursor")
     links = [{"relation": "self", "url": _url(request, path, asked, given)}]
+    if given:
+        links.append({"relation": "first", "url": _url(request, path, asked, None)})
     if len(found) > asked.count and page:
         last = page[-1]
         after = seal_cursor(server, f"{request.base}/{path}", [last.instant, f"{last.type}/{last.id}", last.version])

@@ -12,13 +12,13 @@ from typing import Any
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import problem
 from fhirserver.search.mongo import filter as mongo_filter
-from fhirserver.store.database import Document, translated
+from fhirserver.store.database import Document, Session, translated
 from fhirserver.store.model import Stored
 from fhirserver.store.resources import Store, stored
 
 MOST_NARROWED = 10_000
-MOST_TIED = 10_000
-"""Superseded versions of one instant that are put in order."""
+NEWEST_FIRST = [("t", -1), ("i", 1), ("v", -1)]
+"""The order of superseded versions: of one instant by the number, which the text of their `_id` would not give."""
 FIELDS = {"s": 0, "k": 0, "c": 0, "ev": 0, "p": 0}
 
 
@@ -42,6 +42,7 @@ def versions(
     span: Span,
     after: Sequence[Any] | None,
     limit: int,
+    session: Session | None = None,
 ) -> list[Stored]:
     """At most `limit` versions of these types, ordered by instant descending, then type/id, then version descending.
 
@@ -49,7 +50,7 @@ def versions(
     the resources whose current version it may see; Problem(too-costly) when those are too many to name.
     """
     kept = store.existing(types)
-    streams = [_stream(store, access, type, letter, id, span, after, limit) for type in kept]
+    streams = [_stream(store, access, type, letter, id, span, after, limit, session) for type in kept]
     merged = heapq.merge(*streams, key=_order)
     return list(islice(merged, limit))
 
@@ -67,6 +68,7 @@ def _stream(
     span: Span,
     after: Sequence[Any] | None,
     limit: int,
+    session: Session | None,
 ) -> Iterator[Stored]:
     clauses = access.clauses(type, letter)
     if clauses is None:
@@ -75,15 +77,21 @@ def _stream(
     if id is not None:
         filter["i"] = id
     elif clauses:
-        filter["i"] = {"$in": _narrowed(store, access, type, [mongo_filter(clause) for clause in clauses])}
-    found = _made(store, type, filter, span, after, limit)
+        filter["i"] = {"$in": _narrowed(store, access, type, [mongo_filter(clause) for clause in clauses], session)}
+    found = _made(store, type, filter, span, after, limit, session)
     if span.at:
-        found += _current_at(store, type, filter, span.at, after, limit)
+        found += _current_at(store, type, filter, span.at, after, limit, session)
     return iter(sorted(found, key=_order))
 
 
 def _made(
-    store: Store, type: str, filter: Document, span: Span, after: Sequence[Any] | None, limit: int
+    store: Store,
+    type: str,
+    filter: Document,
+    span: Span,
+    after: Sequence[Any] | None,
+    limit: int,
+    session: Session | None,
 ) -> list[Stored]:
     """The versions made in the span; with `at`, after that instant."""
     when: Document = {"$gte": span.since} if span.since else {}
@@ -95,16 +103,23 @@ def _made(
     if when:
         filter = {**filter, "t": when}
     found: list[Stored] = []
-    with translated():
-        for name in (type, f"{type}.history"):
-            cursor = store.database.collection(name).find(filter, FIELDS, max_time_ms=store.database.query_limit_ms)
-            cursor = cursor.sort([("t", -1), ("_id", 1)])
-            found += _past(cursor, type, after, limit, tied=name != type)
+    with translated(session):
+        for name, order in ((type, [("t", -1), ("_id", 1)]), (f"{type}.history", NEWEST_FIRST)):
+            cursor = store.database.collection(name).find(
+                filter, FIELDS, session=session, max_time_ms=store.database.query_limit_ms
+            )
+            found += _past(cursor.sort(order), type, after, limit)
     return found
 
 
 def _current_at(
-    store: Store, type: str, filter: Document, at: datetime, after: Sequence[Any] | None, limit: int
+    store: Store,
+    type: str,
+    filter: Document,
+    at: datetime,
+    after: Sequence[Any] | None,
+    limit: int,
+    session: Session | None,
 ) -> list[Stored]:
     """Of each resource the last version made until that instant."""
     match = {"$match": {**filter, "t": {"$lte": at}}}
@@ -117,33 +132,27 @@ def _current_at(
         {"$replaceRoot": {"newRoot": "$version"}},
         {"$sort": {"t": -1, "i": 1}},
     ]
-    with translated():
+    with translated(session):
         cursor = store.database.collection(type).aggregate(
-            steps, maxTimeMS=store.database.query_limit_ms, allowDiskUse=True
+            steps, session=session, maxTimeMS=store.database.query_limit_ms, allowDiskUse=True
         )
         return _past(cursor, type, after, limit)
 
 
-def _past(cursor: Any, type: str, after: Sequence[Any] | None, limit: int, *, tied: bool = False) -> list[Stored]:
-    """The first `limit` versions of a cursor that come after the last one shown (several may share its instant); with
-    `tied` those of the last one's instant too, as superseded versions lie in another order within it than they are
-    shown in.
-    """
+def _past(cursor: Any, type: str, after: Sequence[Any] | None, limit: int) -> list[Stored]:
+    """The first `limit` versions of a cursor that come after the last one shown (several may share its instant)."""
     last = (-after[0].timestamp(), after[1], -after[2]) if after else None
-    wanted = (version for version in (stored(type, each) for each in cursor) if last is None or _order(version) > last)
-    found: list[Stored] = []
-    for version in wanted:
-        more = tied and found and version.instant == found[-1].instant and len(found) < limit + MOST_TIED
-        if len(found) >= limit and not more:
-            break
-        found.append(version)
-    return found
+    found = (stored(type, each) for each in cursor)
+    return list(islice((version for version in found if last is None or _order(version) > last), limit))
 
 
-def _narrowed(store: Store, access: Access, type: str, filters: list[Document]) -> list[str]:
-    with translated():
+def _narrowed(store: Store, access: Access, type: str, filters: list[Document], session: Session | None) -> list[str]:
+    with translated(session):
         cursor = store.database.collection(type).find(
-            {"$and": [{"o": access.organization}, *filters]}, {"i": 1}, max_time_ms=store.database.query_limit_ms
+            {"$and": [{"o": access.organization}, *filters]},
+            {"i": 1},
+            session=session,
+            max_time_ms=store.database.query_limit_ms,
         )
         ids = [document["i"] for document in cursor.limit(MOST_NARROWED + 1)]
     if len(ids) > MOST_NARROWED:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
+import pytest
+
+from fhirserver.app import Installation
 from tests.api.client import Api
 from tests.api.samples import observation, patient
 
@@ -33,6 +37,7 @@ def test_pages_hold_every_version_once(api: Api) -> None:
         seen += [(each["fullUrl"], each["response"]["etag"]) for each in answer.json["entry"]]
         url = answer.link("next") or ""
     assert len(seen) == len(set(seen)) == 10
+    assert api.get(answer.link("first") or "").link("self") == answer.link("first")
 
 
 def test_other_organizations_have_histories_of_their_own(api: Api) -> None:
@@ -51,3 +56,27 @@ def test_at_answers_what_was_current_then_of_every_resource_over_all_pages(api: 
         seen += [(each["resource"]["id"], each["resource"]["gender"]) for each in answer.json["entry"]]
         url = answer.link("next") or ""
     assert sorted(seen) == [(f"p{number}", "other") for number in range(4)]
+
+
+@pytest.mark.parametrize("path", ["Patient/_history", "_history", "Patient/a/_history"])
+@pytest.mark.parametrize("count", [1, 3, 5, 100])
+def test_versions_of_one_millisecond_are_in_the_order_of_their_numbers(
+    api: Api, installation: Installation, path: str, count: int
+) -> None:
+    last = 12
+    for id in ("a", "a-b", "a.b"):
+        for number in range(last):
+            api.store(patient(id=id, multipleBirthInteger=number))
+    database = installation.server.store.database
+    for name in ("Patient", "Patient.history"):
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        database.collection(name).update_many({"o": api.organization}, {"$set": {"t": at}})
+    seen: list[tuple[str, int]] = []
+    url = f"{path}?_count={count}"
+    while url:
+        answer = api.get(url)
+        entries = answer.json["entry"]
+        seen += [(each["resource"]["id"], each["resource"]["multipleBirthInteger"] + 1) for each in entries]
+        url = answer.link("next") or ""
+    ids = ["a"] if "/a/" in path else ["a", "a-b", "a.b"]
+    assert seen == [(id, number) for id in ids for number in range(last, 0, -1)]

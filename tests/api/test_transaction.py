@@ -423,3 +423,10 @@ def test_a_search_in_a_transaction_waits_for_no_index_while_it_runs(api: Api, in
     assert api.post("", body).json["entry"][0]["resource"]["total"] == 1
     names = collection.index_information()
     assert {"s.created:w k.created.lo k.created.hi", "k.identifier.hi"} <= set(names)
+
+
+def test_a_history_in_a_transaction_has_what_the_others_wrote(api: Api) -> None:
+    api.store(patient(id="p"))
+    body = bundle("transaction", entry("GET", "Patient/p/_history"), entry("PUT", "Patient/p", patient(id="p")))
+    history = api.post("", body).json["entry"][0]["resource"]
+    assert [each["response"]["etag"] for each in history["entry"]] == ['W/"2"', 'W/"1"']
