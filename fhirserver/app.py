@@ -34,7 +34,7 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.hl7v2.operations import operations as message_operations
-from fhirserver.interactions import sandbox
+from fhirserver.interactions import profiles, sandbox
 from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
@@ -80,6 +80,7 @@ OPERATIONS: tuple[OperationRow, ...] = (
     *CLIENTS,
     *NOTICES,
     *sandbox.OPERATIONS,
+    *profiles.OPERATIONS,
     *MESSAGE_OPERATIONS,
 )
 MOST_ACCESSES = 2_000
@@ -149,12 +150,7 @@ def build(settings: Settings) -> Installation:
         record=_recording(spool),
         locate=locate,
         perform=perform,
-        capability={
-            name: resource
-            for resource in resources_in("capability")
-            if resource["resourceType"] == "CapabilityStatement"
-            and (name := resource["id"]) in ("registry", "organization")
-        },
+        capability={resource["id"]: resource for resource in resources_in("capability")},
         sandbox=cache(lambda: sandbox.resources(resources_in("examples/sandbox"))),
         public_url=settings.public_url,
         software=__version__,

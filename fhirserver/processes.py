@@ -18,7 +18,7 @@ from fhirserver import app
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.ingest import Receiver
-from fhirserver.interactions import ending, reindex
+from fhirserver.interactions import ending, profiles, reindex
 from fhirserver.interactions.recording import record, ship
 from fhirserver.jobs.worker import run_worker
 from fhirserver.notices.mail import JOB
@@ -72,6 +72,7 @@ def relay(settings: Settings) -> None:
     installation = app.build(settings)
     intake = installation.intake()
     assert installation.queue, "the relay needs a queue"
+    profiles.publish(installation.server)
     stop = _until_signalled()
     beside = [
         threading.Thread(target=work, args=(installation, stop), name=name)

@@ -50,7 +50,7 @@ def served_types(server: Server, organization: str) -> Mapping[str, Resource]:
     served = server.caches.get("served")
     if served is None:
         served = server.caches["served"] = {
-            name: _listed(server, statement) for name, statement in server.capability.items()
+            name: _listed(server, server.capability[name]) for name in ("registry", "organization")
         }
     types: Mapping[str, Resource] = served[kind]
     return types

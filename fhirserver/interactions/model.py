@@ -170,7 +170,8 @@ class Server:
     perform: Callable[[Server, Request, Access], Response]
     """Runs an interaction with an access already decided: an entry of a Bundle."""
     capability: Mapping[str, Resource]
-    """The CapabilityStatements under capability/ that say which types a base serves: `registry` and `organization`."""
+    """The CapabilityStatements under capability/ by id: `registry` and `organization` say which types a base serves,
+    `ihe-...` what a profile needs."""
     sandbox: Callable[[], Sequence[Resource]]
     """What a new sandbox organization is filled with."""
     public_url: str

@@ -1,7 +1,8 @@
 """The sandbox of a test client: an organization of its own, filled with made-up data, that has approved it.
 
-It comes to be with the first request to its base, or with $sandbox, and goes with the client (`ending`). Every id is derived from the client's, and the
-authorization is written last: whoever comes second, or after a crash, finds what is there and does the rest.
+It comes to be with the first request to its base, or with $sandbox, and goes with the client (`ending`). Every id is
+derived from the client's, and the authorization is written last: whoever comes second, or after a crash, finds what is
+there and does the rest.
 """
 
 from __future__ import annotations

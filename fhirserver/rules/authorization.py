@@ -105,6 +105,7 @@ def request(
         "provider": reference("Organization", provider, provider_name) if provider else None,
         "providerName": provider_name or None,
         "kind": client.get("kind"),
+        "iheProfile": client.get("iheProfile"),
         **({"pendingScope": client["scope"]} if more else {"scope": client.get("scope"), "pendingScope": None}),
         "reason": reason,
         "requested": instant(context.now),
