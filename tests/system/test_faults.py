@@ -11,6 +11,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 
 import pytest
 
@@ -114,6 +116,75 @@ def test_a_killed_web_worker_is_forked_again(story: tuple[Running, Story]) -> No
     kill(max(workers))
     wait_until(running.healthy, PATIENCE)
     wait_until(lambda: len(descendants(web)) >= len(workers), PATIENCE)
+
+
+class Reader:
+    """Somebody who reads, searches and writes without a pause, and remembers which of his requests were answered."""
+
+    def __init__(self, running: Running, organization: str, token: str) -> None:
+        self._port = running.port
+        self._base = f"/1/health/organizations/{organization}/fhir/4"
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/fhir+json"}
+        self.answered: set[str] = set()
+        self.stop = threading.Event()
+
+    def work(self, name: str) -> None:
+        """Calls until it is told to stop; a connection that broke is no answer."""
+        number = 0
+        body = json.dumps({"resourceType": "Patient", "id": name})
+        while not self.stop.is_set():
+            for method, path in (("PUT", f"Patient/{name}"), ("GET", f"Patient/{name}"), ("GET", "Patient?_count=1")):
+                number += 1
+                with suppress(OSError, HTTPException):
+                    status, _ = self.call(method, path, f"{name}-{number}", body if method == "PUT" else None)
+                    if status < 500:
+                        self.answered.add(f"{name}-{number}")
+
+    def call(self, method: str, path: str, id: str, body: str | None = None) -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=10)
+        try:
+            connection.request(method, f"{self._base}/{path}", body, {**self._headers, "X-Request-Id": id})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def recorded(self) -> set[str]:
+        """The request ids that the audit records name."""
+        found: set[str] = set()
+        path = "AuditEvent?_count=200"
+        while path:
+            status, text = self.call("GET", path, "looking")
+            assert status == 200
+            page = json.loads(text)
+            entities = [each for entry in page.get("entry", ()) for each in entry["resource"].get("entity", ())]
+            found |= {each["what"]["identifier"]["value"] for each in entities if "identifier" in each.get("what", {})}
+            path = "".join(link["url"] for link in page["link"] if link["relation"] == "next").partition("/fhir/4/")[2]
+        return found
+
+
+@pytest.mark.timeout(180)
+def test_every_answered_request_has_its_audit_record_though_web_workers_and_the_relay_are_killed(
+    story: tuple[Running, Story],
+) -> None:
+    running, _ = story
+    organization = running.cli("organization", "create", "Audited Hospital")
+    reader = Reader(running, organization, running.cli("token", "--organization", organization))
+    threads = [threading.Thread(target=reader.work, args=(f"p{number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for victim in ("web", "relay"):
+        before = len(reader.answered)
+        wait_until(lambda before=before: len(reader.answered) > before + 15, PATIENCE)
+        pid = running.children()[victim]
+        for worker in sorted(descendants(pid)) if victim == "web" else [pid]:
+            kill(worker)
+    before = len(reader.answered)
+    wait_until(lambda: len(reader.answered) > before + 15, PATIENCE)
+    reader.stop.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    wait_until(lambda: reader.answered <= reader.recorded(), PATIENCE)
 
 
 def _delivered(told: Story, count: int) -> list[str]:
