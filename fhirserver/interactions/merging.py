@@ -32,7 +32,7 @@ def merged(before: Resource, said: Resource, elements: Sequence[str] | None, del
         if name not in said:
             continue
         if part:
-            _put_part(after, before, said, name, part)
+            _put_part(after, said, name, part)
             continue
         after[name] = _added(before.get(name), said[name], MERGED[name]) if name in MERGED else said[name]
         if f"_{name}" in said:
@@ -45,15 +45,12 @@ def merged(before: Resource, said: Resource, elements: Sequence[str] | None, del
     return after
 
 
-def _put_part(after: Resource, before: Resource, said: Resource, name: str, part: str) -> None:
+def _put_part(after: Resource, said: Resource, name: str, part: str) -> None:
     held = after.get(name)
     if not isinstance(held, dict):
         after[name] = said[name]
-        return
-    if held is before.get(name):
-        after[name] = held = {**held}
-    if part in said[name]:
-        held[part] = said[name][part]
+    elif part in said[name]:
+        after[name] = {**held, part: said[name][part]}
 
 
 def _runs_backwards(value: Any) -> bool:
