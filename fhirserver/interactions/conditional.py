@@ -1,7 +1,6 @@
 """Conditional create, update, patch and delete. FHIR R4: http#ccreate, http#cond-update, http#cdelete.
 
-Race-free: the transaction first touches a lock document named by (organization, type, criteria), then searches,
-then writes. Of
+Race-free: the transaction first touches the lock documents of its criteria (`locks`), then searches, then writes. Of
 two with the same criteria the second is retried by the database and finds what the first has written.
 """
 
@@ -13,8 +12,8 @@ from urllib.parse import parse_qsl
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import Issue, outcome, problem
+from fhirserver.interactions import locks, write
 from fhirserver.interactions import patch as patching
-from fhirserver.interactions import write
 from fhirserver.interactions.model import Pairs, Request, Response, Server, Unit
 from fhirserver.interactions.read import answer as show
 from fhirserver.interactions.readiness import ensure_indexes
@@ -126,13 +125,9 @@ def prepare(server: Server, request: Request, access: Access, type: str, criteri
     """
     access.require(type, "s")
     query = selection(server, request, type, criteria)
-    server.store.prepare_lock(request.organization, type, _key(criteria), server.now())
+    locks.prepare(server, request.organization, type, locks.of_criteria(criteria))
     ensure_indexes(server, access, query)
     return query
-
-
-def _key(criteria: Pairs) -> str:
-    return "&".join(f"{name}={value}" for name, value in sorted(criteria))
 
 
 def _settled(
@@ -143,7 +138,7 @@ def _settled(
     def inside(unit: Unit) -> Response:
         inner = replace(request, unit=unit, query=())
         unit.flush()
-        server.store.lock(unit.session, request.organization, type, _key(criteria))
+        locks.take(server, unit.session, request.organization, type, locks.of_criteria(criteria))
         found = matching(server, access, query, unit.session, limit=most + 1)
         if len(found) > most:
             how = f"More than {most} {type} match" if most > 1 else f"More than one {type} matches"

@@ -18,7 +18,7 @@ from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions import merge
+from fhirserver.interactions import locks, merge
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.merge import Rest
 from fhirserver.interactions.merging import merged
@@ -112,8 +112,8 @@ def accept(
         if any(tokens[part.full_url] for part in parts if part.resource["resourceType"] == type):
             server.store.indexes.ensure(type, [("s.identifier",)])
     for part in parts:
-        for value in tokens[part.full_url][:1]:
-            server.store.prepare_lock(organization, part.resource["resourceType"], value, server.now())
+        names = locks.of_tokens(tokens[part.full_url])
+        locks.prepare(server, organization, part.resource["resourceType"], names)
 
     def work(session: Any) -> Change:
         unit = Unit(server.store, session)
@@ -312,7 +312,8 @@ def _match(
                 if values:
                     made[values[0]] = part.id
                     assert request.unit
-                    server.store.lock(request.unit.session, request.organization, type, values[0])
+                    names = locks.of_tokens(values)
+                    locks.take(server, request.unit.session, request.organization, type, names)
 
 
 def _follow(server: Server, request: Request, part: _Part) -> None:

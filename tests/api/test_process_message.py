@@ -197,3 +197,54 @@ def test_a_message_without_full_urls_and_identifiers_makes_new_resources(api: Ap
     assert send(api, body).status == 200
     (id,) = api.found("Patient")
     assert api.get("Observation").resources[0]["subject"] == {"reference": f"Patient/{id}"}
+
+
+@pytest.mark.parametrize(
+    "criteria", ["identifier=urn:mrn|{0}", "identifier={0}", "identifier=urn:mrn|{0}&family=adler"]
+)
+def test_messages_and_conditional_creates_at_once_make_one_resource(api: Api, criteria: str) -> None:
+    send(api, message(identified("first")))  # so that all is in place and nobody waits
+    api.post("Patient", identified("first"), If_None_Exist=criteria.format("first"))
+    for turn in range(6):
+        value = f"7-{turn}"
+        start = threading.Barrier(4)
+        answers: list[int] = []
+
+        def create(value: str, start: threading.Barrier, answers: list[int]) -> None:
+            start.wait()
+            made = api.post("Patient", identified(value), If_None_Exist=criteria.format(value))
+            answers.append(made.status)
+
+        def intake(value: str, start: threading.Barrier, answers: list[int], number: int) -> None:
+            start.wait()
+            answers.append(send(api, message(identified(value), control=f"{value}-{number}")).status)
+
+        threads = [threading.Thread(target=create, args=(value, start, answers)) for _ in range(2)]
+        threads += [threading.Thread(target=intake, args=(value, start, answers, number)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(api.found(f"Patient?identifier=urn:mrn|{value}")) == 1, answers
+        assert set(answers) <= {200, 201}
+
+
+def test_a_second_identifier_of_a_message_is_locked_too(api: Api) -> None:
+    both = [{"system": "urn:mrn", "value": "x"}, {"system": "urn:ssn", "value": "0"}]
+    send(api, message(patient(id="ida", identifier=both)))
+    for turn in range(6):
+        start = threading.Barrier(2)
+        numbers = [{"system": "urn:mrn", "value": f"m{turn}"}, {"system": "urn:ssn", "value": f"s{turn}"}]
+
+        def create(turn: int, start: threading.Barrier) -> None:
+            start.wait()
+            body = patient(identifier=[{"system": "urn:ssn", "value": f"s{turn}"}])
+            api.post("Patient", body, If_None_Exist=f"identifier=urn:ssn|s{turn}")
+
+        thread = threading.Thread(target=create, args=(turn, start))
+        thread.start()
+        start.wait()
+        answer = send(api, message(patient(id="ida", identifier=numbers), control=f"c{turn}"))
+        thread.join()
+        assert answer.status == 200
+        assert len(api.found(f"Patient?identifier=urn:ssn|s{turn}")) == 1
