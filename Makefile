@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-slow bench fault demo up lock settings-page clean
+.PHONY: help setup fmt check test test-slow browser bench fault demo up lock settings-page clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: ## Build .venv from the lock; does nothing when nothing changed
 	@bash tools/setup.sh
+	@bash tools/assets.sh
 
 fmt: setup ## Format the code and repair what the linter can
 	@$(BIN)/ruff format --quiet .
@@ -25,6 +26,9 @@ test: check ## check, then every test that is not slow: make test ARGS="-k patie
 
 test-slow: check ## check, then every test
 	$(BIN)/pytest -m "slow or not slow" $(ARGS)
+
+browser: setup ## The console in Chromium; pictures in var/screenshots: make browser ARGS="-k home"
+	$(BIN)/pytest -m browser tests/browser $(ARGS)
 
 bench: setup ## Run the benchmarks
 	@if [ -f bench/run.py ]; then $(BIN)/python bench/run.py $(ARGS); else echo "there is no bench/run.py yet"; fi

@@ -1,0 +1,26 @@
+"""What happened that concerns the user's organization: notices on the registry, and which of them the user has read."""
+
+from __future__ import annotations
+
+from flask import Response as HttpResponse
+
+from fhirserver.rules.model import CANONICAL
+from fhirserver.web.console.here import Here
+
+READ = f"{CANONICAL}/StructureDefinition/notice-read"
+"""The mark of a person who has read a notice."""
+
+
+def notifications(here: Here) -> HttpResponse:
+    """The notices, the newest first; sent as a form it marks those unread as read."""
+    if here.posted:
+        here.operate("Communication", None, "mark-read")
+        return here.go(here.url(here.name), said="common.notifications.marked")
+    found = here.list("Communication", ("recipient", f"Organization/{here.organization}"), ("_sort", "-sent"))
+    read = {
+        each["id"]
+        for each in found.entries
+        for mark in each.get("extension", ())
+        if mark.get("url") == READ and mark.get("valueId") == here.principal.id
+    }
+    return here.page("common/notifications.html", found=found, read=read)

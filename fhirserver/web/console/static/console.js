@@ -1,0 +1,107 @@
+/* What the pages do beside htmx: times in the viewer's zone, copying, charts, the menu. Every page works without it. */
+"use strict";
+(() => {
+  const lang = document.documentElement.lang;
+  const long = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "short" });
+  const exact = new Intl.DateTimeFormat(lang, { dateStyle: "full", timeStyle: "long" });
+  const since = new Intl.RelativeTimeFormat(lang, { numeric: "auto" });
+  const STEPS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+  function ago(seconds) {
+    const [unit, size] = STEPS.find(([, each]) => Math.abs(seconds) >= each) || ["second", 1];
+    return since.format(Math.round(seconds / size), unit);
+  }
+
+  function times(root) {
+    for (const each of root.querySelectorAll("time[datetime]")) {
+      const text = each.getAttribute("datetime");
+      const instant = new Date(text);
+      if (!text.includes("T") || isNaN(instant)) continue;
+      each.title = exact.format(instant);
+      const near = (instant - Date.now()) / 1000;
+      each.textContent = "ago" in each.dataset && Math.abs(near) < 604800 ? ago(near) : long.format(instant);
+    }
+  }
+
+  function colour(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  }
+
+  function charts(root) {
+    if (!window.uPlot) return;
+    for (const each of root.querySelectorAll("[data-chart]")) {
+      const { times: instants, series, kind } = JSON.parse(each.dataset.chart);
+      const axis = { stroke: colour("quiet"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false } };
+      const paths = kind === "bars" ? uPlot.paths.bars({ size: [0.7, 40] }) : uPlot.paths.linear();
+      const options = {
+        width: each.clientWidth || 300,
+        height: 180,
+        cursor: { drag: { x: false, y: false } },
+        series: [
+          { value: (_, seconds) => (seconds ? long.format(new Date(seconds * 1000)) : "–") },
+          ...series.map(([label, tone]) => ({ label, stroke: colour(tone), fill: `${colour(tone)}55`, width: 1.5, paths, points: { show: kind !== "bars" } })),
+        ],
+        axes: [axis, { ...axis, size: 48 }],
+      };
+      each.replaceChildren();
+      const drawn = new uPlot(options, [instants.map((text) => new Date(text) / 1000), ...series.map(([, , numbers]) => numbers)], each);
+      new ResizeObserver(() => drawn.setSize({ width: each.clientWidth, height: 180 })).observe(each);
+    }
+  }
+
+  async function copy(button) {
+    const source = document.querySelector(button.dataset.copy);
+    if (!source) return;
+    const text = "value" in source ? source.value : source.textContent;
+    try {
+      await navigator.clipboard.writeText(text.trim());
+    } catch {
+      getSelection().selectAllChildren(source);
+      return;
+    }
+    const label = button.textContent;
+    button.textContent = document.body.dataset.copied;
+    setTimeout(() => { button.textContent = label; }, 1500);
+  }
+
+  function menu() {
+    const found = document.querySelector("[data-menu]");
+    const wide = matchMedia("(min-width: 60rem)");
+    const fit = () => { if (found) found.open = wide.matches; };
+    wide.addEventListener("change", fit);
+    fit();
+  }
+
+  function dress(root) {
+    times(root);
+    charts(root);
+    const asks = root.querySelector("[data-focus]");
+    if (asks) asks.focus({ preventScroll: false });
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+    for (const each of document.querySelectorAll("details.dropdown[open]")) if (!each.contains(event.target)) each.open = false;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const each of document.querySelectorAll("details.dropdown[open]")) { each.open = false; each.querySelector("summary").focus(); }
+  });
+  document.addEventListener("change", (event) => {
+    const all = event.target.closest("[data-submit]");
+    if (all && all.form) all.form.requestSubmit();
+  });
+  document.addEventListener("DOMContentLoaded", () => {
+    menu();
+    dress(document);
+    /* What refreshes itself rests while nobody sees it, or while somebody reads what is open in it. */
+    document.body.addEventListener("htmx:beforeRequest", (event) => {
+      const element = event.detail.elt;
+      const timed = !event.detail.requestConfig.triggeringEvent;
+      if ("live" in element.dataset && timed && (document.hidden || element.querySelector("details[open]"))) event.preventDefault();
+    });
+    document.body.addEventListener("htmx:load", (event) => { if (event.detail.elt !== document.body) dress(event.detail.elt); });
+    document.body.addEventListener("htmx:configRequest", (event) => { if (event.detail.path === "") event.detail.path = location.pathname + location.search; });
+  });
+})();

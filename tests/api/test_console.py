@@ -1,0 +1,252 @@
+"""The console over HTTP, without a browser: who gets in, what every answer carries, whose addresses are whose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.api.exchange import PASSWORD, Exchange, exchange_of
+
+
+@pytest.fixture(scope="module")
+def exchange(mongo_url: str) -> Iterator[Exchange]:
+    with exchange_of(mongo_url, "api-console") as made:
+        yield made
+
+
+class Visitor:
+    """A browser without scripts."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.http: FlaskClient = exchange.http.application.test_client()
+        self.base = {"base_url": "https://exchange.example"}
+
+    def get(self, path: str, **headers: str) -> TestResponse:
+        return self.http.get(path, headers=headers, **self.base)
+
+    def token(self, path: str = "/console/account") -> str:
+        found = re.search(r'name="csrf" value="([^"]+)"', self.get(path).text)
+        assert found
+        return found[1]
+
+    def post(self, path: str, data: dict[str, Any], **headers: str) -> TestResponse:
+        return self.http.post(path, data=data, headers=headers, **self.base)
+
+    def sign_in(self, who: str, password: str = PASSWORD, to: str = "") -> TestResponse:
+        given = {"csrf": self.token("/console/sign-in"), "email": f"{who}@example.org", "password": password}
+        return self.post(f"/console/sign-in{to}", given)
+
+
+@pytest.fixture
+def visitor(exchange: Exchange) -> Visitor:
+    return Visitor(exchange)
+
+
+@pytest.fixture
+def hospital(exchange: Exchange) -> Visitor:
+    made = Visitor(exchange)
+    assert made.sign_in("hospital").status_code == 303
+    return made
+
+
+def test_every_first_page_opens(exchange: Exchange, hospital: Visitor) -> None:
+    acme = Visitor(exchange)
+    acme.sign_in("acme")
+    for visitor, path in (
+        (hospital, f"/console/hospital/{exchange.hospital}"),
+        (acme, f"/console/application/{exchange.acme}"),
+        (acme, "/console/account"),
+    ):
+        assert visitor.get(path).status_code == 200, path
+
+
+def test_nobody_gets_in_without_signing_in_and_a_link_is_kept(exchange: Exchange, visitor: Visitor) -> None:
+    answer = visitor.get(f"/console/hospital/{exchange.hospital}/notifications?q=a")
+
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == (
+        f"/console/sign-in?next=%2Fconsole%2Fhospital%2F{exchange.hospital}%2Fnotifications%3Fq%3Da"
+    )
+
+
+def test_htmx_is_led_to_the_sign_in_page_as_a_whole(exchange: Exchange, visitor: Visitor) -> None:
+    answer = visitor.get(f"/console/hospital/{exchange.hospital}", **{"HX-Request": "true", "HX-Target": "cards"})
+
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (204, "/console/sign-in")
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "//evil.example/console/",
+        "https://evil.example/console/",
+        "/console/\\evil",
+        "/\\evil.example/console/",
+        "/oauth2/logout",
+        "javascript:alert(1)",
+        "/console/../oauth2/logout",
+    ],
+)
+def test_a_link_leads_nowhere_but_into_the_console(visitor: Visitor, to: str) -> None:
+    answer = visitor.sign_in("hospital", to=f"?next={to}")
+
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == "/console"
+
+
+def test_signing_in_gives_a_session_of_its_own_whatever_the_browser_had(exchange: Exchange, visitor: Visitor) -> None:
+    visitor.http.set_cookie("fhirserver_session", "planted", domain="exchange.example")
+    answer = visitor.sign_in("hospital")
+    cookies = [each for each in answer.headers.getlist("Set-Cookie") if each.startswith("fhirserver_session=")]
+
+    assert len(cookies) == 1
+    assert "planted" not in cookies[0]
+    assert {"HttpOnly", "Secure", "SameSite=Lax"} <= {part.strip() for part in cookies[0].split(";")}
+
+
+def test_a_wrong_password_and_an_unknown_address_are_answered_alike(visitor: Visitor) -> None:
+    wrong, unknown = visitor.sign_in("hospital", "wrong-password-12"), visitor.sign_in("nobody")
+
+    assert (wrong.status_code, unknown.status_code) == (401, 401)
+    shown = [re.sub(r'(csrf" value|value)="[^"]*"', "", answer.text) for answer in (wrong, unknown)]
+    assert shown[0] == shown[1]
+
+
+def test_too_many_wrong_passwords_are_answered_with_when_to_try_again(exchange: Exchange) -> None:
+    visitor = Visitor(exchange)
+    answers = [visitor.sign_in("guessed", "wrong-password-12") for _ in range(12)]
+
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/console/sign-in", "/console/account", "/console/nothing", "/console/operator"])
+def test_every_page_forbids_foreign_scripts_frames_and_caches(hospital: Visitor, path: str) -> None:
+    headers = hospital.get(path).headers
+    policy = headers["Content-Security-Policy"]
+
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize(
+    ("csrf", "headers"),
+    [
+        ("", {}),
+        ("0" * 64, {}),
+        ("é", {}),
+        ("own", {"Sec-Fetch-Site": "cross-site"}),
+        ("own", {"Sec-Fetch-Site": "same-site"}),
+    ],
+)
+def test_a_form_that_no_page_of_ours_sent_is_refused(hospital: Visitor, csrf: str, headers: dict[str, str]) -> None:
+    given = hospital.token() if csrf == "own" else csrf
+    answer = hospital.post("/console/sign-out", {"csrf": given}, **headers)
+
+    assert answer.status_code == 403
+    assert hospital.get("/console/account").status_code == 200
+
+
+def test_a_form_token_of_another_session_is_refused(exchange: Exchange, hospital: Visitor) -> None:
+    acme = Visitor(exchange)
+    acme.sign_in("acme")
+
+    assert hospital.post("/console/sign-out", {"csrf": acme.token()}).status_code == 403
+
+
+def test_the_addresses_of_another_organization_are_not_there(exchange: Exchange, hospital: Visitor) -> None:
+    for path in (
+        f"/console/application/{exchange.acme}",
+        f"/console/application/{exchange.acme}/notifications",
+        f"/console/hospital/{exchange.acme}",
+        f"/console/application/{exchange.hospital}",
+        "/console/hospital/nobody",
+    ):
+        assert hospital.get(path).status_code == 404, path
+    assert hospital.get("/console/operator").status_code == 403
+
+
+def test_a_method_that_a_screen_does_not_take_is_refused_in_words(hospital: Visitor) -> None:
+    answer = hospital.get("/console/sign-out")
+
+    assert answer.status_code == 405
+    assert "<h1>This did not work</h1>" in answer.text
+
+
+def test_htmx_gets_the_block_it_asks_for_and_a_refusal_as_a_message(exchange: Exchange, hospital: Visitor) -> None:
+    whole = {"HX-Request": "true"}
+    cards = hospital.get(f"/console/hospital/{exchange.hospital}", **whole, **{"HX-Target": "cards"})
+    refused = hospital.get(f"/console/application/{exchange.acme}", **whole)
+
+    assert cards.text.strip().startswith('<ul id="cards"')
+    assert (refused.status_code, refused.headers["HX-Retarget"]) == (404, "#said")
+    assert refused.text.strip().startswith('<div class="note bad" role="alert"')
+
+
+def test_what_a_user_typed_is_shown_as_text(visitor: Visitor) -> None:
+    given = {"csrf": visitor.token("/console/sign-in"), "email": '"><script>alert(1)</script>', "password": "x"}
+    answer = visitor.post("/console/sign-in", given)
+
+    assert "<script>alert" not in answer.text
+    assert "&lt;script&gt;" in answer.text
+
+
+def test_signing_out_ends_the_session_on_the_server(hospital: Visitor) -> None:
+    cookie = hospital.http.get_cookie("fhirserver_session", "exchange.example")
+    assert cookie
+    hospital.post("/console/sign-out", {"csrf": hospital.token()})
+    hospital.http.set_cookie("fhirserver_session", cookie.value, domain="exchange.example")
+
+    assert hospital.get("/console/account").status_code == 303
+
+
+def test_a_message_for_the_next_page_cannot_be_forged(hospital: Visitor) -> None:
+    forged = "0" * 64 + ".WyJnb29kIiwgIllvdSB3b24iXQ=="
+    hospital.http.set_cookie("fhirserver_console_said", forged, domain="exchange.example", path="/console")
+
+    assert "You won" not in hospital.get("/console/account").text
+
+
+def test_what_a_user_allowed_an_application_can_be_withdrawn(exchange: Exchange, hospital: Visitor) -> None:
+    client = exchange.register(name="<b>Results</b>")
+    kept, now = exchange.installation.tokens.kept, exchange.installation.tokens.now()
+    assert kept
+    user = exchange.installation.tokens.principal(
+        exchange.installation.tokens.claims(exchange.people["hospital"]), "/1/health/fhir/4"
+    ).id
+    value = {"client": client["id"], "organization": exchange.hospital, "scope": "user/Patient.r"}
+    key = f"grant/{user}/{client['id']}/{exchange.hospital}"
+    kept.put(key, value, now.replace(year=now.year + 1), f"grants/{user}")
+    assert "&lt;b&gt;Results&lt;/b&gt;" in hospital.get("/console/account").text
+
+    given = {"csrf": hospital.token(), "client": client["id"], "organization": exchange.hospital}
+    assert hospital.post("/console/account/withdraw", given).status_code == 303
+    page = hospital.get("/console/account").text
+
+    assert "Withdrawn. The application has to ask you again." in page
+    assert "Results" not in page
+    assert kept.get(key, now) is None
+
+
+def test_files_that_pages_load_are_ours_and_may_be_kept_for_long(visitor: Visitor) -> None:
+    page = visitor.get("/console/sign-in").text
+    files = re.findall(r'(?:src|href)="(/console/static/[^"]+)"', page)
+
+    assert len(files) >= 6
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
+    for file in files:
+        answer = visitor.get(file)
+        assert answer.status_code == 200, file
+        assert "immutable" in answer.headers["Cache-Control"]
+    assert visitor.get("/console/static/../blueprint.py").status_code in (303, 404)
+    assert visitor.get("/console/static/texts/en/common.yaml").status_code == 404
