@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from jsonpatch import JsonPatch, JsonPatchException
-from jsonpointer import JsonPointerException
+from jsonpointer import JsonPointerException, resolve_pointer
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
@@ -19,7 +19,8 @@ from fhirserver.interactions.read import current
 from fhirserver.interactions.write import answer, may_change, persist, require_match, store
 
 MOST_STEPS = 1_000
-MOST_BYTES = 16 * 1024 * 1024
+MOST_COPIED = 4 * 1024 * 1024
+"""Characters of JSON that all `copy` steps of a patch may copy together."""
 
 
 def patch(server: Server, request: Request, access: Access) -> Response:
@@ -60,6 +61,8 @@ def _applied(server: Server, resource: Resource, steps: Any) -> Any:
         return _json_patched(resource, steps)
     except (JsonPatchException, JsonPointerException) as error:
         raise problem("processing", f"The patch does not apply: {str(error)[:300]}") from None
+    except RecursionError:
+        raise problem("structure", "The patch nests the resource too deeply.") from None
     except (TypeError, KeyError, IndexError, AttributeError, ValueError):
         raise problem("invalid", "The patch is malformed: see RFC 6902 for its form.") from None
 
@@ -78,9 +81,14 @@ def _merged(held: Any, said: Any) -> Any:
 
 
 def _json_patched(resource: Any, steps: list[Any]) -> Any:
-    """Applies step by step, because a few dozen `copy` steps can double a resource beyond any memory."""
+    """Applies step by step. A few dozen `copy` steps can double a resource beyond any memory, and a thousand keep the
+    server busy with a large one: what each is about to copy is counted first, and nothing else but it is looked at.
+    """
+    copied = 0
     for step in steps:
+        if isinstance(step, dict) and step.get("op") == "copy":
+            copied += len(encode(resolve_pointer(resource, step["from"])))
+            if copied > MOST_COPIED:
+                raise problem("too-long", f"The copy steps of a patch may copy {MOST_COPIED} bytes altogether.")
         resource = JsonPatch([step]).apply(resource, in_place=True)
-        if step["op"] == "copy" and len(encode(resource)) > MOST_BYTES:
-            raise problem("too-long", "The patch makes the resource too large.")
     return resource

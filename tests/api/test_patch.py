@@ -129,3 +129,25 @@ def test_a_merge_patch_sets_and_removes(api: Api) -> None:
 def test_another_media_type_is_not_taken(api: Api) -> None:
     made = api.create(patient())
     assert api.patch(f"Patient/{made['id']}", b"<patch/>", Content_Type="application/xml").status == 415
+
+
+def test_many_copies_of_something_large_are_refused_before_they_are_made(api: Api) -> None:
+    long = {"status": "generated", "div": f"<div xmlns='http://www.w3.org/1999/xhtml'>{'x' * 1_000_000}</div>"}
+    made = api.create(patient(text=long))
+    steps = [{"op": "copy", "from": "/text", "path": f"/x{n}"} for n in range(1_000)]
+    answer = api.patch(f"Patient/{made['id']}", steps, Content_Type=JSON_PATCH)
+    assert (answer.status, answer.issue["code"]) == (413, "too-long")
+    assert api.get(f"Patient/{made['id']}").headers["ETag"] == 'W/"1"'
+
+
+def test_copies_into_what_is_copied_are_refused(api: Api) -> None:
+    made = api.create(patient())
+    steps = [{"op": "copy", "from": "/name/0", "path": "/name/0" + "/x" * (2**n)} for n in range(12)]
+    answer = api.patch(f"Patient/{made['id']}", steps, Content_Type=JSON_PATCH)
+    assert 400 <= answer.status < 500, answer.data
+
+
+def test_a_copy_of_nothing_is_refused_as_what_does_not_apply(api: Api) -> None:
+    made = api.create(patient())
+    for step in ({"op": "copy", "from": "/nothing", "path": "/x"}, {"op": "copy", "path": "/x"}):
+        assert 400 <= api.patch(f"Patient/{made['id']}", [step], Content_Type=JSON_PATCH).status < 500
