@@ -34,11 +34,12 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.hl7v2.operations import operations as message_operations
-from fhirserver.interactions import profiles, sandbox
+from fhirserver.interactions import pix, profiles, sandbox
 from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
+from fhirserver.interactions.people import PEOPLE
 from fhirserver.interactions.process_message import OPERATIONS as MESSAGE_OPERATIONS
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
@@ -79,8 +80,10 @@ OPERATIONS: tuple[OperationRow, ...] = (
     *STEPS,
     *CLIENTS,
     *NOTICES,
+    *PEOPLE,
     *sandbox.OPERATIONS,
     *profiles.OPERATIONS,
+    *pix.OPERATIONS,
     *MESSAGE_OPERATIONS,
 )
 MOST_ACCESSES = 2_000
