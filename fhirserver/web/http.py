@@ -41,6 +41,8 @@ MOST_PARAMETERS = 1_000
 REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}\Z")
 # Quotes are often forgotten, and a version id cannot be mistaken for anything else.
 _VERSION_TAG = re.compile(r'(?:W/)?(?:"([^"]{0,64})"|([A-Za-z0-9\-.]{1,64}))\Z')
+_NEVER = re.compile(r";\s*q\s*=\s*0(?:\.0{0,3})?\s*(?:;|\Z)", re.IGNORECASE)
+WILDCARDS = frozenset({"*/*", "application/*"})
 _RETURNS = ("minimal", "representation", "OperationOutcome")
 
 
@@ -52,11 +54,22 @@ def request_id(given: str | None, new_id: str) -> str:
 def negotiate(http: HttpRequest, query: Pairs) -> None:
     """Raises Problem(not-supported, 406) unless JSON may be answered. `_format` wins over Accept."""
     wanted = dict(query).get("_format") or http.headers.get("Accept") or "*/*"
-    kinds = {part.split(";")[0].strip().replace(" ", "+") for part in wanted.split(",")}
-    if not kinds & ACCEPTED:
+    if not _taken(wanted) & ACCEPTED:
         raise problem(
             "not-supported", f"Only JSON is served: ask for {FHIR_JSON}, not for {wanted[:200]}.", "Accept", status=406
         )
+
+
+def _taken(wanted: str) -> set[str]:
+    """The media types that Accept takes: not those with the weight 0, whatever a wildcard says (RFC 9110 12.5.1)."""
+    parts = wanted.split(",")
+    never = {_kind(part) for part in parts if _NEVER.search(part)} if ";" in wanted else set[str]()
+    taken = {_kind(part) for part in parts} - never
+    return taken - WILDCARDS if FHIR_JSON in never else taken
+
+
+def _kind(part: str) -> str:
+    return part.split(";")[0].strip().replace(" ", "+")
 
 
 def query_pairs(http: HttpRequest) -> Pairs:

@@ -99,3 +99,14 @@ def test_summary_leaves_the_detail_out(api: Api) -> None:
 def test_metadata_is_not_written(api: Api) -> None:
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         assert api.call(method, "metadata", None if method == "DELETE" else {}).status in (404, 405)
+
+
+@pytest.mark.parametrize("path", ["metadata", ".well-known/smart-configuration"])
+def test_what_needs_no_token_tells_nobody_which_organizations_there_are(api: Api, path: str) -> None:
+    nowhere = "01nowhere"
+    there = Api(api.app, api.base).get(path)
+    made_up = Api(api.app, f"/1/health/organizations/{nowhere}/fhir/4").get(path)
+    assert there.status == made_up.status == 200
+    assert there.data.replace(api.organization.encode(), nowhere.encode()) == made_up.data
+    known = Api(api.app, f"/1/health/organizations/{nowhere}/fhir/4", api.token).get("Patient")
+    assert (known.status, known.issue["code"]) in ((404, "not-found"), (403, "forbidden"))

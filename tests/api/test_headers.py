@@ -17,7 +17,8 @@ from tests.api.samples import patient
     "accept",
     ["application/fhir+json", "application/json", "text/json", "*/*", "application/*",
      "application/fhir+json;fhirVersion=4.0",
-     "application/fhir+xml;q=0.5, application/fhir+json", "text/html, */*;q=0.1"],
+     "application/fhir+xml;q=0.5, application/fhir+json", "text/html, */*;q=0.1",
+     "application/fhir+xml;q=0, */*", "application/fhir+json;q=0.001", "application/json; q=0, application/fhir+json"],
 )  # fmt: skip
 def test_json_is_answered_to_who_takes_it(api: Api, accept: str) -> None:
     answer = api.get("Patient", Accept=accept)
@@ -25,7 +26,11 @@ def test_json_is_answered_to_who_takes_it(api: Api, accept: str) -> None:
     assert answer.headers["Content-Type"].startswith("application/fhir+json")
 
 
-@pytest.mark.parametrize("accept", ["application/fhir+xml", "text/turtle", "application/xml", "text/html", "nonsense"])
+@pytest.mark.parametrize(
+    "accept",
+    ["application/fhir+xml", "text/turtle", "application/xml", "text/html", "nonsense", "*/*;q=0",
+     "application/fhir+json;q=0", "application/fhir+json; q=0.000, */*", "application/fhir+xml, */*;q=0.0"],
+)  # fmt: skip
 def test_another_format_is_406_with_an_outcome_in_json(api: Api, accept: str) -> None:
     answer = api.get("Patient", Accept=accept)
     assert (answer.status, answer.issue["code"]) == (406, "not-supported")
