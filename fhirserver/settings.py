@@ -62,6 +62,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if text and not Path(text).is_file():
+        raise ValueError("is not a file")
+    return text
+
+
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def cast(text: str) -> int:
         if not text.isascii() or not text.isdecimal() or not low <= int(text[:18]) <= high:
@@ -148,6 +154,26 @@ class Settings:
     )
     mllp_host: str = _setting("127.0.0.1", _text, "Address on which the HL7v2 (MLLP) listener listens.")
     mllp_port: int = _setting(2575, _whole(1, 65535), "Port on which the HL7v2 (MLLP) listener listens.")
+    mllp_certificate: str = _setting(
+        "",
+        _file,
+        "File (PEM) of the certificate of the HL7v2 listener, with its chain: it speaks TLS then. Empty: no TLS.",
+    )
+    mllp_key: str = _setting("", _file, "File (PEM) of the key of `FHIRSERVER_MLLP_CERTIFICATE`. Empty: the same file.")
+    mllp_client_ca: str = _setting(
+        "",
+        _file,
+        "File (PEM) of the authorities whose client certificates HL7v2 senders must show. Empty: none is asked for.",
+    )
+    mllp_connections: int = _setting(2_000, _whole(1, 100_000), "HL7v2 connections at once; one more is closed.")
+    mllp_connections_per_peer: int = _setting(
+        500, _whole(1, 100_000), "HL7v2 connections at once from one address; one more is closed."
+    )
+    mllp_idle: int = _setting(
+        3_600,
+        _whole(1, 604_800),
+        "Seconds that an HL7v2 connection may be silent between messages before it is closed.",
+    )
     workers: int = _setting(2, _whole(1, 256), "Web worker processes.")
     threads: int = _setting(8, _whole(1, 256), "Threads in each web worker: requests it works on at once.")
     queue_workers: int = _setting(
@@ -194,6 +220,9 @@ class Settings:
         10_000, _whole(10, 600_000), "Milliseconds a database query may take before it is given up."
     )
     token_lifetime: int = _setting(3600, _whole(10, 86_400), "Seconds for which an access token is good.")
+    key_rotation_days: int = _setting(
+        90, _whole(0, 3650), "Days after which a new key signs tokens. 0: only when `fhirserver keys rotate` makes one."
+    )
     audit_retention_days: int = _setting(
         0, _whole(0, 36_500), "Days for which audit records are kept, at least. 0: for ever."
     )
@@ -236,6 +265,8 @@ class Settings:
             faults.append(f"{PREFIX}PAGE_SIZE is greater than {PREFIX}PAGE_SIZE_MAX")
         if settings.smtp_url and "@" not in settings.mail_from:
             faults.append(f"{PREFIX}MAIL_FROM is not an address, and {PREFIX}SMTP_URL needs one")
+        if not settings.mllp_certificate and (settings.mllp_key or settings.mllp_client_ca):
+            faults.append(f"{PREFIX}MLLP_CERTIFICATE is needed where the key or the client authorities are given")
         if faults:
             raise SettingsError(faults)
         return settings if settings.public_url else replace(settings, public_url=_own_url(settings))

@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhirserver.fhir import Resource
-
-BASE = "https://fhirserver.example/fhir"
-APPLICATION = f"{BASE}/NamingSystem/hl7v2-sending-application"
-FACILITY = f"{BASE}/NamingSystem/hl7v2-sending-facility"
-CERTIFICATE = f"{BASE}/NamingSystem/certificate-sha256"
-EXTENSION = f"{BASE}/StructureDefinition/endpoint-hl7v2"
-CONNECTION = {"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type", "code": "hl7v2-mllp"}
-MODES = ("msh", "original", "enhanced", "aa")
-MERGES = ("re-point", "keep")
+from fhirserver.rules.endpoint import (
+    APPLICATION,
+    CERTIFICATE,
+    CODES,
+    CONNECTION,
+    EXTENSION,
+    FACILITY,
+    SUBJECT,
+    fingerprint,
+    identified,
+    settings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,20 @@ class Sender:
     timezone: str = ""
     charset: str = ""
     acknowledgment: str = "msh"
+    point: str = "stored"
     merge: str = ""
     certificates: frozenset[str] = frozenset()
+    subjects: tuple[frozenset[str], ...] = ()
     authorities: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is for those only who show a certificate that it names."""
+        return bool(self.certificates or self.subjects)
+
+    def shows(self, certificate: str, subject: frozenset[str]) -> bool:
+        """Whether it names this certificate: its fingerprint, or parts of its subject."""
+        return certificate in self.certificates or any(wanted <= subject for wanted in self.subjects)
 
 
 def endpoint_resource(organization: str, application: str, facility: str, default: bool) -> Resource:
@@ -66,22 +80,29 @@ def sender(resource: Resource) -> Sender | None:
         return None
     if not reference.startswith("Organization/"):
         return None
-    values = {system: _values(resource, system) for system in (APPLICATION, FACILITY, CERTIFICATE)}
-    said = _settings(resource)
-    mode = next(iter(said.get("acknowledgment", ())), "msh")
+    said = settings(resource)
+    codes = {name: [each for each in said.get(name, ()) if each in known] for name, known in CODES.items()}
     return Sender(
         endpoint=str(resource["id"]),
         organization=reference.removeprefix("Organization/"),
-        application=next(iter(values[APPLICATION]), ""),
-        facility=next(iter(values[FACILITY]), ""),
+        application=next(iter(identified(resource, APPLICATION)), ""),
+        facility=next(iter(identified(resource, FACILITY)), ""),
         default=True in said.get("default", ()),
         timezone=next(iter(said.get("timezone", ())), ""),
         charset=next(iter(said.get("charset", ())), ""),
-        acknowledgment=mode if mode in MODES else "msh",
-        merge=next((each for each in said.get("merge", ()) if each in MERGES), ""),
-        certificates=frozenset(value.lower().replace(":", "") for value in values[CERTIFICATE]),
+        acknowledgment=next(iter(codes["acknowledgment"]), "msh"),
+        point=next(iter(codes["acknowledgment-point"]), "stored"),
+        merge=next(iter(codes["merge"]), ""),
+        certificates=frozenset(fingerprint(value) for value in identified(resource, CERTIFICATE)),
+        subjects=tuple(parts_of(value) for value in identified(resource, SUBJECT)),
         authorities=_pairs(said.get("authority", ())),
     )
+
+
+def parts_of(subject: str) -> frozenset[str]:
+    """The parts of a certificate's subject, such as `CN=adt.lakeside.example` and `O=Lakeside`, in any order."""
+    parts = (part.partition("=") for part in subject.split(","))
+    return frozenset(f"{name.strip()}={value.strip()}" for name, _, value in parts)
 
 
 class Senders:
@@ -91,10 +112,12 @@ class Senders:
 
     def __init__(self, endpoints: Iterable[Resource]) -> None:
         found = [one for one in map(sender, endpoints) if one is not None]
-        self._all = sorted(found, key=lambda s: (-_strictness(s), s.endpoint))
+        found.sort(key=lambda s: (-_strictness(s), s.endpoint))
+        self._bound = [one for one in found if one.bound]
+        self._free = [one for one in found if not one.bound]
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._bound) + len(self._free)
 
     def of(self, organization: str) -> Senders:
         """The senders of one organization, where the way in (an authorized HTTP call) says already whose the messages
@@ -102,42 +125,30 @@ class Senders:
         what no Endpoint names is taken as from any sender."""
         own = Senders(())
         anyone = Sender(endpoint="", organization=organization, default=True)
-        own._all = [*(one for one in self._all if one.organization == organization and not one.certificates), anyone]
+        own._free = [*(one for one in self._free if one.organization == organization), anyone]
         return own
 
-    def find(self, application: Iterable[str], facility: Iterable[str], certificate: str = "") -> Sender | None:
+    def find(
+        self, application: Iterable[str], facility: Iterable[str], certificate: str = "", subject: str = ""
+    ) -> Sender | None:
         """The sender of a message by what MSH-3 and MSH-4 may be called (namespace id, universal id) and the SHA-256
-        fingerprint of the client certificate ("" for none). None where nobody claims it."""
+        fingerprint and subject of the client certificate ("" for none). Whose certificate an Endpoint names is taken
+        by such an Endpoint only, whatever the message says. None where nobody claims it."""
         applications, facilities = {a for a in application if a}, {f for f in facility if f}
-        for one in self._all:
-            if one.certificates and certificate not in one.certificates:
-                continue
+        parts = parts_of(subject) if subject else frozenset()
+        shown = [one for one in self._bound if one.shows(certificate, parts)] if certificate else []
+        for one in shown or self._free:
             if one.application and one.application not in applications:
                 continue
             if one.facility and one.facility not in facilities:
                 continue
-            if one.application or one.facility or one.default or one.certificates:
+            if one.application or one.facility or one.default or one.bound:
                 return one
         return None
 
 
 def _strictness(one: Sender) -> int:
-    return 8 * bool(one.certificates) + 4 * bool(one.application) + 2 * bool(one.facility) - bool(one.default)
-
-
-def _values(resource: Resource, system: str) -> list[str]:
-    identifiers = resource.get("identifier") or []
-    return [i["value"] for i in identifiers if i.get("system") == system and i.get("value")]
-
-
-def _settings(resource: Resource) -> dict[str, list[Any]]:
-    said: dict[str, list[Any]] = {}
-    for extension in resource.get("extension") or []:
-        if extension.get("url") == EXTENSION:
-            for part in extension.get("extension") or []:
-                value = next((v for name, v in part.items() if name.startswith("value")), None)
-                said.setdefault(part.get("url", ""), []).append(value)
-    return said
+    return 8 * one.bound + 4 * bool(one.application) + 2 * bool(one.facility) - bool(one.default)
 
 
 def _pairs(texts: Iterable[Any]) -> dict[str, str]:

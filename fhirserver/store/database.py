@@ -7,7 +7,7 @@ transactions. Every write is majority and journaled; every query has a time limi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -41,6 +41,10 @@ PROBLEMS: tuple[tuple[type[Exception], str, str], ...] = (
     (errors.InvalidOperation, "transient", "The database connection is closed. Try again."),
 )
 TOO_LARGE = "The resource is too large to be stored."
+CLAIMED = (
+    "Another Endpoint claims the same sender: the same application and facility, with the same certificate if any, or "
+    "being the default. Change that one first, or say in this one what tells its sender apart."
+)
 _TOO_LARGE_CODES = {10334, 17419, 17420}
 _CONFLICT_CODES = {112, 251}
 RETRY = {"Retry-After": "1"}
@@ -53,10 +57,17 @@ def translate(error: errors.PyMongoError) -> Problem:
         return problem("too-long", TOO_LARGE)
     if code in _CONFLICT_CODES or error.has_error_label("TransientTransactionError"):
         return problem("transient", "Too many requests changed the same data at once. Try again.", headers=RETRY)
+    if isinstance(error, errors.DuplicateKeyError) and claimed(error.details):
+        return problem("duplicate", CLAIMED, "Endpoint.identifier", status=409)
     for kind, issue_type, text in PROBLEMS:
         if isinstance(error, kind):
             return problem(issue_type, text, headers=RETRY if issue_type == "transient" else {})
     raise error
+
+
+def claimed(details: Mapping[str, Any] | None) -> bool:
+    """Whether a duplicate key is one that a resource claims, not its id."""
+    return f"p.{CLAIMS}" in ((details or {}).get("keyPattern") or {})
 
 
 @contextmanager
@@ -100,6 +111,18 @@ SEALED_INDEXES = (
         partialFilterExpression={"s.patient": {"$exists": True}},
     ),
 )
+CLAIMS = "claims"
+CLAIMING_INDEXES = (
+    *BASE_INDEXES,
+    IndexModel(
+        [(f"p.{CLAIMS}", ASCENDING)],
+        name=CLAIMS,
+        unique=True,
+        partialFilterExpression={f"p.{CLAIMS}": {"$exists": True}},
+    ),
+)
+"""For types whose resources may claim, in their private part, what only one resource can have."""
+CURRENT_INDEXES = {SEALED: SEALED_INDEXES, "Endpoint": CLAIMING_INDEXES, "InboundMessage": CLAIMING_INDEXES}
 HISTORY_INDEXES = (
     IndexModel([("o", ASCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_i_v"),
     IndexModel([("o", ASCENDING), ("t", DESCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_t_i_v"),
@@ -135,7 +158,7 @@ class Database:
 
     def current(self, type: str) -> Collection[Document]:
         """The collection of current versions of a type, created with its base indexes on first use."""
-        return self._made(type, SEALED_INDEXES if type == SEALED else BASE_INDEXES)
+        return self._made(type, CURRENT_INDEXES.get(type, BASE_INDEXES))
 
     def history(self, type: str) -> Collection[Document]:
         """The collection of superseded versions of a type, created with its indexes on first use."""

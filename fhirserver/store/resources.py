@@ -24,10 +24,12 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.fhir.problem import problem
 from fhirserver.search.mongo import filter as mongo_filter
 from fhirserver.store import events, leases
+from fhirserver.store.attempts import Attempts
 from fhirserver.store.containers import Containers
-from fhirserver.store.database import SEALED, Database, Document, Session, translated
+from fhirserver.store.database import SEALED, Database, Document, Session, claimed, translated
 from fhirserver.store.group import GroupCommit
 from fhirserver.store.indexes import Indexes
+from fhirserver.store.kept import Kept
 from fhirserver.store.model import REGISTRY, Change, Pending, Stored
 from fhirserver.store.recent import Recent
 from fhirserver.store.text import packed, plain
@@ -63,6 +65,8 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.indexes = Indexes(database)
+        self.kept = Kept(database)
+        self.attempts = Attempts(database)
         self._recent = Recent()
         self.containers = Containers(database, self._recent)
         self._groups: dict[str, GroupCommit] = {}
@@ -183,7 +187,11 @@ class Store:
             for change in changes
             if (version := change.previous)
         ]
-        result = self.database.collection(type).bulk_write(updates, ordered=True, session=session)
+        try:
+            result = self.database.collection(type).bulk_write(updates, ordered=True, session=session)
+        except errors.BulkWriteError as error:
+            _blame(error)
+            raise
         if result.matched_count != len(updates):
             names = ", ".join(f"{type}/{change.id}" for change in changes[:3])
             raise problem("conflict", f"{names} was changed by another request meanwhile. Read it and try again.")
@@ -198,14 +206,15 @@ class Store:
         try:
             collection.insert_many(documents, session=session)
         except errors.BulkWriteError as error:
-            if any(item["code"] == 11000 for item in error.details["writeErrors"]):
-                raise errors.DuplicateKeyError("one of several ids exists", 11000) from None
+            _blame(error)
             raise
 
     def insert_messages(self, changes: Sequence[Change]) -> list[str]:
-        """Inserts many new documents of one type under one group commit: "stored" or "duplicate" for each, in order.
+        """Inserts many new documents of one type under one group commit: "stored", "duplicate" or "claimed" for each,
+        in order.
 
-        The id is the idempotency key: a document that is there already is left as it is.
+        The id is the idempotency key: a document that is there already is left as it is. One that claims what another
+        one has (`CLAIMS`) is not stored.
         """
         self.containers.note(changes)
         collection = self.database.current(changes[0].type)
@@ -218,7 +227,7 @@ class Store:
                 if any(item["code"] != 11000 for item in failed) or error.details.get("writeConcernErrors"):
                     raise
                 for item in failed:
-                    results[item["index"]] = "duplicate"
+                    results[item["index"]] = "claimed" if claimed(item) else "duplicate"
         return results
 
     def lock(self, session: Session, organization: str, type: str, criteria: str) -> None:
@@ -311,6 +320,13 @@ class Store:
         """Raises Problem(transient) when the primary does not answer."""
         with translated():
             self.database.raw.command("ping")
+
+
+def _blame(error: errors.BulkWriteError) -> None:
+    """Raises the DuplicateKeyError of several writes, if one had it."""
+    for item in error.details["writeErrors"]:
+        if item["code"] == 11000:
+            raise errors.DuplicateKeyError("one of several keys exists", 11000, item) from None
 
 
 def _supersedes(change: Change) -> bool:
