@@ -265,14 +265,16 @@ class Here:
             raise problem("required", self.t("common.confirm.wrong", word=word), field)
 
     def fault(self, *names: str) -> str:
-        """What is wrong with a field: the issues whose expression is, or ends in, one of these names."""
+        """What is wrong with a field: the issues whose expression is, or ends in, one of these names, or is about the
+        operation's parameter of that name.
+        """
         issues = self.refused.issues if self.refused else ()
         said = [issue.diagnostics for issue in issues if any(_about(each, names) for each in issue.expression)]
         return " ".join(said)
 
 
 def _about(expression: str, names: Sequence[str]) -> bool:
-    return any(expression == name or expression.endswith(f".{name}") for name in names)
+    return any(expression == name or expression.endswith((f".{name}", f"(name='{name}')")) for name in names)
 
 
 def _parameter(name: str, value: Any) -> dict[str, Any] | None:

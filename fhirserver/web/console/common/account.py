@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response as HttpResponse
 
 from fhirserver.fhir.problem import problem
+from fhirserver.rules.model import reference
 from fhirserver.web.console.here import Here
 
 
@@ -21,10 +23,15 @@ def account(here: Here) -> HttpResponse:
 
 
 def withdraw(here: Here) -> HttpResponse:
-    """Forgets that the user allowed an application something: it has to ask again."""
+    """Takes back what the user allowed an application: it has to ask again."""
     client, organization = here.form.get("client", ""), here.form.get("organization", "")
-    if here.tokens.kept:
-        here.tokens.kept.drop(f"grant/{here.principal.id}/{client}/{organization}")
+    here.operate(
+        "User",
+        here.principal.id,
+        "withdraw-grant",
+        client=reference("ClientApplication", client),
+        organization=reference("Organization", organization) if organization else None,
+    )
     return here.go(here.url("common.account"), said="common.account.withdrawn")
 
 
@@ -41,16 +48,10 @@ def _change(here: Here) -> None:
 
 
 def _grants(here: Here) -> list[dict[str, Any]]:
-    """What the user allowed, with the names of the client and the organization."""
-    kept, organization = here.tokens.kept, here.tokens.organization
-    assert kept is not None
-    assert organization is not None
-    found = []
-    for grant in kept.of_group(f"grants/{here.principal.id}", here.tokens.now()):
-        client, place = here.tokens.client(grant["client"]), organization(grant["organization"])
-        names = {
-            "client_name": client[0].get("name") if client else grant["client"],
-            "organization_name": place.get("name") if place else here.t("common.registry"),
-        }
-        found.append({**grant, **names})
-    return found
+    """What the user allowed: the parts of $grants by name."""
+    given = here.operate("User", here.principal.id, "grants", method="GET").get("parameter", ())
+    return [{part["name"]: _value(part) for part in grant.get("part", ())} for grant in given]
+
+
+def _value(part: Mapping[str, Any]) -> Any:
+    return next((value for name, value in part.items() if name != "name"), None)
