@@ -54,7 +54,7 @@ def _health(server: Server) -> Response:
 
 
 def _refuse(error: HTTPException) -> Response:
-    return refuse(http, from_http(error))
+    return refuse(http, from_http(error)).response()
 
 
 class _Cors:

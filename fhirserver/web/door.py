@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from flask import Response as HttpResponse
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.fhir.problem import Problem, problem
-from fhirserver.web.http import failed, refuse, request_id
+from fhirserver.web.http import Answer, failed, refuse, request_id
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +21,11 @@ log = logging.getLogger(__name__)
 HTTP_ISSUES = {404: "not-found", 405: "not-supported", 413: "too-long", 415: "not-supported", 400: "invalid"}
 
 
-def through(http: HttpRequest, new_id: str, work: Callable[[str], HttpResponse]) -> HttpResponse:
+def through(http: HttpRequest, new_id: str, work: Callable[[str], Answer]) -> Answer:
     """What `work` answers, or the answer to what it raises. It is given the request's id, which every answer
     carries.
     """
-    id = request_id(http.headers.get("X-Request-Id"), new_id)
+    id = request_id(http.environ.get("HTTP_X_REQUEST_ID"), new_id)
     try:
         answer = work(id)
     except Problem as error:
@@ -36,7 +35,7 @@ def through(http: HttpRequest, new_id: str, work: Callable[[str], HttpResponse])
     except Exception:
         log.exception("request failed", extra={"request_id": id})
         answer = failed(http, id)
-    answer.headers["X-Request-Id"] = id
+    answer.headers.append(("X-Request-Id", id))
     return answer
 
 

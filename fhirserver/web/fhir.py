@@ -17,6 +17,7 @@ from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.table import locate
 from fhirserver.web.door import through
 from fhirserver.web.http import (
+    Answer,
     body,
     negotiate,
     preconditions,
@@ -50,16 +51,17 @@ class Fhir:
 
     def view(self, organization: str = "registry", path: str = "") -> HttpResponse:
         """Answers the HTTP request that Flask is at, to a FHIR base."""
-        return self.answer(flask.request._get_current_object(), organization, path)  # type: ignore[attr-defined]
+        answer = self.answer(flask.request._get_current_object(), organization, path)  # type: ignore[attr-defined]
+        return answer.response()
 
-    def answer(self, http: HttpRequest, organization: str, path: str) -> HttpResponse:
+    def answer(self, http: HttpRequest, organization: str, path: str) -> Answer:
         """Answers one HTTP request to a FHIR base: `path` is what follows the base's."""
         new_id = self.server.new_id()
         return through(http, new_id, lambda id: self._answer(http, organization, path, id))
 
-    def _answer(self, http: HttpRequest, organization: str, path: str, id: str) -> HttpResponse:
+    def _answer(self, http: HttpRequest, organization: str, path: str, id: str) -> Answer:
         if http.method == "OPTIONS":
-            return HttpResponse(status=204, headers={"Allow": ", ".join(METHODS)})
+            return Answer(None, 204, [("Allow", ", ".join(METHODS))])
         query = query_pairs(http)
         negotiate(http, query)
         method = "GET" if http.method == "HEAD" else http.method
@@ -79,9 +81,9 @@ class Fhir:
             member=values.get("member"),
             query=query,
             body=body(http, self.max_body),
-            preconditions=preconditions(http.headers),
-            prefer=prefer(http.headers),
-            explain=http.headers.get("X-Explain", "").lower() in ("true", "1", "yes"),
+            preconditions=preconditions(http),
+            prefer=prefer(http),
+            explain=http.environ.get("HTTP_X_EXPLAIN", "").lower() in ("true", "1", "yes"),
             facts={"request": id, "method": method, "path": path, "address": http.remote_addr or ""},
         )
         response: Response = dispatch(self.server, request)

@@ -17,6 +17,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Server
 from fhirserver.web.door import through
+from fhirserver.web.http import Answer
 
 MEDIA = ("application/hl7-v2", "x-application/hl7-v2+er7", "application/hl7-v2+er7", "text/plain")
 PATH = "/1/health/organizations/<organization>/hl7v2"
@@ -40,9 +41,9 @@ class Hl7v2:
 
     def view(self, organization: str) -> HttpResponse:
         """Answers one message: the scope system/InboundMessage.c, or the organization's administrator, may send it."""
-        return through(http, self.server.new_id(), lambda id: self._answer(organization))
+        return through(http, self.server.new_id(), lambda id: self._answer(organization)).response()
 
-    def _answer(self, organization: str) -> HttpResponse:
+    def _answer(self, organization: str) -> Answer:
         principal = self.authenticate(http)
         access: Access = self.server.access(self.server, principal, organization)
         access.require("InboundMessage", "c")
@@ -50,4 +51,6 @@ class Hl7v2:
             text = f"Send the message as Content-Type {MEDIA[0]}, not as {http.mimetype[:100] or 'nothing'}."
             raise problem("not-supported", text, "Content-Type", status=415)
         acknowledgment = self.take(http.get_data(), http.remote_addr or "", organization)
-        return HttpResponse(acknowledgment or b"", status=200 if acknowledgment else 204, mimetype=MEDIA[0])
+        if not acknowledgment:
+            return Answer(None, 204, [])
+        return Answer(acknowledgment, 200, [("Content-Type", MEDIA[0])])

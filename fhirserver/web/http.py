@@ -9,15 +9,15 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
 import zstandard
 from flask import Response as HttpResponse
-from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.fhir.json import decode, encode, pretty
@@ -43,6 +43,13 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}\Z")
 _VERSION_TAG = re.compile(r'(?:W/)?(?:"([^"]{0,64})"|([A-Za-z0-9\-.]{1,64}))\Z')
 _NEVER = re.compile(r";\s*q\s*=\s*0(?:\.0{0,3})?\s*(?:;|\Z)", re.IGNORECASE)
 WILDCARDS = frozenset({"*/*", "application/*"})
+_LINES = {each.value: f"{each.value} {each.phrase}" for each in HTTPStatus}
+_BODILESS = frozenset({204, 304})
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_CONDITIONS = frozenset({"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_EXIST"})
+_NO_CONDITIONS = Preconditions()
+_NO_PREFERENCE = Prefer()
 _RETURNS = ("minimal", "representation", "OperationOutcome")
 
 
@@ -53,8 +60,8 @@ def request_id(given: str | None, new_id: str) -> str:
 
 def negotiate(http: HttpRequest, query: Pairs) -> None:
     """Raises Problem(not-supported, 406) unless JSON may be answered. `_format` wins over Accept."""
-    wanted = dict(query).get("_format") or http.headers.get("Accept") or "*/*"
-    if not _taken(wanted) & ACCEPTED:
+    wanted = (dict(query).get("_format") if query else None) or http.environ.get("HTTP_ACCEPT") or "*/*"
+    if wanted not in ACCEPTED and not _taken(wanted) & ACCEPTED:
         raise problem(
             "not-supported", f"Only JSON is served: ask for {FHIR_JSON}, not for {wanted[:200]}.", "Accept", status=406
         )
@@ -126,8 +133,11 @@ def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
     return plain
 
 
-def preconditions(headers: Headers) -> Preconditions:
+def preconditions(http: HttpRequest) -> Preconditions:
     """If-Match, If-None-Match, If-Modified-Since and If-None-Exist. Raises Problem(invalid) for malformed ones."""
+    if _CONDITIONS.isdisjoint(http.environ):
+        return _NO_CONDITIONS
+    headers = http.headers
     since = headers.get("If-Modified-Since")
     return Preconditions(
         if_match=_version(headers.get("If-Match"), "If-Match"),
@@ -137,10 +147,10 @@ def preconditions(headers: Headers) -> Preconditions:
     )
 
 
-def prefer(headers: Headers) -> Prefer:
+def prefer(http: HttpRequest) -> Prefer:
     """The Prefer header; what it does not say, or says in a way we do not know, is the default."""
-    found = Prefer()
-    said = headers.get("Prefer")
+    found = _NO_PREFERENCE
+    said = http.environ.get("HTTP_PREFER")
     for part in re.split("[,;]", said) if said else ():
         name, _, value = part.strip().partition("=")
         if name == "return" and value in _RETURNS:
@@ -159,41 +169,60 @@ def http_date(text: str) -> datetime | None:
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
-class Answer(HttpResponse):
-    """An answer that is whole: its bytes go to the server as a list, which it sends in one piece. What Werkzeug would
-    work out first (a relative Location, the length) is known.
+@dataclass(slots=True)
+class Answer:
+    """An answer that is whole: its bytes (None where there is no body), status and headers, which go to the server
+    in one piece. Werkzeug's response, made of the same, costs as much as reading the resource's document.
     """
 
+    data: bytes | None
+    status: int
+    headers: Named
+
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Answers as a WSGI application."""
-        data = self.response
-        if not isinstance(data, list):  # somebody has put something else in: the long way
-            return super().__call__(environ, start_response)
-        if self.status_code not in (204, 304) and "Content-Length" not in self.headers:
-            self.headers["Content-Length"] = "0"
-        start_response(self.status, self.headers.to_wsgi_list())
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else data
+        """Answers as a WSGI application. Raises ValueError for a header with a line end in it."""
+        headers = self.headers
+        if self.status not in _BODILESS:
+            headers = [*headers, ("Content-Length", str(len(self.data or b"")))]
+        if any("\n" in value or "\r" in value for _, value in headers):
+            raise ValueError("a header must not contain a line end")
+        start_response(_LINES[self.status], headers)
+        return [self.data] if self.data and environ["REQUEST_METHOD"] != "HEAD" else []
+
+    def response(self) -> HttpResponse:
+        """The same as a response that Flask and its extensions can change."""
+        made = HttpResponse(self.data, self.status, self.headers)
+        if not any(name == "Content-Type" for name, _ in self.headers):
+            made.headers.pop("Content-Type", None)
+        return made
 
 
-def render(http: HttpRequest, response: Response) -> HttpResponse:
+def render(http: HttpRequest, response: Response) -> Answer:
     """The HTTP answer of an interaction."""
     headers: Named = []
     if response.version is not None:
         headers.append(("ETag", f'W/"{response.version}"'))
     if response.instant is not None:
-        headers.append(("Last-Modified", format_datetime(response.instant.astimezone(UTC), usegmt=True)))
+        headers.append(("Last-Modified", date_text(response.instant)))
     if response.location:
         headers.append(("Location", response.location))
     headers += response.headers.items()
     return finish(http, response.status, headers, _text(response))
 
 
-def refuse(http: HttpRequest, error: Problem) -> HttpResponse:
+def date_text(instant: datetime) -> str:
+    """An instant as an HTTP date (RFC 9110), which knows no fraction of a second."""
+    at = instant.astimezone(UTC)
+    day = f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at.year:04d}"
+    return f"{day} {at.hour:02d}:{at.minute:02d}:{at.second:02d} GMT"
+
+
+def refuse(http: HttpRequest, error: Problem) -> Answer:
     """The HTTP answer of a Problem: its OperationOutcome."""
     return finish(http, error.status, list(error.headers.items()), encode(outcome(error.issues)))
 
 
-def failed(http: HttpRequest, incident: str) -> HttpResponse:
+def failed(http: HttpRequest, incident: str) -> Answer:
     """The HTTP answer of a fault of ours: an id that the log has too, and nothing else."""
     issue = Issue(
         "exception", f"The server failed to answer this. Tell its operator the incident id {incident}.", (), "fatal"
@@ -201,13 +230,11 @@ def failed(http: HttpRequest, incident: str) -> HttpResponse:
     return finish(http, 500, [], encode(outcome([issue])))
 
 
-def finish(http: HttpRequest, status: int, headers: Named, data: bytes | None) -> HttpResponse:
+def finish(http: HttpRequest, status: int, headers: Named, data: bytes | None) -> Answer:
     """The answer with this JSON text: indented if asked, compressed if the caller takes it."""
     headers += PRIVATE
     if data is None or status in (204, 304):
-        answer = Answer(status=status, headers=headers)
-        answer.headers.pop("Content-Type", None)
-        return answer
+        return Answer(None, status, headers)
     if http.query_string and http.args.get("_pretty") == "true":
         data = pretty(data)
     headers += JSON

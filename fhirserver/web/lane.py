@@ -22,7 +22,9 @@ Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Lane:
-    """A WSGI application before another: takes what it can answer itself, passes on the rest."""
+    """A WSGI application before another: takes what it can answer itself, passes on the rest. `finish` adds what an
+    answer to a script of another origin needs.
+    """
 
     def __init__(self, beyond: Wsgi, fhir: Fhir, finish: Callable[[Request, Response], Response]) -> None:
         self._beyond = beyond
@@ -36,5 +38,7 @@ class Lane:
             found = _PATH.match(http.path)
             if found:
                 answer = self._fhir.answer(http, found["organization"] or "registry", found["path"])
-                return self._finish(http, answer)(environ, start_response)
+                if "HTTP_ORIGIN" not in environ:
+                    return answer(environ, start_response)
+                return self._finish(http, answer.response())(environ, start_response)
         return self._beyond(environ, start_response)
