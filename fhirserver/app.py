@@ -21,7 +21,7 @@ from wsgiref.types import WSGIApplication
 import yaml
 
 from fhirserver import __version__
-from fhirserver.auth import keys, policies
+from fhirserver.auth import policies
 from fhirserver.auth.access import Access, decide, everything
 from fhirserver.auth.policies import Policy
 from fhirserver.auth.principal import Principal
@@ -57,6 +57,7 @@ from fhirserver.rules.model import Context
 from fhirserver.settings import Settings, folder
 from fhirserver.store import shelf
 from fhirserver.store.database import Database, Document
+from fhirserver.store.keyring import Keyring
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
 from fhirserver.store.seal import Seals
@@ -123,7 +124,7 @@ def opened(settings: Settings) -> Iterator[Installation]:
 
 
 def build(settings: Settings) -> Installation:
-    """Everything a process needs. Reads the signing key and the generation from the database."""
+    """Everything a process needs. Reads the signing keys and the generation from the database."""
     vault = Vault(settings.master_key.reveal().encode(), os.urandom)
     database = Database(settings.mongo_url.reveal(), settings.mongo_database, query_limit_ms=settings.query_time_limit)
     store = Store(database)
@@ -183,7 +184,8 @@ def catalogue() -> Catalogue:
 
 
 def _tokens(settings: Settings, server: Server, vault: Vault, endpoints: Endpoints) -> oauth.Tokens:
-    signing = (_signing_key(server.store, vault),)
+    ring = _keyring(server, vault)
+    ring.keys()  # a process without them does not start
     whole = everything(REGISTRY)
 
     def client(id: str) -> tuple[Resource, Mapping[str, Any]] | None:
@@ -200,7 +202,7 @@ def _tokens(settings: Settings, server: Server, vault: Vault, endpoints: Endpoin
 
     made = oauth.Tokens(
         issuer=settings.public_url,
-        keys=lambda: signing,
+        keys=ring.keys,
         client=client,
         user=user,
         matches=vault.matches,
@@ -319,11 +321,19 @@ def _shelf(store: Store) -> Shelf:
     )
 
 
-def _signing_key(store: Store, vault: Vault) -> keys.SigningKey:
-    def make() -> dict[str, Any]:
-        return {"key": vault.encrypt(keys.new_key().exported(), "signing key")}
+def keyring(installation: Installation) -> Keyring:
+    """The keys that sign tokens."""
+    return _keyring(installation.server, installation.vault)
 
-    return keys.imported(vault.decrypt(store.singleton("signing-key", make)["key"], "signing key"))
+
+def _keyring(server: Server, vault: Vault) -> Keyring:
+    def encrypt(text: str) -> str:
+        return vault.encrypt(text, "signing key")
+
+    def decrypt(envelope: str) -> str:
+        return vault.decrypt(envelope, "signing key")
+
+    return Keyring(server.store.database, encrypt, decrypt, lambda: server.now())
 
 
 def _contexts(vault: Vault, settings: Settings) -> Any:

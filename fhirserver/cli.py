@@ -174,6 +174,32 @@ def token(organization: str | None, scope: str | None, user: str | None, data: P
 
 
 @commands.group()
+def keys() -> None:
+    """The keys that sign tokens."""
+
+
+@keys.command("list")
+@_data
+def list_keys(data: Path | None) -> None:
+    """Print each signing key: its id, from when it signs, until when it is known. The one that signs is the first."""
+    from fhirserver import local
+
+    for line in local.list_keys(_beside(data)):
+        click.echo(line)
+
+
+@keys.command("rotate", short_help="Make a new signing key.")
+@click.option("--at-once", is_flag=True, help="Let it sign within seconds, not when key sets have been fetched again.")
+@click.option("--revoke", is_flag=True, help="Forget the others at the same time: every token ends. Implies --at-once.")
+@_data
+def rotate_keys(at_once: bool, revoke: bool, data: Path | None) -> None:
+    """Make a new signing key and print its id. Others stay known until their longest token has expired."""
+    from fhirserver import local
+
+    click.echo(local.rotate_keys(_beside(data), at_once, revoke))
+
+
+@commands.group()
 def endpoint() -> None:
     """Where HL7v2 messages come from."""
 

@@ -28,6 +28,7 @@ from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.packages import PackageLoaded
 from fhirserver.interactions.write import SILENT
 from fhirserver.rules import RULES
+from fhirserver.rules.model import instant
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import check_new_password, user_id
 from fhirserver.settings import Settings
@@ -136,6 +137,23 @@ def user_token(settings: Settings, email: str) -> str:
         if found is None or found.deleted or found.resource().get("active") is False:
             raise problem("not-found", f"There is no active user {email}.")
         return installation.tokens.issue(Principal("user", id=found.id, **oauth.person(found.resource())))
+
+
+def list_keys(settings: Settings) -> list[str]:
+    """A line for each signing key that is known, the one that signs first."""
+    with app.opened(settings) as installation:
+        held = app.keyring(installation).held()
+    return [f"{each.key.kid}  from {instant(each.since)}  until {instant(each.until) if each.until else 'replaced'}"
+            for each in held]  # fmt: skip
+
+
+def rotate_keys(settings: Settings, at_once: bool, revoke: bool) -> str:
+    """A new signing key: a line with its id and from when it signs."""
+    with app.opened(settings) as installation:
+        made = app.keyring(installation).rotate(at_once=at_once, revoke=revoke)
+        who = {"kind": "operator", "name": "operator on the command line"}
+        installation.server.record("keys", who=who, address="127.0.0.1")
+    return f"{made.key.kid}  from {instant(made.since)}"
 
 
 def load(

@@ -81,6 +81,7 @@ def relay(settings: Settings) -> None:
     for thread in beside:
         thread.start()
     put, teller, mailer = installation.queue.enqueue_many, app.teller(installation), app.mailer(installation)
+    ring = app.keyring(installation)
 
     def watcher(pending: Pending, session: Session) -> None:
         record(installation.server, pending, session)
@@ -98,6 +99,7 @@ def relay(settings: Settings) -> None:
             lambda: reindex.plan(installation.server),
             lambda: ending.sweep(installation.server),
             lambda: mailer.sweep(put) if mailer else None,
+            lambda: ring.tend(settings.key_rotation_days),
         ),
     ).run(stop)
     for thread in beside:

@@ -121,6 +121,7 @@ class TokenCache:
 
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
+        self._keys: object = None
         self._claims: OrderedDict[bytes, Mapping[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -136,6 +137,14 @@ class TokenCache:
                 return None
             self._claims.move_to_end(digest)
             return claims
+
+    def under(self, keys: object) -> TokenCache:
+        """Itself, emptied if the keys are others than when it was asked last: a token counts while its key does."""
+        if keys is not self._keys:
+            with self._lock:
+                self._keys = keys
+                self._claims.clear()
+        return self
 
     def put(self, token: str, claims: Mapping[str, Any]) -> None:
         """Remembers a token that has just been verified; the least recently used one gives way."""

@@ -133,8 +133,18 @@ def store(
     prepared = _prepared(server, request, resource, previous, id)
     if previous is None:
         # A rule may know a better id than a new one: derived, so that it is unique.
-        id = prepared.resource.get("id", id)
+        derived = prepared.resource.get("id", id)
+        previous = _deleted_before(server, request, type, derived) if derived != id else None
+        id = derived
     return put(server, request, access, prepared, previous, f"{type}/{id}", method)
+
+
+def _deleted_before(server: Server, request: Request, type: str, id: str) -> Stored | None:
+    """The tombstone that a create under a derived id supersedes. Raises Problem(conflict) where the id is taken."""
+    found = superseded(server, request, type, id)
+    if found and not found.deleted:
+        raise problem("conflict", f"There is such a {type} already: {type}/{id}.")
+    return found
 
 
 def put(

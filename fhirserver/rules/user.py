@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +13,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import MOST_PASSWORD, hash_password
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
-from fhirserver.rules.model import Context, Prepared, Rule, only_on_registry, reference, target
+from fhirserver.rules.model import Context, Prepared, Rule, instant, only_on_registry, reference, target
 
 ROLES = ("admin", "member")
 LEAST_PASSWORD = 16
@@ -51,8 +52,9 @@ def create(context: Context, resource: Resource) -> Prepared:
     user = {**resource, "id": user_id(email), "email": email}
     user.setdefault("active", True)
     user.setdefault("role", "member")
+    user["registered"] = instant(context.now)
     _place(context.principal, user)
-    return _with_password(context, user, {})
+    return _prepared(context, user, {})
 
 
 def update(context: Context, previous: Resource, private: Mapping[str, Any], resource: Resource) -> Prepared:
@@ -65,11 +67,33 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     user.setdefault("role", previous["role"])
     if "organization" not in user and "organization" in previous:
         user["organization"] = previous["organization"]
+    user.pop("registered", None)
+    user |= {name: previous[name] for name in ("registered",) if name in previous}
+    _not_oneself(context.principal, previous, user)
     moved = target(user.get("organization"), "Organization") != target(previous.get("organization"), "Organization")
     if moved and not _is_operator(context.principal):
         raise problem("forbidden", "Only an operator may move a user to another organization.", "User.organization")
     _place(context.principal, user)
-    return _with_password(context, user, private)
+    return _prepared(context, user, private)
+
+
+def delete(context: Context, user: Resource) -> None:
+    """Raises Problem(business-rule) for somebody who would remove himself."""
+    _not_oneself(context.principal, user, {**user, "active": False})
+
+
+def _not_oneself(principal: Principal, previous: Resource, user: Resource) -> None:
+    """Nobody takes his own rights away: an organization is left without an administrator by two people at least."""
+    lost = user.get("active") is False or user["role"] != previous["role"]
+    if principal.kind == "user" and principal.id == previous["id"] and lost:
+        text = "Nobody can remove or deactivate himself or change his own role: ask another administrator."
+        raise problem("business-rule", text, "User.role")
+
+
+def older(seconds: int, user: Mapping[str, Any]) -> bool:
+    """Whether something of that second is of an earlier user with the same e-mail address, deleted since."""
+    registered = str(user.get("registered") or "")
+    return bool(registered) and seconds < int(datetime.fromisoformat(registered).timestamp())
 
 
 def _place(principal: Principal, user: Resource) -> None:
@@ -91,10 +115,13 @@ def _is_operator(principal: Principal) -> bool:
     return principal.operator or principal.kind == "operator"
 
 
-def _with_password(context: Context, user: Resource, private: Mapping[str, Any]) -> Prepared:
+def _prepared(context: Context, user: Resource, private: Mapping[str, Any]) -> Prepared:
     password = user.pop("password", None)
-    if password is None:
-        return Prepared(user, dict(private))
+    return Prepared(user, dict(private)) if password is None else with_password(context, user, private, password)
+
+
+def with_password(context: Context, user: Resource, private: Mapping[str, Any], password: Any) -> Prepared:
+    """The User with another password. Raises Problem(value) that names every rule it breaks."""
     check_new_password(password)
     return Prepared(user, {**private, "password": hash_password(password, context.new_secret())})
 
@@ -125,4 +152,4 @@ def check_new_password(password: Any) -> None:
         raise problem("value", f"The password must {', '.join(faults)}.", "User.password")
 
 
-RULE = Rule("User", create=create, update=update)
+RULE = Rule("User", create=create, update=update, delete=delete)

@@ -6,8 +6,8 @@ Each has a key, a value and an end; MongoDB deletes them some time after it, and
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import IndexModel, ReturnDocument, errors
@@ -22,6 +22,40 @@ _INDEXES = [IndexModel([("until", 1)], name="until", expireAfterSeconds=60), Ind
 def of_client(id: str) -> str:
     """The group of what was handed out for a client: all of it ends when the client is deleted."""
     return f"client/{id}"
+
+
+def of_user(id: str) -> str:
+    """The group of what a user let applications have: codes, refresh tokens, families of access tokens."""
+    return f"consents/{id}"
+
+
+def grants_of(user: str) -> str:
+    """The group of what a user allowed and need not be asked again."""
+    return f"grants/{user}"
+
+
+def sessions_of(user: str) -> str:
+    """The group of a user's sign-in sessions."""
+    return f"sessions/{user}"
+
+
+def session_key(digested: str) -> str:
+    """Where a sign-in session is kept, by the digest of its cookie."""
+    return f"session/{digested}"
+
+
+def links_of(user: str) -> str:
+    """The group of the links with which a user may set a password."""
+    return f"passwords/{user}"
+
+
+def link_key(digested: str) -> str:
+    """Where such a link is kept, by its digest."""
+    return f"password/{digested}"
+
+
+FAMILY_LIFETIME = timedelta(days=400)
+"""How long the end of a family of tokens is remembered: as long as the longest of them could live."""
 
 
 class Kept:
@@ -61,6 +95,16 @@ class Kept:
         self.put(f"ended/{key}", {}, until)
         self._recent.changed()
         self._recent.settle()
+
+    def end_families(self, families: Iterable[str], now: datetime) -> None:
+        """Ends all tokens that came of some consents (codes, refresh and access tokens), in every process at once."""
+        found = sorted(set(families))
+        for family in found:
+            self.put(f"ended/{family}", {}, now + FAMILY_LIFETIME)
+            self.drop_group(f"family/{family}")
+        if found:
+            self._recent.changed()
+            self._recent.settle()
 
     def ended(self, *keys: str) -> bool:
         """Whether one of these has been ended. Asked with every request, so the answer is read once in a blink."""

@@ -13,8 +13,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Server
-from fhirserver.store.attempts import Attempts
-from fhirserver.store.kept import Kept
+from fhirserver.interactions.people import set_password
 from fhirserver.web.tokens import Private, Tokens
 
 MOST_PATIENTS = 10
@@ -44,8 +43,9 @@ def lasting(tokens: Tokens, server: Server) -> Tokens:
 
     return replace(
         tokens,
-        kept=Kept(server.store.database),
-        attempts=Attempts(server.store.database),
+        kept=server.store.kept,
+        attempts=server.store.attempts,
+        set_password=lambda link, password, facts: set_password(server, link, password, facts),
         account=account,
         organization=organization,
         patients=patients,

@@ -14,8 +14,8 @@ from base64 import urlsafe_b64encode
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
-from fhirserver.store.kept import Kept, of_client
-from fhirserver.web.sessions import digest, key_of
+from fhirserver.store.kept import Kept, of_client, of_user, session_key
+from fhirserver.web.sessions import digest
 
 CODE_LIFETIME = timedelta(seconds=120)
 REFRESH_LIFETIME = timedelta(days=30)
@@ -50,7 +50,7 @@ def new_code(kept: Kept, consent: Consent, now: datetime) -> str:
     """A code for a consent, which becomes a family of its own."""
     code = secrets.token_urlsafe(32)
     made = replace(consent, family=secrets.token_urlsafe(16))
-    kept.put(f"code/{digest(code)}", asdict(made), now + CODE_LIFETIME, of_client(consent.client))
+    kept.put(f"code/{digest(code)}", asdict(made), now + CODE_LIFETIME, *_groups(consent))
     return code
 
 
@@ -75,9 +75,17 @@ def challenge_of(verifier: str) -> str:
 def new_refresh(kept: Kept, consent: Consent, now: datetime, lifetime: timedelta = REFRESH_LIFETIME) -> str:
     """A refresh token for a consent, good once."""
     token = secrets.token_urlsafe(32)
-    groups = (f"family/{consent.family}", of_client(consent.client))
-    kept.put(f"refresh/{digest(token)}", asdict(consent), now + lifetime, *groups)
+    kept.put(f"refresh/{digest(token)}", asdict(consent), now + lifetime, f"family/{consent.family}", *_groups(consent))
     return token
+
+
+def note(kept: Kept, consent: Consent, until: datetime) -> None:
+    """Remembers that there are access tokens of a consent until then, so that they can be ended with it."""
+    kept.replace(f"consent/{consent.family}", asdict(consent), until, *_groups(consent))
+
+
+def _groups(consent: Consent) -> tuple[str, str]:
+    return of_client(consent.client), of_user(consent.user)
 
 
 def refresh(kept: Kept, token: str, client: str, now: datetime) -> Consent:
@@ -85,7 +93,7 @@ def refresh(kept: Kept, token: str, client: str, now: datetime) -> Consent:
     ended.
     """
     consent = _spend(kept, f"refresh/{digest(token)}", client, now)
-    if consent.session and kept.get(key_of(consent.session), now) is None:
+    if consent.session and kept.get(session_key(consent.session), now) is None:
         raise Spent("the user has signed out")
     return consent
 
@@ -98,8 +106,7 @@ def held(kept: Kept, token: str, now: datetime) -> Consent | None:
 
 def end_family(kept: Kept, family: str, now: datetime) -> None:
     """Ends every token that came of one consent."""
-    kept.end(family, now + REFRESH_LIFETIME)
-    kept.drop_group(f"family/{family}")
+    kept.end_families([family], now)
 
 
 def _spend(kept: Kept, key: str, client: str, now: datetime) -> Consent:

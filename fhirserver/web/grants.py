@@ -31,6 +31,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.client import is_public
+from fhirserver.rules.user import older
 from fhirserver.store.kept import Kept
 from fhirserver.web import codes
 from fhirserver.web.codes import Consent, Spent
@@ -238,9 +239,10 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
         """
         tokens, now = self.tokens, self.tokens.now()
         user = tokens.user(consent.user)
-        if user is None or user.get("active") is False:
+        if user is None or user.get("active") is False or older(consent.signed_in, user):
             raise InvalidGrantError("The user does not exist any more or is not active.")
         lifetime = lifetime_of(client, tokens)
+        codes.note(self.lasting, consent, now + timedelta(seconds=lifetime))
         principal = Principal(
             "user",
             consent.user,

@@ -16,9 +16,11 @@ from flask import request as http
 from fhirserver.auth.keys import public_set
 from fhirserver.auth.tokens import refused
 from fhirserver.fhir.problem import Problem
+from fhirserver.interactions.people import LINK_PATH
 from fhirserver.web import codes
 from fhirserver.web.accounts import lasting
 from fhirserver.web.grants import Client, Server, grants, identity
+from fhirserver.web.passwords import SetPassword, password_page
 from fhirserver.web.registration import register
 from fhirserver.web.signin import SignIn
 from fhirserver.web.tokens import Tokens, person
@@ -60,6 +62,8 @@ def blueprint(tokens: Tokens) -> Blueprint:
     if "authorization_code" in names:
         made.add_url_rule(USERINFO_PATH, "userinfo", _answered(lambda: _userinfo(tokens)), methods=["GET", "POST"])
         SignIn(tokens).add_to(made)
+    if tokens.set_password is not None:
+        made.add_url_rule(LINK_PATH, "password", _password(tokens.set_password), methods=["GET", "POST"])
     found = documents(tokens.issuer, names, made_of(tokens))
     for number, base in enumerate(BASES):
         for name, document in found.items():
@@ -174,6 +178,10 @@ def _claims(tokens: Tokens, token: str) -> Mapping[str, Any] | None:
         return tokens.claims(token)
     except Problem:
         return None
+
+
+def _password(set_password: SetPassword) -> View:
+    return lambda: password_page(set_password)
 
 
 def _register(tokens: Tokens) -> HttpResponse:

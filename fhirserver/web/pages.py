@@ -55,6 +55,13 @@ this at <strong>{{ organization }}</strong>{% if patient %}, for the patient {{ 
 <p>Leave out what you do not want to allow. You can withdraw all of it later.</p>
 <button name="decision" value="allow">Allow</button><button name="decision" value="deny">Deny</button></form>
 {% endblock %}""",
+    "password": """{% extends "layout" %}{% block body %}{% if link %}
+<p>At least 16 characters, with a digit and a special character, none of them three times in a row.</p>
+<form method="post" action="/oauth2/password"><input type="hidden" name="link" value="{{ link }}">
+<label>New password <input type="password" name="password" autocomplete="new-password" required autofocus></label>
+<label>Once more <input type="password" name="again" autocomplete="new-password" required></label>
+<button>Set the password</button></form>{% endif %}{% endblock %}""",
+    "password-set": """{% extends "layout" %}{% block body %}<p>You can sign in with it now.</p>{% endblock %}""",
     "fault": """{% extends "layout" %}{% block body %}<p>Go back to the application and try again.</p>{% endblock %}""",
     "signed-out": """{% extends "layout" %}{% block body %}<p>You can close this window.</p>{% endblock %}""",
     "sign-out": """{% extends "layout" %}{% block body %}

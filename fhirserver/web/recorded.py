@@ -31,6 +31,7 @@ KINDS: Mapping[str, str] = {
     "sign-in": "login",
     "logout": "logout",
     "consent": "consent",
+    "password": "password",
 }
 
 

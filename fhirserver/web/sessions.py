@@ -12,7 +12,7 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from flask import Response as HttpResponse
 
@@ -20,8 +20,8 @@ from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import check_password
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
-from fhirserver.rules.user import user_id
-from fhirserver.store.kept import Kept
+from fhirserver.rules.user import older, user_id
+from fhirserver.store.kept import Kept, session_key, sessions_of
 from fhirserver.web.tokens import Tokens, person
 
 COOKIE = "fhirserver_session"
@@ -31,16 +31,6 @@ LIFETIME = timedelta(hours=8)
 def digest(text: str) -> str:
     """The hash under which something handed out is kept."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def key_of(digested: str) -> str:
-    """Where a session is kept, by the digest of its cookie."""
-    return f"session/{digested}"
-
-
-def group_of(user: str) -> str:
-    """The group of a user's sessions, so that they can be ended together."""
-    return f"sessions/{user}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +74,13 @@ class Sessions:
         cookie, now = secrets.token_urlsafe(32), self._tokens.now()
         made = SignedIn(account[0], cookie, int(now.timestamp()))
         value = {"user": made.user["id"], "signed_in": made.since}
-        self._kept.put(key_of(digest(cookie)), value, now + LIFETIME, group_of(made.user["id"]))
+        self._kept.put(session_key(digest(cookie)), value, now + LIFETIME, sessions_of(made.user["id"]))
         return made
 
     def of(self, cookies: Mapping[str, str]) -> SignedIn | None:
         """The session of a browser with these cookies, None without one or where the user is not active any more."""
         cookie = cookies.get(COOKIE, "")
-        value = self._kept.get(key_of(digest(cookie)), self._tokens.now()) if cookie else None
+        value = self._kept.get(session_key(digest(cookie)), self._tokens.now()) if cookie else None
         user = self._tokens.user(value["user"]) if value else None
         if value is None or user is None or user.get("active") is False or older(value["signed_in"], user):
             return None
@@ -98,18 +88,12 @@ class Sessions:
 
     def end(self, cookie: str) -> None:
         """Ends a session."""
-        self._kept.drop(key_of(digest(cookie)))
+        self._kept.drop(session_key(digest(cookie)))
 
     def remember(self, answer: HttpResponse, cookie: str) -> None:
         """Gives the browser the session's cookie; an empty one takes it away."""
         lifetime = LIFETIME if cookie else timedelta(0)
         set_cookie(answer, COOKIE, cookie, lifetime, path="/", secure=self._tokens.issuer.startswith("https"))
-
-
-def older(seconds: int, user: Resource) -> bool:
-    """Whether something of that second is of an earlier user with the same e-mail address, deleted since."""
-    registered = str(user.get("registered") or "")
-    return bool(registered) and seconds < int(datetime.fromisoformat(registered).timestamp())
 
 
 def set_cookie(answer: HttpResponse, name: str, value: str, lifetime: timedelta, *, path: str, secure: bool) -> None:

@@ -18,8 +18,8 @@ from fhirserver.auth import scopes
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
-from fhirserver.rules.model import target
-from fhirserver.store.kept import Kept, of_client
+from fhirserver.rules.model import instant, target
+from fhirserver.store.kept import Kept, grants_of, of_client
 from fhirserver.web import codes
 from fhirserver.web.asking import PARAMETERS, Asked, Fault, Refused, about_patient, asked, client_of
 from fhirserver.web.codes import Consent
@@ -241,7 +241,8 @@ class SignIn:
         key = self._grant_key(request, user)
         self.kept.drop(key)
         value = {"client": request.client["id"], "organization": request.organization, "scope": scope}
-        groups = (f"grants/{user['id']}", of_client(request.client["id"]))
+        value["granted"] = instant(self._now())
+        groups = (grants_of(user["id"]), of_client(request.client["id"]))
         self.kept.put(key, value, self._now() + GRANT_LIFETIME, *groups)
 
     def _code(self, request: Asked, signed_in: SignedIn, scope: str) -> HttpResponse:

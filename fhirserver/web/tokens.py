@@ -20,7 +20,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.client import has_secret
 from fhirserver.rules.model import instant, target
-from fhirserver.rules.user import operator, roles
+from fhirserver.rules.user import older, operator, roles
 from fhirserver.store.attempts import Attempts
 from fhirserver.store.kept import Kept
 
@@ -37,7 +37,7 @@ class Tokens:
     client_credentials; `attempts` counts failures for all of them. `account` answers a User with its private part, for
     signing in; `organization` an Organization of the registry; `patients` a few (id, label) of an organization's
     patients for a text, as the user may see them; `create` stores a resource on the registry for somebody; `fetch`
-    answers the JWK Set at a URL.
+    answers the JWK Set at a URL; `set_password` sets a password by a link.
     """
 
     issuer: str
@@ -57,6 +57,7 @@ class Tokens:
     patients: Callable[[Principal, str, str], Sequence[tuple[str, str]]] | None = None
     fetch: Callable[[str, str], Mapping[str, Any]] | None = None
     create: Callable[[Principal, Resource], Resource] | None = None
+    set_password: Callable[[str, str, Mapping[str, Any]], bool] | None = None
 
     def issue(self, principal: Principal, lifetime: int | None = None, family: str = "") -> str:
         """An access token for this principal; `lifetime` in seconds where it is other than the usual.
@@ -91,11 +92,12 @@ class Tokens:
 
     def claims(self, token: str) -> Mapping[str, Any]:
         """The claims of an access token that is in force. Raises Problem(login) for every other one."""
-        now = self.now()
-        claims = self.cache.get(token, now)
+        now, keys = self.now(), self.keys()
+        cache = self.cache.under(keys)
+        claims = cache.get(token, now)
         if claims is None:
-            claims = tokens.verify(by_kid(self.keys()), token, self.issuer, now)
-            self.cache.put(token, claims)
+            claims = tokens.verify(by_kid(keys), token, self.issuer, now)
+            cache.put(token, claims)
         if self.kept and self.kept.ended(*(claims[name] for name in ("jti", "family") if claims.get(name))):
             raise tokens.refused("The access token has been revoked.")
         return claims
@@ -112,7 +114,7 @@ class Tokens:
         if claims.get("kind") != "user":
             return tokens.principal_of(claims)
         user = self.user(str(claims["sub"]))
-        if user is None or user.get("active") is False:
+        if user is None or user.get("active") is False or older(int(claims.get("iat", 0)), user):
             raise tokens.refused("The user of this access token does not exist any more or is not active.")
         return tokens.principal_of(claims, **person(user))
 
