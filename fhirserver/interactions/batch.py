@@ -16,7 +16,7 @@ from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
-from fhirserver.interactions import conditional
+from fhirserver.interactions import conditional, mhd
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
 from fhirserver.interactions.readiness import ensure_indexes, ready
 from fhirserver.interactions.search import matching, selection
@@ -59,9 +59,11 @@ def bundle(server: Server, request: Request, access: Access) -> Response:
         raise problem("structure", "Bundle.entry must be an array.", "Bundle.entry")
     if len(listed) > MOST_ENTRIES:
         raise problem("too-long", f"A Bundle may have at most {MOST_ENTRIES} entries.", "Bundle.entry")
-    responses = (
-        _batch(server, request, access, listed) if kind == "batch" else _transaction(server, request, access, listed)
-    )
+    if kind == "batch":
+        responses = _batch(server, request, access, listed)
+    else:
+        beside = mhd.provide(given)
+        responses = _transaction(server, request, access, [*listed, *beside])[: len(listed)]
     answer: Resource = {"resourceType": "Bundle", "type": f"{kind}-response"}
     if responses:
         answer["entry"] = responses

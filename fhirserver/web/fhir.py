@@ -15,6 +15,7 @@ from fhirserver.fhir.problem import problem
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.table import locate
+from fhirserver.web import binary
 from fhirserver.web.door import through
 from fhirserver.web.http import (
     Answer,
@@ -63,9 +64,11 @@ class Fhir:
         if http.method == "OPTIONS":
             return Answer(None, 204, [("Allow", ", ".join(METHODS))])
         query = query_pairs(http)
-        negotiate(http, query)
         method = "GET" if http.method == "HEAD" else http.method
         row, values = locate(method, path)
+        raw = binary.wanted(http, row.code, values.get("type"), query)
+        if not raw:
+            negotiate(http, query)
         principal = self.authenticate(http)
         if organization == "registry" and not http.path.startswith(REGISTRY_PATH):
             raise problem("not-found", "There is no organization of that id.")
@@ -87,4 +90,4 @@ class Fhir:
             facts={"request": id, "method": method, "path": path, "address": http.remote_addr or ""},
         )
         response: Response = dispatch(self.server, request)
-        return render(http, response)
+        return binary.render(http, response) if raw else render(http, response)
