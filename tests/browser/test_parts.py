@@ -50,7 +50,7 @@ def specimen() -> str:
             ("Fax", "disabled"),
         )
     ]
-    choice = Filter("status", "status", ("approved", "disabled"), "specimen")
+    choice = Filter("status", "status", ("approved", "disabled"), "common.status")
     found = Listing(
         "/a", rows, total=42, find="r", searchable=True, chosen={"status": "approved"}, after="x", before="y"
     )
@@ -61,9 +61,6 @@ def specimen() -> str:
         "none_found": Listing("/a"),
         "times": [f"2026-11-{day:02}T00:00:00Z" for day in range(14, 21)],
     }
-    pages.environment.globals["t"] = lambda key, **given: (
-        "Status" if key == "common.filter.status" else Catalogue().text(key, **given)
-    )
     template = pages.environment.from_string((Path(__file__).parent / "specimen.html").read_text())
     return template.render(values)
 

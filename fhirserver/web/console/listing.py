@@ -21,7 +21,7 @@ MOST_FOUND = 200
 class Filter:
     """A choice above a list: its name in the address, the search parameter, the codes, the family of their texts.
 
-    The text `common.filter.<name>` is its label.
+    The text `<family>.label` is its label.
     """
 
     name: str

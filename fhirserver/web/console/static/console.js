@@ -1,7 +1,8 @@
 /* What the pages do beside htmx: times in the viewer's zone, copying, charts, the menu. Every page works without it. */
 "use strict";
 (() => {
-  const lang = document.documentElement.lang;
+  const page = document.documentElement.lang;
+  const lang = navigator.languages.find((each) => each.split("-")[0] === page) || page;
   const long = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "short" });
   const exact = new Intl.DateTimeFormat(lang, { dateStyle: "full", timeStyle: "long" });
   const since = new Intl.RelativeTimeFormat(lang, { numeric: "auto" });
