@@ -101,12 +101,13 @@ def _bounded(query: Sequence[tuple[str, str]]) -> list[list[str]]:
 def facts_of_change(pending: Mapping[str, Any], change: Mapping[str, Any], organization: str) -> dict[str, Any]:
     """The facts of one change of a pending event: who asked is in the event, written with the change."""
     asked = pending.get("request") or {}
+    patched = change["action"] == "update" and asked.get("method") == "PATCH"
     return {
         "who": {"kind": "system", "name": pending.get("message") or "the server"},
         **asked,
         "t": pending["t"],
         "o": organization,
-        "i": change["action"],
+        "i": "patch" if patched else change["action"],
         "k": change["type"],
         "r": change["id"],
         "s": 200,
