@@ -3,11 +3,15 @@
 An object matches one that has its members, an array one whose items match in order, a text itself. A text may also say
 `present?`, `nil?`, `not-blank?`, `#regex`, or `.path.to` another value of the whole (both must be there). An object
 with one member may be `$not`, `$enum`, `$one-of`, `$contains` or `$every`.
+
+The size of a pattern and the number of steps of a comparison are bounded: who writes a pattern may not be the one who
+sends what it is compared with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,10 +20,38 @@ from jsonschema_rs import Draft7Validator, RegexOptions, ValidationError
 from fhirserver.fhir.problem import problem
 
 MOST_DEPTH = 20
+MOST_STEPS = 100_000
+LETTERS = 1_000
+"""Letters that a regular expression reads in one step."""
 _ABSENT: Any = object()
 
-Test = Callable[[Any, Any], bool]
+
+class TooCostly(Exception):
+    """The comparison takes more steps than it may: nothing is known of its result, not even by `$not`."""
+
+
+@dataclass(slots=True)
+class Whole:
+    """All that a pattern is compared with, and the steps that are left."""
+
+    value: Any
+    left: int = MOST_STEPS
+
+    def step(self, count: int = 1) -> None:
+        """Takes steps. Raises TooCostly when there are none left."""
+        self.left -= count
+        if self.left < 0:
+            raise TooCostly
+
+
+Test = Callable[[Any, Whole], bool]
 """(value, the whole) -> whether it matches; the value may be absent."""
+
+
+def matcher(value: Any) -> Callable[[Any], bool]:
+    """The pattern as a test of a whole. Raises Problem(value) as `pattern` does; the test raises TooCostly."""
+    test = pattern(value)
+    return lambda whole: test(whole, Whole(whole))
 
 
 def pattern(value: Any, depth: int = 0) -> Test:
@@ -39,7 +71,8 @@ def pattern(value: Any, depth: int = 0) -> Test:
 
 
 def _members(parts: Mapping[str, Test]) -> Test:
-    def test(found: Any, whole: Any) -> bool:
+    def test(found: Any, whole: Whole) -> bool:
+        whole.step(1 + len(parts))
         held = found if isinstance(found, Mapping) else {}
         # An absent object has no members: `nil?` below it matches, and so must be able to be asked.
         return (found is _ABSENT or isinstance(found, Mapping)) and all(
@@ -50,7 +83,8 @@ def _members(parts: Mapping[str, Test]) -> Test:
 
 
 def _items(parts: list[Test]) -> Test:
-    def test(found: Any, whole: Any) -> bool:
+    def test(found: Any, whole: Whole) -> bool:
+        whole.step(1 + len(parts))
         return (
             isinstance(found, list)
             and len(found) >= len(parts)
@@ -66,12 +100,20 @@ def _text(text: str) -> Test:
         return lambda found, whole: word(found)
     if text.startswith("#"):
         matches = _regex(text[1:])
-        return lambda found, whole: isinstance(found, str) and matches(found)
+
+        def searched(found: Any, whole: Whole) -> bool:
+            if not isinstance(found, str):
+                return False
+            whole.step(1 + len(found) // LETTERS)
+            return matches(found)
+
+        return searched
     if text.startswith("."):
         path = text[1:].split(".")
 
-        def equal(found: Any, whole: Any) -> bool:
-            other = _at(whole, path)
+        def equal(found: Any, whole: Whole) -> bool:
+            whole.step(1 + len(path))
+            other = _at(whole.value, path)
             return found is not _ABSENT and other is not _ABSENT and _same(found, other)
 
         return equal
@@ -102,17 +144,24 @@ def _one_of(value: Any, depth: int) -> Test:
     if not isinstance(value, list) or not value:
         raise problem("value", "$enum and $one-of take an array that is not empty.", "AccessPolicy.pattern")
     tests = [pattern(each, depth) for each in value]
-    return lambda found, whole: any(test(found, whole) for test in tests)
+    return lambda found, whole: any(_stepped(test, found, whole) for test in tests)
 
 
 def _contains(value: Any, depth: int) -> Test:
     test = pattern(value, depth)
-    return lambda found, whole: isinstance(found, list) and any(test(item, whole) for item in found)
+    return lambda found, whole: isinstance(found, list) and any(_stepped(test, item, whole) for item in found)
 
 
 def _every(value: Any, depth: int) -> Test:
     test = pattern(value, depth)
-    return lambda found, whole: isinstance(found, list) and bool(found) and all(test(item, whole) for item in found)
+    return lambda found, whole: (
+        isinstance(found, list) and bool(found) and all(_stepped(test, item, whole) for item in found)
+    )
+
+
+def _stepped(test: Test, found: Any, whole: Whole) -> bool:
+    whole.step()
+    return test(found, whole)
 
 
 _SPECIALS: Mapping[str, Callable[[Any, int], Test]] = {

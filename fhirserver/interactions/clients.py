@@ -102,7 +102,8 @@ def _explained(
     try:
         parties = server.access(server, principal, organization).about(lambda: told).explain(type_, letter)
     except Problem as refusal:
-        parties = [("authorization", False, refusal.issues[0].diagnostics)]
+        party = "client" if client.get("active") is False else "authorization"
+        parties = [(party, False, refusal.issues[0].diagnostics)]
     said = all(permits for _, permits, _ in parties)
     words = f"{ACTIONS[letter]} {type_}"
     return {

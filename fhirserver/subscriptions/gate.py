@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
+from fhirserver.interactions.write import instant_text
 from fhirserver.rules.subscription import owner
 from fhirserver.store.model import REGISTRY, Stored
 from fhirserver.subscriptions.notification import TIMEOUT, channel_number, content_of
@@ -75,7 +77,7 @@ def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: s
         action, reason = BY_STATUS.get(resource["status"], (HOLD, f"The subscription is {resource['status']}."))
         return Gate(action, reason, found, resource)
     try:
-        access = _access(server, organization, owner(resource))
+        access = _access(server, organization, resource)
     except Problem as refusal:
         if refusal.status >= 500:
             raise
@@ -90,13 +92,24 @@ def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: s
     return Gate(SEND, "", found, resource, access, channel)
 
 
-def _access(server: Server, organization: str, client: str) -> Access:
+def _access(server: Server, organization: str, resource: Resource) -> Access:
     """What the client may read now, with all that it registered for; the organization's own subscriptions may all."""
+    client = owner(resource)
     if not client:
         return everything(organization)
     found = server.store.read(everything(REGISTRY), "ClientApplication", client)
     scopes = "" if found is None or found.deleted else str(found.resource().get("scope", ""))
-    return server.access(server, Principal("client", id=client, scopes=scopes), organization)
+    access = server.access(server, Principal("client", id=client, scopes=scopes), organization)
+    # Policies see a notification as what it is: a POST of ours to the host of the endpoint.
+    told = {"interaction": "notification", "method": "POST", "address": _host(resource["channel"].get("endpoint", ""))}
+    return access.about(lambda: {**told, "time": instant_text(server.now())})
+
+
+def _host(endpoint: str) -> str:
+    try:
+        return urlsplit(endpoint).hostname or ""
+    except ValueError:
+        return ""
 
 
 def channel_of(resource: Resource, private: Mapping[str, Any], decrypt: Callable[[str], str], now: datetime) -> Channel:

@@ -16,6 +16,7 @@ from fhirserver.auth.access import Access
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Server
+from fhirserver.interactions.write import instant_text
 from fhirserver.web.door import through
 from fhirserver.web.http import Answer
 
@@ -46,7 +47,7 @@ class Hl7v2:
     def _answer(self, organization: str) -> Answer:
         principal = self.authenticate(http)
         access: Access = self.server.access(self.server, principal, organization)
-        access.require("InboundMessage", "c")
+        access.about(self._told).require("InboundMessage", "c")
         if http.mimetype not in MEDIA:
             text = f"Send the message as Content-Type {MEDIA[0]}, not as {http.mimetype[:100] or 'nothing'}."
             raise problem("not-supported", text, "Content-Type", status=415)
@@ -54,3 +55,8 @@ class Hl7v2:
         if not acknowledgment:
             return Answer(None, 204, [])
         return Answer(acknowledgment, 200, [("Content-Type", MEDIA[0])])
+
+    def _told(self) -> dict[str, str]:
+        """What policies see of it: what they see of the create that it is."""
+        told = {"interaction": "create", "method": "POST", "address": http.remote_addr or ""}
+        return {**told, "time": instant_text(self.server.now())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,9 @@ def test_a_policy_opens_nothing(
     ({"engine": "matcho", "pattern": '{"request": {"type": {"$no": 1}}}'}, "pattern"),
     ({"engine": "fhirpath", "expression": "request.("}, ""),
     ({"engine": "json-schema", "schema": '{"$ref": "http://169.254.169.254/schema"}'}, "schema"),
+    ({"engine": "json-schema", "schema": '{"allOf": [{"$ref": "#"}]}'}, "schema"),
+    ({"engine": "json-schema", "schema": '{"type": "objekt"}'}, "schema"),
+    ({"engine": "fhirpath", "expression": "request.type = " + "'x" + "x" * 20_000 + "'"}, "expression"),
     ({"engine": "complex"}, "and"),
     ({"engine": "allow", "criteria": ["Observation?subject:Patient.name=x"]}, "criteria"),
     ({"engine": "allow", "criteria": ["Observation?nothing=x"]}, "criteria"),
@@ -308,3 +312,68 @@ def test_the_example_that_keeps_applications_from_deleting_does(
     id = client.create({"resourceType": "Patient"})["id"]
     assert client.delete(f"Patient/{id}").status == 403
     assert client.get(f"Patient/{id}").status == 200
+
+
+OBSERVED = {"resourceType": "Observation", "code": {"text": "x"}, "category": [{"coding": [{"code": "exam"}]}]}
+PRELIMINARY, FINAL = ({**OBSERVED, "status": status} for status in ("preliminary", "final"))
+
+# Name of the example -> a call that it lets through, and one that it refuses or hides, each with the status.
+HELD: dict[str, tuple[tuple[str, str, Any, int], tuple[str, str, Any, int]]] = {
+    "Laboratory only": (("GET", "Observation/lab", None, 200), ("GET", "Observation/exam", None, 404)),
+    "No deletions": (("GET", "Observation/lab", None, 200), ("DELETE", "Observation/lab", None, 403)),
+    "Appointments": (("GET", "Patient", None, 200), ("GET", "Observation", None, 403)),
+    "From inside": (("GET", "metadata", None, 200), ("GET", "Patient", None, 403)),
+    "Preliminary only": (("POST", "Observation", PRELIMINARY, 201), ("POST", "Observation", FINAL, 403)),
+    "Active patients for members": (("GET", "Patient/active", None, 200), ("GET", "Patient/passive", None, 404)),
+    "Not everything at once": (("GET", "Patient/active", None, 200), ("GET", "Patient/active/$everything", None, 403)),
+}
+
+
+@pytest.mark.parametrize("name", [json.loads(text)["name"] for text in EXAMPLES])
+def test_each_example_of_the_guide_does_what_it_says(
+    name: str, api: Api, client: Api, policy: Callable[..., Any]
+) -> None:
+    for given in (
+        {"resourceType": "Patient", "id": "active", "active": True},
+        {"resourceType": "Patient", "id": "passive", "active": False},
+        observation("laboratory", id="lab"),
+        observation("exam", id="exam"),
+    ):
+        assert api.put(f"{given['resourceType']}/{given['id']}", given).status == 201
+    example = next(json.loads(text) for text in EXAMPLES if json.loads(text)["name"] == name)
+    policy(**{key: value for key, value in example.items() if key not in ("resourceType", "organization", "link")})
+    for method, path, body, status in HELD[name]:
+        assert client.call(method, path, body).status == status, (method, path)
+
+
+@pytest.mark.parametrize(("expression", "status"), [
+    ("request.address = '127.0.0.1' and request.method = 'POST'", 200),
+    ("request.address.startsWith('10.20.')", 403),
+])  # fmt: skip
+def test_a_message_over_http_is_judged_by_where_it_comes_from(
+    expression: str, status: int, api: Api, client: Api, policy: Callable[..., Any]
+) -> None:
+    policy(engine="fhirpath", expression=expression, type=["InboundMessage"])
+    message = (
+        b"MSH|^~\\&|LAB|GH|HIE|RX|20260101120000||ADT^A04^ADT_A01|C1|P|2.5.1\rEVN||20260101120000\rPID|1||7^^^GH^MR\r"
+    )
+    headers = {"Authorization": f"Bearer {client.token}", "Content-Type": "application/hl7-v2"}
+    path = f"/1/health/organizations/{api.organization}/hl7v2"
+    assert client.app.test_client().post(path, data=message, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("condition", [
+    {"engine": "fhirpath", "expression": "resource.contact.select(%resource.contact.select(%resource.contact.gender))"
+     ".count() > 0"},
+    {"engine": "matcho", "pattern": json.dumps(
+        {"resource": {"contact": {"$not": {"$contains": {"$one-of": [{"gender": str(n)} for n in range(500)]}}}}})},
+])  # fmt: skip
+def test_a_condition_that_takes_too_long_permits_nothing(
+    condition: dict[str, Any], client: Api, policy: Callable[..., Any]
+) -> None:
+    policy(**condition, action=["create"], type=["Patient"])
+    start = time.perf_counter()
+    body = {"resourceType": "Patient", "contact": [{"gender": "female", "name": {"text": "x"}}] * 300}
+    assert client.post("Patient", body).status == 403
+    assert time.perf_counter() - start < 10
+    assert client.post("Patient", {"resourceType": "Patient", "contact": body["contact"][:2]}).status == 201

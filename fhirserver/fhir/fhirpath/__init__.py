@@ -13,7 +13,7 @@ from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.fhirpath.compiler import compile_tree
 from fhirserver.fhir.fhirpath.model import Model
 from fhirserver.fhir.fhirpath.parser import parse
-from fhirserver.fhir.fhirpath.scope import Closure, Scope, TooLarge, boolean
+from fhirserver.fhir.fhirpath.scope import MAX_STEPS, Closure, Scope, TooLarge, boolean
 from fhirserver.fhir.fhirpath.values import Node, PathError, plain
 from fhirserver.fhir.problem import problem
 
@@ -43,14 +43,21 @@ def compile(expression: str, definitions: Definitions | None = None) -> Evaluate
     return evaluate
 
 
-def truth(expression: str, definitions: Definitions | None = None) -> Callable[..., bool | None]:
-    """An expression as a test: (resource, variables=None) -> True, False, or None when it answers nothing."""
+def truth(
+    expression: str, definitions: Definitions | None = None, most_steps: int = MAX_STEPS
+) -> Callable[..., bool | None]:
+    """An expression as a test: (resource, variables=None) -> True, False, or None when it answers nothing.
+
+    It is given up with Problem(processing) after `most_steps` steps; a million take about a third of a second.
+    """
     closure = closure_of(expression)
     model = model_of(definitions or Definitions.load())
 
     def test(resource: Any, variables: Mapping[str, Any] | None = None) -> bool | None:
         try:
-            return boolean(closure(_scope(model, resource, variables), [model.root(resource)]))
+            scope = _scope(model, resource, variables)
+            scope.steps = MAX_STEPS - most_steps
+            return boolean(closure(scope, [model.root(resource)]))
         except (PathError, RecursionError) as error:
             raise _failed(error) from None
 

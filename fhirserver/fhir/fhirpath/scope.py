@@ -16,7 +16,7 @@ Items = list[Any]
 Closure = Callable[["Scope", Items], Items]
 
 _MAX_ITEMS = 1_000_000
-_MAX_STEPS = 3_000_000
+MAX_STEPS = 3_000_000
 _CONSTANTS = {
     "ucum": "http://unitsofmeasure.org",
     "sct": "http://snomed.info/sct",
@@ -61,7 +61,7 @@ class Scope:
     def bounded(self, items: Items) -> Items:
         """The items, counted. Raises PathError when the evaluation has become too large."""
         self.steps += len(items)
-        if len(items) > _MAX_ITEMS or self.steps > _MAX_STEPS:
+        if len(items) > _MAX_ITEMS or self.steps > MAX_STEPS:
             raise TooLarge("the evaluation is too large")
         return items
 
