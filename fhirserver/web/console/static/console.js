@@ -96,6 +96,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     menu();
     dress(document);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts(document));
     /* What refreshes itself rests while nobody sees it, or while somebody reads what is open in it. */
     document.body.addEventListener("htmx:beforeRequest", (event) => {
       const element = event.detail.elt;
