@@ -38,7 +38,7 @@ def ihe_pix(server: Server, request: Request, access: Access) -> Response:
     targets = _targets(values.get("targetSystem"))
     person = _person(server, request, access, _holders(server, request, access, system, value))
     for target in targets:
-        if target not in (request.base, *_own(request)) and not _known(server, request, access, target):
+        if target not in (request.base, *_own(request)) and not has_domain(server, request, access, target):
             raise problem("code-invalid", "targetSystem not found", "targetSystem", status=403)
     answered = [*_identifiers(person, (system, value), targets), *_ids(request, person, (system, value), targets)]
     body: Resource = {"resourceType": "Parameters", **({"parameter": answered} if answered else {})}
@@ -75,7 +75,7 @@ def _holders(server: Server, request: Request, access: Access, system: str, valu
         holders = [found] if found and not found.deleted else []
     else:
         holders = _with(server, request, access, f"{_escaped(system)}|{_escaped(value)}")
-        if not holders and not _known(server, request, access, system):
+        if not holders and not has_domain(server, request, access, system):
             raise problem(
                 "code-invalid", "sourceIdentifier Assigning Authority not found", "sourceIdentifier", status=400
             )
@@ -89,7 +89,7 @@ def _with(server: Server, request: Request, access: Access, token: str, name: st
     return matching(server, access, query, request.session, limit=MOST_PATIENTS)
 
 
-def _known(server: Server, request: Request, access: Access, system: str) -> bool:
+def has_domain(server: Server, request: Request, access: Access, system: str) -> bool:
     """Whether anybody here has an identifier of this domain."""
     query = selection(server, request, TYPE, (("identifier", f"{_escaped(system)}|"),))
     return bool(matching(server, access, query, request.session, limit=1))

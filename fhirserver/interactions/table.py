@@ -11,7 +11,18 @@ from dataclasses import dataclass
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions import batch, capabilities, conditional, history, operations, patch, read, search, write
+from fhirserver.interactions import (
+    batch,
+    capabilities,
+    conditional,
+    history,
+    operations,
+    patch,
+    read,
+    search,
+    signals,
+    write,
+)
 from fhirserver.interactions.model import Request, Response, Server
 
 Function = Callable[[Server, Request, Access], Response]
@@ -52,8 +63,8 @@ INTERACTIONS: tuple[Interaction, ...] = (
     Interaction("conditional-update", "type",        "PUT",    "{type}",                       "u",   conditional.update),
     Interaction("conditional-patch",  "type",        "PATCH",  "{type}",                       "u",   conditional.patch),
     Interaction("conditional-delete", "type",        "DELETE", "{type}",                       "d",   conditional.delete),
-    Interaction("search-type",        "type",        "GET",    "{type}",                       "s",   search.search_type),
-    Interaction("search-type",        "type",        "POST",   "{type}/_search",               "s",   search.search_type),
+    Interaction("search-type",        "type",        "GET",    "{type}",                       "s",   signals.search_type),
+    Interaction("search-type",        "type",        "POST",   "{type}/_search",               "s",   signals.search_type),
     Interaction("history-type",       "type",        "GET",    "{type}/_history",              "s",   history.history_type),
     Interaction("search-compartment", "compartment", "GET",    "{type}/{id}/{member}",         "",    search.search_compartment),
     Interaction("search-compartment", "compartment", "POST",   "{type}/{id}/{member}/_search", "",    search.search_compartment),

@@ -11,6 +11,7 @@ from tests.api.exchange import Exchange, exchange_of
 from tests.api.ihe import actor, hospital
 
 FORM = "application/x-www-form-urlencoded"
+SIGNAL = "_profile=https://profiles.ihe.net/ITI/PDQm"
 RED, GREEN = "urn:oid:1.3.6.1.4.1.21367.13.20.1000", "urn:oid:1.3.6.1.4.1.21367.13.20.2000"
 MAIDEN = "http://hl7.org/fhir/StructureDefinition/patient-mothersMaidenName"
 
@@ -126,3 +127,37 @@ def test_what_is_not_supported_is_said_as_the_profile_wants_it(consumer: Api) ->
     ignored = consumer.get("Patient?family=Byron&favourite=tea")
     assert ignored.status == 200
     assert "favourite" not in (ignored.link("self") or "")
+
+
+def test_domains_are_those_whose_identifiers_are_answered(consumer: Api, people: dict[str, str]) -> None:
+    answer = consumer.get(f"Patient?family:exact=Byron&identifier={RED}|&{SIGNAL}")
+    shown = {each["id"]: [(i["system"], i["value"]) for i in each["identifier"]] for each in answer.resources}
+    assert shown == {people["ann"]: [(RED, "r1")], people["bob"]: [(RED, "r2")]}
+    tags = {each["id"]: each["meta"].get("tag", []) for each in answer.resources}
+    assert [tag["code"] for tag in tags[people["ann"]]] == ["SUBSETTED"]
+    assert tags[people["bob"]] == []
+    both = consumer.get(f"Patient?given=Ann&identifier={RED}|,{GREEN}|&{SIGNAL}")
+    assert len(both.resources[0]["identifier"]) == 2
+    unknown = consumer.get(f"Patient?family=Byron&identifier=urn:oid:9.9|&{SIGNAL}")
+    assert (unknown.status, unknown.issue["code"], unknown.issue["diagnostics"]) == (
+        404,
+        "not-found",
+        "targetSystem not found",
+    )
+
+
+def test_every_page_is_answered_alike(consumer: Api, people: dict[str, str]) -> None:
+    first = consumer.get(f"Patient?family:exact=Byron&identifier={RED}|&_count=1&_sort=birthdate&{SIGNAL}")
+    assert [i["system"] for i in first.resources[0]["identifier"]] == [RED]
+    second = consumer.get(first.link("next") or "")
+    assert second.ids == [people["bob"]]
+    back = consumer.get(second.link("previous") or "")
+    assert [i["system"] for i in back.resources[0]["identifier"]] == [RED]
+
+
+def test_a_profile_as_a_whole_narrows_nothing_and_one_of_resources_does(consumer: Api, people: dict[str, str]) -> None:
+    assert len(consumer.get(f"Patient?family:exact=Byron&{SIGNAL}").ids) == 2
+    whole = consumer.get(f"Patient?given=Ann&identifier={RED}|")
+    assert len(whole.resources[0]["identifier"]) == 2
+    claimed = f"{SIGNAL}/StructureDefinition/IHE.PDQm.Patient"
+    assert consumer.get(f"Patient?family=Byron&{claimed}").ids == []
