@@ -19,7 +19,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir.json import encode
 from fhirserver.rules.organization import kind_concept
 from fhirserver.settings import Secret, Settings
-from tests.api.client import Api
+from tests.api.client import Answer, Api
 
 CATEGORIES, GENDERS = ("exam", "laboratory"), ("female", "male")
 ACTIONS = {"c": "create", "r": "read", "u": "update", "d": "delete", "s": "search"}
@@ -283,6 +283,7 @@ def check(world: World, case: Case, wrote: str) -> None:
             api = world.at(name, Principal("client", id, scopes=case.token))
             check_reads(api, oracle, name)
             check_searches(api, oracle, name)
+            check_bundles(api, oracle, name, next(other for other in names if other != name))
             check_writes(api, world.at(name, world.operator(name)), oracle, name, wrote)
     finally:
         for policy_id in written:
@@ -343,6 +344,38 @@ def check_searches(api: Api, oracle: Oracle, name: str) -> None:
             f"{e['resource']['resourceType']}/{e['resource']['id']}" for e in entries if "id" in e.get("resource", {})
         }
         assert shown <= readable, url
+
+
+def entries_of(answer: Answer) -> list[Resource]:
+    return list(answer.json["entry"]) if answer.status == 200 else []
+
+
+def check_bundles(api: Api, oracle: Oracle, name: str, other: str) -> None:
+    """Searches, writes and another organization's addresses as entries of a batch; a transaction is all or nothing."""
+    data = oracle.data[name]
+    asked = {
+        "Observation?category=exam": {
+            each for each in oracle.seen(name, "s", "Observation") if category(data[each]) == "exam"
+        },
+        "Patient?gender=male": oracle.seen(name, "s", "Patient") & {"Patient/male"},
+    }
+    gets: list[Resource] = [{"request": {"method": "GET", "url": url}} for url in asked]
+    elsewhere = f"{api.origin}/1/health/organizations/{other}/fhir/4/Patient/male"
+    gets.append({"request": {"method": "GET", "url": elsewhere}})
+    answers = entries_of(api.post("", {"resourceType": "Bundle", "type": "batch", "entry": gets}))
+    for answer, expected in zip(answers, asked.values(), strict=False):
+        entries = answer.get("resource", {}).get("entry", [])
+        matches = [entry["resource"] for entry in entries if entry["search"]["mode"] == "match"]
+        assert {f"{found['resourceType']}/{found['id']}" for found in matches} == expected
+    assert not answers or answers[-1]["response"]["status"][:1] == "4"
+    kept, changed = data["Patient/male"], {**data["Patient/male"], "active": True}
+    put = {"resource": changed, "request": {"method": "PUT", "url": "Patient/male"}}
+    done = api.post("", {"resourceType": "Bundle", "type": "transaction", "entry": [put]})
+    permitted = oracle.permits(name, "u", kept)
+    assert (done.status == 200) is permitted, done.data
+    patch = [{"op": "add", "path": "/active", "value": False}]
+    patched = api.patch("Patient/female", patch, Content_Type="application/json-patch+json")
+    assert (patched.status == 200) is oracle.permits(name, "u", data["Patient/female"]), patched.data
 
 
 def check_writes(api: Api, operator: Api, oracle: Oracle, name: str, wrote: str) -> None:
