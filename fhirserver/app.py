@@ -34,6 +34,7 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.hl7v2.operations import operations as message_operations
+from fhirserver.hl7v2.shipped import ruled
 from fhirserver.interactions import pix, profiles, sandbox
 from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
@@ -171,7 +172,7 @@ def build(settings: Settings) -> Installation:
 def _complete(server: Server, endpoints: Endpoints, vault: Vault, intake: Callable[[], Intake]) -> None:
     """Gives the server what needs the server: the rules and operations of subscriptions, the operations on messages."""
     topics = catalogue()
-    server.rules = admitting(RULES, lambda: server, topics, endpoints.guard)
+    server.rules = ruled(admitting(RULES, lambda: server, topics, endpoints.guard), lambda: intake().overlays)
     told = Operations(topics, endpoints, vault.decrypt).rows()
     rows = (*told, *message_operations(lambda _: intake()))
     server.operations = {**server.operations, **{_operation_key(row): row for row in rows}}

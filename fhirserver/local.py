@@ -18,7 +18,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource, package
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
-from fhirserver.hl7v2 import process
+from fhirserver.hl7v2 import process, shipped
 from fhirserver.hl7v2.send import messages_in
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.interactions import packages
@@ -48,6 +48,7 @@ def first_credentials(settings: Settings) -> str:
     start only.
     """
     with app.opened(settings) as installation:
+        shipped.lay_out(installation.server, installation.intake().maps.source)
         return _first_operator(installation.server)
 
 

@@ -21,6 +21,7 @@ from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
+from fhirserver.hl7v2.effective import Overlays
 from fhirserver.hl7v2.inbound import QUARANTINE, Inbound, Peer, again, prepare, too_long, unavailable
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.senders import CONNECTION, Senders
@@ -49,10 +50,14 @@ class Intake:
 
     server: Server
     maps: Maps
+    overlays: Overlays = field(init=False)
     _senders: Senders = field(default_factory=lambda: Senders(()))
     _read: float = 0.0
     _last: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.overlays = Overlays(self.server, self.maps)
 
     def prepare(self, raw: bytes, peer: Peer) -> Inbound:
         """What to store and answer. An unknown sender makes the endpoints be read anew: it may have been named just

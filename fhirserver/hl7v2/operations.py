@@ -7,14 +7,17 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
+from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Issue, outcome, problem
-from fhirserver.hl7v2 import conformance
+from fhirserver.hl7v2 import codes, conformance
+from fhirserver.hl7v2.compare import compare, given
 from fhirserver.hl7v2.ingest import JOB, Intake
-from fhirserver.hl7v2.mapping import Result
-from fhirserver.hl7v2.process import again, convert, found, rewrite, sender_of
+from fhirserver.hl7v2.kept import again, content_of, found, rewrite
+from fhirserver.hl7v2.mapping import Maps, Result, Traced
+from fhirserver.hl7v2.process import convert, sender_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
 from fhirserver.interactions.read import current
@@ -39,6 +42,8 @@ def operations(intake: IntakeOf) -> tuple[OperationRow, ...]:
         ("reprocess", inbound, both, "u", _reprocess, True),
         ("defer", inbound, ("instance",), "u", _defer, True),
         ("resolve", inbound, ("instance",), "u", _resolve, True),
+        ("compare", ("ConceptMap",), both, "r", compare, False),
+        ("map-code", ("Task",), ("instance",), "u", _map_code, True),
         ("trace", ("Resource",), ("instance",), "r", _trace, False),
     )
     return tuple(
@@ -57,21 +62,32 @@ def _bound(intake: IntakeOf, function: _Function) -> Callable[[Server, Request, 
 
 
 def _convert(intake: Intake, server: Server, request: Request, access: Access) -> Response:
-    """What a message becomes, with a trace: nothing is stored. The message is given, or a kept one is taken."""
-    raw, stored = _message(server, request, access)
+    """What a message becomes, with a trace: nothing is stored. The message is given, or a kept one is taken; an
+    overlay may be tried with it.
+    """
+    values = parameters(request, "message", "content", "overlay")
+    raw, stored = _message(server, request, access, values)
     sender = sender_of(server, stored.resource()) if stored else None
-    result = convert(intake, raw, request.organization, sender, trace=True)
+    instead = given(server, request, access, values["overlay"]) if "overlay" in values else None
+    result = convert(intake, raw, request.organization, sender, trace=True, message=stored, instead=instead)
+    maps = result.maps
     parts: list[Resource] = [{"name": "bundle", "resource": result.bundle}]
-    parts += [_traced(t.full_url, t.element, t.field, t.rule) for t in result.trace]
+    parts.append({"name": "mapping", "valueString": maps.name})
+    parts += [_traced(maps, t, t.full_url) for t in result.trace]
     parts += [{"name": "unmapped", "valueString": f"{u.table}: {u.code} ({u.field})"} for u in result.unmapped]
     parts += [{"name": "skipped", "valueString": name} for name in result.skipped]
     parts += [{"name": "warning", "valueString": text} for text in result.warnings]
     return Response(200, resource={"resourceType": "Parameters", "parameter": parts})
 
 
+def _map_code(intake: Intake, server: Server, request: Request, access: Access) -> Response:
+    """Says what the code of a Task means; the messages that waited for it go on."""
+    return codes.map_code(server, intake.overlays, request, access)
+
+
 def _validate(intake: Intake, server: Server, request: Request, access: Access) -> Response:
     """An OperationOutcome with every departure of the message from the standard."""
-    raw, _ = _message(server, request, access)
+    raw, _ = _message(server, request, access, parameters(request, "message", "content"))
     issues = conformance.report(raw, intake.maps)
     return Response(
         200, resource=outcome(issues or [Issue("informational", "No faults were found.", (), "information")])
@@ -132,15 +148,19 @@ def _trace(intake: Intake, server: Server, request: Request, access: Access) -> 
     parts: list[Resource] = []
     for version in found(server, everything(request.organization), "InboundMessage", pairs, 20):
         resource = version.resource()
-        raw = base64.b64decode(resource["content"]["data"])
         sender = sender_of(server, resource)
+        raw = content_of(version)
         result = convert(intake, raw, request.organization, sender, trace=True, message=version)
+        maps = result.maps
         url = _full_url(result, resource, target)
         written = [t for t in result.trace if t.full_url == url]
-        rows = [_traced("", t.element, t.field, t.rule)["part"] for t in written]
+        rows = [{"name": "element", "part": _traced(maps, t)["part"]} for t in written]
         if rows:
-            head = {"name": "message", "valueReference": {"reference": f"InboundMessage/{version.id}"}}
-            parts.append({"name": "trace", "part": [head, *({"name": "element", "part": row} for row in rows)]})
+            head: list[Resource] = [
+                {"name": "message", "valueReference": {"reference": f"InboundMessage/{version.id}"}},
+                {"name": "mapping", "valueString": resource.get("mapping") or maps.name},
+            ]
+            parts.append({"name": "trace", "part": head + rows})
     return Response(200, resource={"resourceType": "Parameters", "parameter": parts})
 
 
@@ -153,16 +173,21 @@ def _full_url(result: Result, resource: Resource, target: str) -> str:
     return ""
 
 
-def _traced(full_url: str, element: str, field: str, rule: str) -> Resource:
-    texts = (("entry", full_url), ("element", element), ("field", field), ("rule", rule))
+def _traced(maps: Maps, traced: Traced, full_url: str = "") -> Resource:
+    texts = (
+        ("entry", full_url),
+        ("element", traced.element),
+        ("field", traced.field),
+        ("rule", traced.rule),
+        ("layer", maps.layer(traced.rule)),
+    )
     return {"name": "trace", "part": [{"name": name, "valueString": text} for name, text in texts if text]}
 
 
-def _message(server: Server, request: Request, access: Access) -> tuple[bytes, Stored | None]:
+def _message(server: Server, request: Request, access: Access, values: dict[str, Any]) -> tuple[bytes, Stored | None]:
     if request.id:
         version = current(server, access, "InboundMessage", request.id, request)
-        return base64.b64decode(version.resource()["content"]["data"]), version
-    values = parameters(request, "message", "content")
+        return content_of(version), version
     text = text_parameter(values, "message", limit=MOST_TEXT)
     encoded = text_parameter(values, "content", limit=MOST_TEXT)
     if text:

@@ -15,24 +15,22 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from fhirserver.auth.access import Access, everything
+from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Issue, Problem, problem
+from fhirserver.hl7v2 import codes
+from fhirserver.hl7v2.effective import Effective
 from fhirserver.hl7v2.inbound import issue_element, lanes
-from fhirserver.hl7v2.ingest import JOB, Intake
+from fhirserver.hl7v2.ingest import FRESH_SECONDS, JOB, Intake
+from fhirserver.hl7v2.kept import content_of, found, rewrite
 from fhirserver.hl7v2.mapping import Context, Result, to_bundle
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, sender
 from fhirserver.interactions import process_message
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.merge import POLICIES, REPOINT
 from fhirserver.interactions.message import Content, Done, accept, resume, unfinished
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import next_instant, stamped
-from fhirserver.search.parse import parse
-from fhirserver.store.model import REGISTRY, Change, Stored
-from fhirserver.store.search import compile_search, find
+from fhirserver.store.model import REGISTRY, Stored
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +75,7 @@ def sweep(intake: Intake) -> int:
     server, woken = intake.server, 0
     before = (server.now() - timedelta(seconds=STALE_SECONDS)).isoformat(timespec="milliseconds")
     for organization in _organizations(server):
+        codes.settle(server, intake.overlays, organization)
         pairs = [("status", "received"), ("received", f"lt{before}")]
         stale = found(server, everything(organization), "InboundMessage", pairs, MOST_LANES)
         for lane in dict.fromkeys(version.resource()["lane"] for version in stale):
@@ -93,18 +92,20 @@ def convert(
     *,
     trace: bool = False,
     message: Stored | None = None,
+    instead: Resource | None = None,
 ) -> Result:
-    """What a message would become (or became: `message` is its InboundMessage): nothing is stored. Raises Problem
-    where it cannot be read or mapped.
+    """What a message would become (or became: `message` is its InboundMessage): nothing is stored.
+    Without a sender it is the one that the message names. `instead` is an overlay to try. Raises Problem where the
+    message cannot be read or mapped.
     """
-    parsed = Message.parse(raw, sender.charset) if sender and sender.charset else Message.parse(raw)
-    return to_bundle(intake.maps, parsed, _context(intake.server, organization, sender, message), trace=trace)
-
-
-def again(resource: Resource) -> Resource:
-    """An InboundMessage that is to be processed once more."""
-    kept = {name: value for name, value in resource.items() if name not in ("reason", "issue", "unmapped")}
-    return {**kept, "status": "received"}
+    parsed = _parsed(raw, sender)
+    if sender is None and message is None:
+        applications, facilities = (parsed["MSH-3.1"], parsed["MSH-3.2"]), (parsed["MSH-4.1"], parsed["MSH-4.2"])
+        sender = intake.senders(FRESH_SECONDS).of(organization).find(applications, facilities)
+    effective = intake.overlays.effective(organization, sender, parsed, instead)
+    parsed = effective.read(raw, parsed, sender.charset if sender else "")
+    context = _context(intake.server, organization, effective, message)
+    return to_bundle(effective.maps, parsed, context, trace=trace)
 
 
 def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str) -> int:
@@ -183,7 +184,14 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
     than one transaction bears.
     """
     server = intake.server
-    result = to_bundle(intake.maps, message, _context(server, organization, sender, current))
+    effective = intake.overlays.effective(organization, sender, message)
+    if effective.charset:
+        message = effective.read(content_of(current), message, sender.charset if sender else "")
+    result = to_bundle(effective.maps, message, _context(server, organization, effective, current))
+    unmapped = codes.noted(server, organization, current, sender, result.unmapped)
+    if any(each.needed or each.table in effective.required for each in result.unmapped):
+        rewrite(server, current, codes.held(current.resource(), unmapped))
+        return current
     content = Content(
         bundle=result.bundle,
         event=result.event,
@@ -196,7 +204,7 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
     )
 
     def finish(done: Sequence[Done]) -> Resource:
-        return _finished(intake, current.resource(), result, done)
+        return _finished(server, current.resource(), result, done, effective.maps.name, unmapped)
 
     return accept(server, organization, content, current, finish, {"message": current.id})
 
@@ -211,7 +219,14 @@ def _policy(server: Server, organization: str, sender: Sender | None) -> str:
     return codes[0] if codes and codes[0] in POLICIES else REPOINT
 
 
-def _finished(intake: Intake, resource: Resource, result: Result, done: Sequence[Done]) -> Resource:
+def _finished(
+    server: Server,
+    resource: Resource,
+    result: Result,
+    done: Sequence[Done],
+    mapping: str,
+    unmapped: Sequence[Mapping[str, Any]],
+) -> Resource:
     """The InboundMessage as it is once its content is stored."""
     finished = {
         name: value for name, value in resource.items() if name not in ("reason", "issue", "unmapped", "result")
@@ -224,11 +239,11 @@ def _finished(intake: Intake, resource: Resource, result: Result, done: Sequence
         {
             "status": "processed" if looks_good else "warning",
             "attempts": resource.get("attempts", 0) + 1,
-            "processed": intake.server.now().isoformat(timespec="milliseconds"),
-            "mapping": f"{intake.maps.package}#{intake.maps.version}",
+            "processed": server.now().isoformat(timespec="milliseconds"),
+            "mapping": mapping,
             "result": [{"reference": f"{d.type}/{d.id}/_history/{d.version}"} for d in done[:MOST_RESULTS]],
             "issue": [issue_element(Issue("value", text, (), "warning")) for text in result.warnings[:20]],
-            "unmapped": [{"table": u.table, "code": u.code, "field": u.field} for u in result.unmapped[:50]],
+            "unmapped": list(unmapped),
         }
     )
 
@@ -247,35 +262,11 @@ def _fail(server: Server, current: Stored, resource: Resource, fault: Problem) -
     rewrite(server, current, failed)
 
 
-def rewrite(server: Server, current: Stored, resource: Resource) -> Resource:
-    """Writes the next version of an InboundMessage and answers it. Raises Problem(conflict) where another was
-    faster.
-    """
-    organization = current.organization
-    instant = next_instant(server, current)
-    resource = stamped(resource, current.id, current.version + 1, instant)
-    server.store.commit(
-        [
-            Change(
-                organization=organization,
-                type="InboundMessage",
-                id=current.id,
-                version=current.version + 1,
-                instant=instant,
-                method="PUT",
-                text=encode(resource).decode(),
-                entry=entry_of(server, resource, server.base(organization)),
-                private=current.private,
-                previous=current,
-                keep_previous=False,
-            )
-        ]
-    )
-    return resource
-
-
 def _message(resource: Mapping[str, Any], sender: Sender | None) -> Message:
-    raw = base64.b64decode(resource["content"]["data"])
+    return _parsed(base64.b64decode(resource["content"]["data"]), sender)
+
+
+def _parsed(raw: bytes, sender: Sender | None) -> Message:
     return Message.parse(raw, sender.charset) if sender and sender.charset else Message.parse(raw)
 
 
@@ -286,14 +277,14 @@ def sender_of(server: Server, resource: Mapping[str, Any]) -> Sender | None:
     return sender(stored.resource()) if stored and not stored.deleted else None
 
 
-def _context(server: Server, organization: str, sender: Sender | None, current: Stored | None) -> Context:
+def _context(server: Server, organization: str, effective: Effective, current: Stored | None) -> Context:
     return Context(
         organization=organization,
         namespace=f"{server.base(organization).removesuffix('/fhir/4')}/namespace/",
         received=datetime.fromisoformat(current.resource()["received"]) if current else server.now(),
-        timezone=sender.timezone if sender else "",
+        timezone=effective.timezone,
         message=f"InboundMessage/{current.id}" if current else "",
-        authorities=sender.authorities if sender else {},
+        authorities=effective.authorities,
         software=f"fhirserver {server.software}",
     )
 
@@ -305,13 +296,6 @@ def _waiting(server: Server, organization: str, lane: str, most: int = BATCH) ->
 
 def _organizations(server: Server) -> list[str]:
     return [version.id for version in found(server, everything(REGISTRY), "Organization", [], MOST_ORGANIZATIONS)]
-
-
-def found(server: Server, access: Access, type: str, pairs: list[tuple[str, str]], most: int) -> list[Stored]:
-    """At most so many resources that a search finds. Raises Problem for a criterion that is none."""
-    query = parse(server.definitions, type, pairs, strict=True)
-    search = compile_search(server.store, access, type, query.clauses, None)
-    return list(find(server.store, search, query.sort, most).matches) if search else []
 
 
 def _name(organization: str, lane: str) -> str:

@@ -376,8 +376,10 @@ def test_every_element_of_a_stored_resource_is_traced_to_message_field_and_rule(
     [trace] = called(hospital, "trace", "Patient", patient["id"])["parameter"]
     [kept] = hospital.stored("InboundMessage")
     assert trace["part"][0]["valueReference"]["reference"] == f"InboundMessage/{kept['id']}"
-    rows = [{p["name"]: p["valueString"] for p in part["part"]} for part in trace["part"][1:]]
-    assert {"element": "Patient.birthDate", "field": "PID[1]-7", "rule": "PID.Patient/pid7"} in rows
+    rows = [{p["name"]: p["valueString"] for p in part["part"]} for part in trace["part"] if part["name"] == "element"]
+    package = f"{hospital.intake.maps.package}#{hospital.intake.maps.version}"
+    wrote = {"element": "Patient.birthDate", "field": "PID[1]-7", "rule": "PID.Patient/pid7", "layer": package}
+    assert wrote in rows
 
 
 def test_a_message_that_failed_is_put_off_processed_again_and_resolved(hospital: Hospital) -> None:

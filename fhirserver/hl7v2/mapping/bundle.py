@@ -37,7 +37,7 @@ class Result:
     effects: what a store must do beyond writing, as (effect, fullUrl, other fullUrl): ("merge", prior, survivor).
     trace: what wrote what, empty unless asked for; rules: the ids of all rules that wrote, unless not asked for.
     unmapped: codes that tables lack. skipped: names of segments that no rule reads. warnings: what the sender should
-    mend.
+    mend. maps: what it was mapped by.
     """
 
     bundle: Resource
@@ -53,6 +53,7 @@ class Result:
     unmapped: Sequence[Unmapped]
     skipped: Sequence[str]
     warnings: Sequence[str]
+    maps: Maps
 
 
 def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = False) -> Result:
@@ -90,6 +91,7 @@ def to_bundle(maps: Maps, message: Message, context: Context, *, trace: bool = F
         unmapped=run.unmapped,
         skipped=sorted(set(skipped)),
         warnings=[*message.warnings, *dict.fromkeys(run.warnings)],
+        maps=maps,
     )
 
 
@@ -283,6 +285,10 @@ def _deleted(maps: Maps, entry: Entry) -> list[str]:
     gone = [element for element in entry.deletes if element not in entry.resource]
     for name in choices.keys() & entry.resource.keys() - entry.defaulted:
         gone += choices[name]
+    for name, type in maps.parts.get(entry.type, {}).items():
+        said, inner = entry.resource.get(name), maps.choices.get(type)
+        if inner and isinstance(said, dict):
+            gone += [f"{name}.{other}" for member in said.keys() & inner.keys() for other in inner[member]]
     return sorted(set(gone))
 
 

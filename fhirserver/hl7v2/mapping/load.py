@@ -99,9 +99,9 @@ def _check_rows(compiler: Compiler, rows: Mapping[str, Mapping[str, Mapping[str,
 
 
 def _choices(definitions: Definitions) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Per resource type: each name of a choice element -> the other names of the same element."""
+    """Per resource type and backbone: each name of a choice element -> the other names of the same element."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
-    for type in definitions.resource_types:
+    for type in (*definitions.resource_types, *(name for name in definitions.types if "." in name)):
         groups = definitions.types[type].choices.values()
         siblings = {name: tuple(other for other in names if other != name) for names in groups for name in names}
         if siblings:
@@ -109,17 +109,17 @@ def _choices(definitions: Definitions) -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
-def _parts(definitions: Definitions) -> dict[str, frozenset[str]]:
+def _parts(definitions: Definitions) -> dict[str, dict[str, str]]:
     """Per type: the elements that stand once and whose members are said one by one, such as Encounter.hospitalization
-    and Encounter.period.
+    and Encounter.period, each with its type.
     """
-    found: dict[str, frozenset[str]] = {}
+    found: dict[str, dict[str, str]] = {}
     for type in definitions.resource_types:
-        names = frozenset(
-            name
+        names = {
+            name: each.type
             for name, each in definitions.types[type].properties.items()
             if not each.is_list and (each.type.startswith(f"{type}.") or each.type in MERGED)
-        )
+        }
         if names:
             found[type] = names
     return found

@@ -130,7 +130,7 @@ class Maps:
     defaults: Mapping[str, Mapping[str, Any]]
     matching: Mapping[str, Mapping[str, Any]]
     choices: Mapping[str, Mapping[str, tuple[str, ...]]]
-    parts: Mapping[str, frozenset[str]]
+    parts: Mapping[str, Mapping[str, str]]
     bundle: SegmentMap | None
     rule_ids: frozenset[str]
     source: Package

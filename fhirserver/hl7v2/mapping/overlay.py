@@ -31,10 +31,8 @@ from fhirserver.hl7v2.mapping.times import zone
 
 EXTENSION = f"{BASE}/StructureDefinition/hl7v2-overlay"
 ACTIONS = ("add", "replace", "remove")
-SETTINGS = frozenset(
-    ("endpoint", "sending-application", "sending-facility", "timezone", "charset", "authority", "required-table",
-     "segment")
-)  # fmt: skip
+SENDER = ("endpoint", "sending-application", "sending-facility")
+SETTINGS = frozenset(("organization", *SENDER, "timezone", "charset", "authority", "required-table", "segment"))
 MOST_RULES = 2_000
 PLAIN = frozenset(("ST", "NM", "DT", "DTM", "TM", "ID", "IS", "SI", "TX", "FT", "varies"))
 _Z = re.compile(r"Z[A-Z0-9]{2}\Z")

@@ -1,0 +1,60 @@
+"""The messages that are kept: found, read, and moved on in their life by nobody but the server."""
+
+from __future__ import annotations
+
+import base64
+
+from fhirserver.auth.access import Access
+from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
+from fhirserver.interactions.indexing import entry_of
+from fhirserver.interactions.model import Server
+from fhirserver.interactions.write import next_instant, stamped
+from fhirserver.search.parse import parse
+from fhirserver.store.model import Change, Stored
+from fhirserver.store.search import compile_search, find
+
+
+def found(server: Server, access: Access, type: str, pairs: list[tuple[str, str]], most: int) -> list[Stored]:
+    """At most so many resources that a search finds. Raises Problem for a criterion that is none."""
+    query = parse(server.definitions, type, pairs, strict=True)
+    search = compile_search(server.store, access, type, query.clauses, None)
+    return list(find(server.store, search, query.sort, most).matches) if search else []
+
+
+def again(resource: Resource) -> Resource:
+    """An InboundMessage that is to be processed once more."""
+    kept = {name: value for name, value in resource.items() if name not in ("reason", "issue", "unmapped")}
+    return {**kept, "status": "received"}
+
+
+def rewrite(server: Server, current: Stored, resource: Resource) -> Resource:
+    """Writes the next version of an InboundMessage and answers it. Raises Problem(conflict) where another was
+    faster.
+    """
+    organization = current.organization
+    instant = next_instant(server, current)
+    resource = stamped(resource, current.id, current.version + 1, instant)
+    server.store.commit(
+        [
+            Change(
+                organization=organization,
+                type="InboundMessage",
+                id=current.id,
+                version=current.version + 1,
+                instant=instant,
+                method="PUT",
+                text=encode(resource).decode(),
+                entry=entry_of(server, resource, server.base(organization)),
+                private=current.private,
+                previous=current,
+                keep_previous=False,
+            )
+        ]
+    )
+    return resource
+
+
+def content_of(inbound: Stored) -> bytes:
+    """The bytes of a message as they came."""
+    return base64.b64decode(inbound.resource()["content"]["data"])

@@ -1,0 +1,340 @@
+"""Overlays over the API: written, refused, tried, compared; codes that nobody mapped, and what goes on afterwards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fhirserver import app
+from fhirserver.fhir.json import decode
+from fhirserver.hl7v2 import process, shipped
+from fhirserver.hl7v2.mapping.conceptmaps import concept_maps
+from fhirserver.settings import folder
+from tests.api.client import Api
+
+EXAMPLE = decode((folder("examples") / "hl7v2" / "overlay.json").read_bytes())
+RAW = (folder("examples") / "hl7v2" / "06-z-segments-a01-2.5.hl7").read_bytes()
+BASE = "https://fhirserver.example/fhir/StructureDefinition"
+
+
+@pytest.fixture
+def work(installation: app.Installation, api: Api) -> Callable[[], None]:
+    """Does what relay and workers do: sweeps, then drains every lane with a message."""
+
+    def drain() -> None:
+        intake = installation.intake()
+        process.sweep(intake)
+        for each in every(api, "InboundMessage?status=received&_count=100"):
+            process.process(intake, api.organization, each["lane"])
+
+    return drain
+
+
+@pytest.fixture
+def send(api: Api, work: Callable[[], None]) -> Callable[..., None]:
+    """POSTs messages and processes them."""
+    path = f"/1/health/organizations/{api.organization}/hl7v2"
+
+    def post(*messages: bytes) -> None:
+        for raw in messages:
+            headers = {"Authorization": f"Bearer {api.token}"}
+            answer = api.app.test_client().post(path, data=raw, content_type="application/hl7-v2", headers=headers)
+            assert b"MSA|AA" in answer.data, answer.data
+        work()
+
+    return post
+
+
+def message(
+    number: int, sex: str = "M", application: str = "ADT1", patient: str = "450014", event: str = "A01"
+) -> bytes:
+    raw = RAW.replace(b"LS00006", b"M%05d" % number).replace(b"|M|||55", f"|{sex}|||55".encode())
+    return (
+        raw.replace(b"ADT1", application.encode()).replace(b"450014", patient.encode()).replace(b"A01", event.encode())
+    )
+
+
+def asked(**values: Any) -> dict[str, Any]:
+    def part(name: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {"name": name, "resource": value}
+        return {"name": name, "valueInteger" if isinstance(value, int) else "valueString": value}
+
+    return {"resourceType": "Parameters", "parameter": [part(*each) for each in values.items()]}
+
+
+def told(answer: Any, name: str) -> list[Any]:
+    assert answer.status == 200, answer.data
+    found = [each for each in answer.json["parameter"] if each["name"] == name]
+    return [
+        each.get("part") or each.get("resource") or next(v for k, v in each.items() if k.startswith("value"))
+        for each in found
+    ]
+
+
+def values(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {part["name"]: next((v for k, v in part.items() if k.startswith("value")), part) for part in parts}
+
+
+def required(*tables: str) -> dict[str, Any]:
+    """An overlay that makes messages wait for the codes of these tables."""
+    parts = [{"url": "required-table", "valueString": name} for name in tables]
+    extension = {"url": f"{BASE}/hl7v2-overlay", "extension": parts}
+    return {"resourceType": "ConceptMap", "status": "active", "extension": [extension]}
+
+
+def every(api: Api, search: str) -> list[dict[str, Any]]:
+    """The resources that a search matches; fails if it was refused or a parameter ignored."""
+    answer = api.get(search, Prefer="handling=strict")
+    assert answer.status == 200, answer.data
+    return answer.resources
+
+
+def patients(api: Api) -> list[dict[str, Any]]:
+    return every(api, "Patient")
+
+
+def test_the_shipped_maps_are_found_on_the_registry(registry: Api, installation: app.Installation) -> None:
+    package = installation.intake().maps.source
+    written = shipped.lay_out(installation.server, package)
+    assert shipped.lay_out(installation.server, package) == 0
+    assert written in (0, len(concept_maps(package)))
+    url = "https://fhirserver.example/fhir/ConceptMap/v2-PID.Patient"
+    [found] = every(registry, f"ConceptMap?url={url}")
+    assert found["version"] == package.version
+    assert found["group"][0]["element"][0]["code"] == "PID-3"
+    assert len(every(registry, "ConceptMap?context=table&_count=100")) == len(package.tables)
+    refused = registry.put(f"ConceptMap/{found['id']}", {**found, "title": "mine"})
+    assert refused.status == 422
+    assert "overlay" in refused.issue["diagnostics"]
+
+
+def test_an_overlay_holds_for_the_next_message(api: Api, send: Callable[..., None]) -> None:
+    send(message(1))
+    assert "extension" not in patients(api)[0]
+    assert api.put("ConceptMap/lakeside-adt", EXAMPLE).status == 201
+    send(message(2))
+    [patient] = [each for each in patients(api) if "extension" in each]
+    assert "n" in [each.get("valueCoding", {}).get("code") for each in patient["extension"]]
+    kept = every(api, "InboundMessage?control-id=M00002")[0]
+    assert kept["mapping"].endswith("ConceptMap/lakeside-adt/_history/1")
+    [one] = [e for e in every(api, "Provenance") if len(e["policy"]) == 2]
+    assert one["policy"][1] == f"http://api.test{api.base}/ConceptMap/lakeside-adt/_history/1"
+    rows = told(api.get(f"Patient/{patient['id']}/$trace"), "trace")[0]
+    layers = {values(row["part"])["rule"]: values(row["part"])["layer"] for row in rows if row["name"] == "element"}
+    assert layers["ZPI.Patient/region"] == "ConceptMap/lakeside-adt/_history/1"
+    assert layers["PID.Patient/pid5"].startswith("fhirserver.v2-to-fhir#")
+
+
+def test_an_overlay_of_another_sender_or_organization_changes_nothing(api: Api, new_base: Callable[..., Api]) -> None:
+    new_base().put("ConceptMap/lakeside-adt", EXAMPLE)
+    other = copy.deepcopy(EXAMPLE)
+    other["extension"][0]["extension"][0]["valueString"] = "SOMEBODY"
+    assert api.put("ConceptMap/other", {**other, "id": "other"}).status == 201
+    answer = api.post("InboundMessage/$convert", asked(message=RAW.decode()))
+    assert told(answer, "skipped") == ["ZBE", "ZPI"]
+    assert told(answer, "mapping") == ["fhirserver.v2-to-fhir#0.1.0"]
+
+
+def test_a_broken_overlay_is_refused_with_the_field_and_the_last_good_one_stays(api: Api) -> None:
+    assert api.put("ConceptMap/lakeside-adt", EXAMPLE).status == 201
+    broken = copy.deepcopy(EXAMPLE)
+    broken["group"][0]["element"][0]["code"] = "ZPI-9"
+    refused = api.put("ConceptMap/lakeside-adt", broken)
+    assert refused.status == 400
+    assert "ZPI-9 is not declared" in refused.issue["diagnostics"]
+    assert refused.issue["expression"] == ["ConceptMap.group[0].element[0]"]
+    answer = api.post("InboundMessage/$convert", asked(message=RAW.decode()))
+    assert told(answer, "mapping")[0].endswith("ConceptMap/lakeside-adt/_history/1")
+
+
+def test_an_overlay_that_another_stands_on_cannot_be_taken_away(api: Api) -> None:
+    assert api.put("ConceptMap/lakeside-adt", EXAMPLE).status == 201
+    rule = {
+        "url": f"{BASE}/hl7v2-rule",
+        "extension": [{"url": "id", "valueString": "region"}, {"url": "action", "valueCode": "remove"}],
+    }
+    head = {
+        "url": f"{BASE}/hl7v2-map",
+        "extension": [{"url": "map", "valueString": "ZPI.Patient"}, {"url": "kind", "valueCode": "segment"}],
+    }
+    group = {"extension": [head], "element": [{"extension": [rule]}]}
+    beside = {**EXAMPLE, "id": "later", "group": [group]}
+    beside["extension"] = [
+        {"url": f"{BASE}/hl7v2-overlay", "extension": [{"url": "sending-application", "valueString": "ADT1"}]}
+    ]
+    assert api.put("ConceptMap/later", beside).status == 201
+    for refused in (
+        api.delete("ConceptMap/lakeside-adt"),
+        api.put("ConceptMap/lakeside-adt", {**EXAMPLE, "status": "retired"}),
+    ):
+        assert refused.status == 400
+        assert "ZPI.Patient" in refused.issue["diagnostics"]
+    assert api.delete("ConceptMap/later").status in (200, 204)
+    assert api.delete("ConceptMap/lakeside-adt").status in (200, 204)
+
+
+def test_an_overlay_is_no_matter_of_the_registry(registry: Api) -> None:
+    refused = registry.post("ConceptMap", EXAMPLE)
+    assert refused.status == 422
+    assert "organization" in refused.issue["diagnostics"]
+
+
+def test_a_draft_is_stored_with_its_faults_and_tried_but_not_used(api: Api) -> None:
+    draft = {**EXAMPLE, "status": "draft"}
+    assert api.put("ConceptMap/lakeside-adt", draft).status == 201
+    plain = api.post("InboundMessage/$convert", asked(message=RAW.decode()))
+    assert told(plain, "skipped") == ["ZBE", "ZPI"]
+    for overlay in ("ConceptMap/lakeside-adt", EXAMPLE):
+        tried = api.post("InboundMessage/$convert", asked(message=RAW.decode(), overlay=overlay))
+        assert told(tried, "skipped") == []
+        assert "ConceptMap/lakeside-adt" in told(tried, "mapping")[0]
+    faulty = copy.deepcopy(draft)
+    faulty["group"][4]["element"][0]["extension"][0]["extension"][0]["valueString"] = "pid999"
+    assert api.put("ConceptMap/lakeside-adt", faulty).status == 200
+    refused = api.post("InboundMessage/$convert", asked(message=RAW.decode(), overlay="ConceptMap/lakeside-adt"))
+    assert refused.status == 400
+    assert "there is no rule PID.Patient/pid999" in refused.issue["diagnostics"]
+
+
+def test_a_draft_is_compared_with_what_holds_over_the_last_messages(api: Api, send: Callable[..., None]) -> None:
+    send(message(1), message(2, application="LAB"))
+    assert api.put("ConceptMap/lakeside-adt", {**EXAMPLE, "status": "draft"}).status == 201
+    for answer in (
+        api.post("ConceptMap/lakeside-adt/$compare", asked(count=10)),
+        api.post("ConceptMap/$compare", asked(overlay=EXAMPLE)),
+    ):
+        assert (told(answer, "compared"), told(answer, "differs"), told(answer, "same")) == ([2], [1], [1])
+        [parts] = told(answer, "message")
+        rows = [values(part["part"]) for part in parts if part["name"] == "difference"]
+        added = next(row for row in rows if row["path"] == "Patient.extension")
+        assert added["op"] == "add"
+        assert "Northern region" in added["after"]
+        assert any(row["path"] == "Encounter.identifier[1]" for row in rows)
+    narrowed = api.post("ConceptMap/lakeside-adt/$compare", asked(filter="control-id=M00002"))
+    assert told(narrowed, "compared") == [1]
+    assert told(api.post("InboundMessage/$convert", asked(message=RAW.decode())), "skipped") == ["ZBE", "ZPI"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (asked(), "Give the overlay"),
+        (asked(overlay={"resourceType": "ConceptMap", "status": "draft"}), "is no overlay"),
+        (asked(overlay=EXAMPLE, count=101), "count is a number from 1 to 100"),
+        (asked(overlay="ConceptMap/nowhere"), "is not known here"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_says_why(body: dict[str, Any], text: str, api: Api) -> None:
+    refused = api.post("ConceptMap/$compare", body)
+    assert refused.status in (400, 404)
+    assert text in refused.issue["diagnostics"]
+
+
+def test_an_unmapped_code_makes_one_task_and_the_message_goes_through_with_a_warning(
+    api: Api, send: Callable[..., None]
+) -> None:
+    send(message(1, sex="Q"), message(2, sex="Q", patient="450015"), message(3, sex="W", patient="450016"))
+    kept = every(api, "InboundMessage?control-id=M00001")[0]
+    assert kept["status"] == "warning"
+    tasks = {each["input"][0]["valueString"]: each for each in every(api, "Task?code=map-code&status=requested")}
+    assert set(tasks) == {"Q", "W"}
+    counts = {
+        code: next(i["valueInteger"] for i in each["input"] if "valueInteger" in i) for code, each in tasks.items()
+    }
+    assert counts == {"Q": 2, "W": 1}
+    assert kept["unmapped"][0]["task"]["reference"] == f"Task/{tasks['Q']['id']}"
+    assert tasks["Q"]["focus"]["reference"] == f"InboundMessage/{kept['id']}"
+    assert {each["gender"] for each in patients(api)} == {"unknown"}
+
+
+def test_messages_that_need_a_code_wait_for_it_and_go_on_in_their_order(
+    api: Api, send: Callable[..., None], work: Callable[[], None]
+) -> None:
+    assert api.post("ConceptMap", required("administrative-sex")).status == 201
+    renamed = message(2, sex="Q", event="A08").replace(b"Abernathy^Clement", b"Abernathy^Clementine")
+    send(message(1, sex="Q"), renamed, message(3, sex="Q", application="LAB", patient="9"))
+    assert patients(api) == []
+    waiting = every(api, "InboundMessage?status=code-mapping-error")
+    assert {each["controlId"] for each in waiting} == {"M00001", "M00002", "M00003"}
+    assert {each["reason"] for each in waiting} == {"unmapped-code"}
+    tasks = every(api, "Task?status=requested")
+    assert len(tasks) == 2
+    task = next(each for each in tasks if any(i.get("valueString") == "ADT1" for i in each["input"]))
+
+    done = api.post(f"Task/{task['id']}/$map-code", asked(code="female"))
+    assert done.status == 200, done.data
+    assert done.json["status"] == "completed"
+    work()
+    [patient] = patients(api)
+    assert (patient["gender"], patient["name"][0]["given"]) == ("female", ["Clementine"])
+    assert {e["status"] for e in every(api, "InboundMessage?control-id=M00001,M00002")} == {"processed"}
+    assert [e["controlId"] for e in every(api, "InboundMessage?status=code-mapping-error")] == ["M00003"]
+    [overlay] = every(api, "ConceptMap?context=overlay&title:contains=ADT1")
+    assert overlay["group"][0]["element"] == [
+        {"code": "Q", "target": [{"code": "female", "equivalence": "equivalent"}]}
+    ]
+
+
+def test_a_code_mapped_by_writing_the_overlay_lets_the_messages_go_on(
+    api: Api, send: Callable[..., None], work: Callable[[], None]
+) -> None:
+    assert api.put("ConceptMap/local", {**required("administrative-sex"), "id": "local"}).status == 201
+    send(message(1, sex="Q"))
+    head = {
+        "url": f"{BASE}/hl7v2-map",
+        "extension": [{"url": "map", "valueString": "administrative-sex"}, {"url": "kind", "valueCode": "table"}],
+    }
+    codes = {
+        "extension": [head],
+        "element": [{"code": "Q", "target": [{"code": "other", "equivalence": "equivalent"}]}],
+    }
+    assert (
+        api.put("ConceptMap/local", {**required("administrative-sex"), "id": "local", "group": [codes]}).status == 200
+    )
+    work()
+    assert [each["gender"] for each in patients(api)] == ["other"]
+    assert [each["status"] for each in every(api, "Task")] == ["completed"]
+
+
+def test_a_code_mapped_for_the_organization_holds_for_all_its_senders(
+    api: Api, send: Callable[..., None], work: Callable[[], None]
+) -> None:
+    assert api.post("ConceptMap", required("administrative-sex")).status == 201
+    send(message(1, sex="Q"), message(2, sex="Q", application="LAB", patient="9"))
+    task = every(api, "Task?status=requested")[0]
+    assert api.post(f"Task/{task['id']}/$map-code", asked(code="male", scope="organization")).status == 200
+    work()
+    assert [each["gender"] for each in patients(api)] == ["male", "male"]
+    assert {each["status"] for each in every(api, "Task")} == {"completed"}
+
+
+def test_a_task_that_somebody_rejected_is_let_be(api: Api, send: Callable[..., None]) -> None:
+    send(message(1, sex="Q"))
+    [task] = every(api, "Task")
+    assert api.put(f"Task/{task['id']}", {**task, "status": "rejected"}).status == 200
+    send(message(2, sex="Q"))
+    assert [each["meta"]["versionId"] for each in every(api, "Task")] == ["2"]
+
+
+@pytest.mark.parametrize(("values", "text"), [({}, "code is required"), ({"code": "x", "scope": "world"}, "scope is")])
+def test_a_code_is_mapped_by_what_is_said(
+    values: dict[str, str], text: str, api: Api, send: Callable[..., None]
+) -> None:
+    send(message(1, sex="Q"))
+    [task] = every(api, "Task")
+    refused = api.post(f"Task/{task['id']}/$map-code", asked(**values))
+    assert refused.status == 400
+    assert text in refused.issue["diagnostics"]
+
+
+def test_the_settings_of_an_overlay_are_those_its_messages_are_read_with(api: Api) -> None:
+    overlay = copy.deepcopy(EXAMPLE)
+    assert api.put("ConceptMap/lakeside-adt", overlay).status == 201
+    answer = api.post("InboundMessage/$convert", asked(message=RAW.decode().replace("125500-0700", "125500")))
+    found = {e["resource"]["resourceType"]: e["resource"] for e in told(answer, "bundle")[0]["entry"]}
+    assert found["Patient"]["identifier"][0]["system"] == "urn:oid:2.16.840.1.113883.3.9999.1"
+    assert found["Encounter"]["period"]["start"] == "2026-09-14T12:55:00-07:00"
