@@ -47,7 +47,7 @@ def plan(server: Server) -> int:
 def _plan_contained(server: Server) -> None:
     """Once in the life of an installation: what was stored before contained resources were indexed."""
     database = server.store.database
-    made = server.store.singleton("contained", lambda: {"types": database.existing_types()})
+    made = server.store.singleton("contained", lambda: {"types": reindex.without_contained(database)})
     for type in made["types"]:
         reindex.begin(database, type, "_contained", "1", server.now())
 

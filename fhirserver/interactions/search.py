@@ -24,7 +24,7 @@ from fhirserver.interactions.explain import explained
 from fhirserver.interactions.includes import codes_of_page, included
 from fhirserver.interactions.model import Pairs, Request, Response, Server
 from fhirserver.interactions.own_events import with_own_events
-from fhirserver.interactions.parts import Part, of_type, through
+from fhirserver.interactions.parts import Part, back_through, of_type, through
 from fhirserver.interactions.reindex import unready
 from fhirserver.interactions.summary import subset
 from fhirserver.search.parse import Limits, parse, render
@@ -54,6 +54,9 @@ class Asked:
 
 def prepare(server: Server, request: Request, type: str | None, pairs: Pairs, *, strict: bool = True) -> Query:
     """The parsed query. Raises Problem for what is malformed, and when strict for what is unknown."""
+    if request.body is not None and request.interaction.startswith("search-"):
+        text = "A search by POST takes its parameters as a form (application/x-www-form-urlencoded) or in the URL."
+        raise problem("not-supported", text, "Content-Type", status=415)
     return parse(
         server.definitions, type, pairs, base=request.base, strict=strict, now=server.now(), limits=LIMITS
     )  # fmt: skip
@@ -167,15 +170,23 @@ def _over_types(
 
 def _through(server: Server, asked: Asked, parts: Iterable[Part]) -> Page:
     query = asked.query
-    begin, start = "", None
-    if query.cursor:
-        _, begin, *start = open_cursor(server, asked.key, query.cursor)
+    direction, *start = open_cursor(server, asked.key, query.cursor) if query.cursor else ("n",)
     alone = query.summary == "count" or asked.count == 0
-    counting = alone or query.total in COUNTED
-    page = through(parts, 0 if alone else asked.count, begin, start, server.total_bound if counting else None)
+    bound = server.total_bound if alone or query.total in COUNTED else None
+    if DIRECTIONS[direction] == "before":
+        page = back_through(parts, 0 if alone else asked.count, start, bound)
+    else:
+        page = through(parts, 0 if alone else asked.count, start or None, bound)
     if page.total is None and not query.cursor and page.after is None and query.total != "none":
         return replace(page, total=Total(len(page.matches)))
-    return page
+    return replace(page, total=_as_asked(query, page.total))
+
+
+def _as_asked(query: Query, counted: Total | None) -> Total | None:
+    """The total with what was counted up to the bound as an estimate, where that is enough for the caller."""
+    if counted is None or not counted.bounded or query.total != "estimate":
+        return counted
+    return Total(counted.count, estimated=True)
 
 
 def _compartment_types(server: Server, request: Request, access: Access) -> Mapping[str, tuple[Clause, ...]]:
@@ -198,7 +209,7 @@ def _total(server: Server, query: Query, page: Page, search: Search | None, sess
     if search is None:
         return Total(0)
     if query.summary == "count" or query.count == 0 or query.total in COUNTED:
-        return total(server.store, search, server.total_bound, session)
+        return _as_asked(query, total(server.store, search, server.total_bound, session))
     if not query.cursor and page.after is None and query.total != "none":
         return Total(len(page.matches))
     return None
@@ -246,6 +257,9 @@ def _entry(server: Server, request: Request, query: Query, version: Stored, mode
 def _notes(query: Query, counted: Total | None) -> Iterable[Issue]:
     for name, reason in query.unsupported:
         yield Issue("not-supported", f"{name} was ignored: {reason}", (name,), "warning")
+    if counted is not None and counted.estimated:
+        text = f"The total is an estimate: counting stopped at {counted.count}, and more match."
+        yield Issue("informational", text, ("_total",), "information")
     if counted is not None and counted.bounded:
         text = f"More than {counted.count} match; counting stopped there, so there is no total."
         yield Issue("incomplete", text, ("_total",), "information")

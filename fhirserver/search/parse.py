@@ -61,8 +61,8 @@ def parse(
             issues.extend(wrong.issues)
     if issues:
         raise Problem(tuple(issues[:_ISSUES]))
-    _together(state)
-    effective = tuple((name, shown) for _, name, shown in sorted(used))
+    idle = _together(state)
+    effective = tuple((name, shown) for _, name, shown in sorted(used) if name not in idle)
     return Query(type, tuple(state.clauses), used=effective, unsupported=tuple(state.unsupported), **state.result)
 
 
@@ -257,16 +257,22 @@ def _contained(state: _State, name: str, value: str) -> str | None:
     return value
 
 
-def _together(state: _State) -> None:
-    """Refuses what does not go with a search for contained resources: they have no order or references of their own."""
+def _together(state: _State) -> tuple[str, ...]:
+    """Refuses what does not go with a search for contained resources: they have no order or references of their own.
+    Answers the names of what has no effect without one.
+    """
     if state.result.get("contained", "false") == "false":
-        return
+        if state.result.pop("contained_type", None) is None:
+            return ()
+        state.passed_over("_containedType", "", "it has no effect without _contained=true or both")
+        return ("_containedType",)
     alone = state.result.get("contained_type") == "contained"
     for attribute, refused in (("sort", True), ("includes", alone), ("revincludes", alone)):
         if refused and state.result.get(attribute):
             name = {"sort": "_sort", "includes": "_include", "revincludes": "_revinclude"}[attribute]
             text = f"{name} cannot be used in a search for contained resources; leave it out."
             raise problem("not-supported", text, f"http.{name}")
+    return ()
 
 
 def _pretty(state: _State, name: str, value: str) -> str | None:

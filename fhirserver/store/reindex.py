@@ -61,6 +61,17 @@ def begin(database: Database, type: str, parameter: str, defined: str, now: date
         )
 
 
+def without_contained(database: Database) -> list[str]:
+    """The types that may have contained resources whose values are not indexed. Looks at every document: for once."""
+    text = {"$or": [{"d": {"$regex": '"contained":'}}, {"d": {"$type": "binData"}}]}
+    with translated():
+        return [
+            type
+            for type in database.existing_types()
+            if database.collection(type).find_one({"c": {"$exists": False}, **text}, {"_id": 1})
+        ]
+
+
 def waiting(database: Database) -> list[str]:
     """The types with records that are not ready."""
     with translated():

@@ -138,6 +138,26 @@ def test_pages_of_contained_resources_show_each_once(filled: Api, kind: str, cou
     assert found == whole
 
 
+def test_containers_are_paged_backwards_too(filled: Api) -> None:
+    answer = filled.get("Medication?code=abc,xyz&_contained=both&_count=1")
+    pages = [shown(answer)]
+    while url := answer.link("next"):
+        answer = filled.get(url)
+        pages.append(shown(answer))
+    back = [shown(answer)]
+    while url := answer.link("previous"):
+        answer = filled.get(url)
+        back.insert(0, shown(answer))
+    assert back == pages
+
+
+def test_a_kind_of_answer_without_looking_inside_is_said_to_have_no_effect(filled: Api) -> None:
+    answer = filled.get("Medication?_containedType=contained")
+    assert "_containedType was ignored" in answer.notes
+    assert "_containedType" not in (answer.link("self") or "")
+    assert filled.get("Medication?_containedType=contained", Prefer="handling=strict").status == 400
+
+
 def test_only_the_count_can_be_asked_for(filled: Api) -> None:
     asked = "Medication?code=abc&_contained=both&_containedType=contained"
     for how in ("_summary=count", "_count=0"):

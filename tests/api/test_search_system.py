@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.api.client import Api
 from tests.api.samples import observation, patient
 
@@ -79,3 +81,40 @@ def test_the_type_that_lacks_a_parameter_is_named(api: Api) -> None:
 def test_a_search_over_types_says_that_it_is_not_explained(api: Api) -> None:
     api.create(patient())
     assert "X-Explain was ignored" in api.get("?_type=Patient", X_Explain="true").notes
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("extra", ["", "&_total=accurate"])
+def test_the_way_back_shows_the_same_pages(api: Api, count: int, extra: str) -> None:
+    for number in range(4):
+        api.store(patient(id=f"p{number}"))
+        api.store({"resourceType": "Organization", "id": f"g{number}", "name": "x"})
+    for number in range(3):
+        api.store(observation("Patient/p0", id=f"o{number}"))
+    asked = f"?_type=Observation,Organization,Patient&_count={count}{extra}"
+    pages = api.pages(asked)
+    assert [id for page in pages for id in page] == [
+        *(f"o{number}" for number in range(3)),
+        *(f"g{number}" for number in range(4)),
+        *(f"p{number}" for number in range(4)),
+    ]
+    answer = api.get(asked)
+    while url := answer.link("next"):
+        answer = api.get(url)
+    back = [answer.ids]
+    while url := answer.link("previous"):
+        answer = api.get(url)
+        assert answer.link("next")
+        if extra:
+            assert answer.json["total"] == 11
+        back.insert(0, answer.ids)
+    assert [id for page in back for id in page] == [id for page in pages for id in page]
+    # From a page that was reached backwards the way forwards is the same again.
+    assert api.get(answer.link("next") or "").ids == (back[1] if len(back) > 1 else answer.ids)
+
+
+def test_a_search_over_types_knows_its_total_when_all_is_on_one_page(api: Api) -> None:
+    api.store(patient(id="p"))
+    assert api.get("?_type=Patient").json["total"] == 1
+    assert "total" not in api.get("?_type=Patient&_total=none").json
+    assert api.get("?_type=Patient&_count=0").json["total"] == 1

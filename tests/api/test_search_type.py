@@ -156,6 +156,11 @@ def test_a_total_that_is_too_large_to_count_is_left_out_and_said(api: Api, insta
     bound = installation.server.total_bound
     installation.server.total_bound = 2
     try:
+        rough = api.get("Patient?_total=estimate&_count=1")
+        assert rough.json["total"] == 2
+        assert "The total is an estimate: counting stopped at 2, and more match." in rough.notes
+        over_types = api.get("?_type=Patient&_total=estimate&_count=1")
+        assert (over_types.json["total"], "estimate" in over_types.notes) == (2, True)
         answer = api.get("Patient?_total=accurate&_count=1")
     finally:
         installation.server.total_bound = bound
@@ -373,3 +378,9 @@ def test_an_include_costs_the_page_and_one_query_for_each_type_it_leads_to(
     ]
     database.drop_collection("system.profile")
     assert sorted(name for name in asked if name[:1].isupper()) == ["Observation", "Patient", "Practitioner"]
+
+
+def test_a_search_by_post_with_a_body_that_is_no_form_is_refused_not_ignored(api: Api) -> None:
+    for path in ("Patient/_search", "_search?_type=Patient"):
+        answer = api.post(path, {"family": "adler"})
+        assert (answer.status, answer.issue["expression"]) == (415, ["Content-Type"])
