@@ -1,9 +1,11 @@
-"""Operations on a ClientApplication: $rotate-secret gives it a new secret, $why explains what it may do and who says
-so.
+"""Operations on a ClientApplication: $rotate-secret gives it a new secret, $secrets says when each was used, $why
+explains what it may do and who says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,7 +20,7 @@ from fhirserver.interactions.read import current
 from fhirserver.interactions.table import BY_CODE
 from fhirserver.interactions.write import answer, persist, put
 from fhirserver.rules import client as rule
-from fhirserver.rules.model import CANONICAL, REGISTRY, target
+from fhirserver.rules.model import CANONICAL, REGISTRY, instant, target
 
 TYPE = "ClientApplication"
 
@@ -40,6 +42,33 @@ def rotate_secret(server: Server, request: Request, access: Access) -> Response:
         return answer(server, request, written, 200)
 
     return persist(request, attempt)
+
+
+def secrets(server: Server, request: Request, access: Access) -> Response:
+    """$secrets: of each secret of a client when it was made, was last used and ends, and whether it is weak; and when
+    the client last authenticated by a key. Never a secret, nor anything made of one.
+    """
+    parameters(request)
+    version = current(server, access, TYPE, request.id or "", request)
+    now = server.now()
+    held = [entry for entry in version.private.get("secrets", ()) if entry.get("expires", "9") > instant(now)]
+    parts = [{"name": "secret", "part": _of_secret(entry, entry is held[-1])} for entry in held]
+    if version.private.get("used"):
+        parts.append({"name": "keyLastUsed", "valueInstant": instant(version.private["used"])})
+    return Response(200, resource={"resourceType": "Parameters", **({"parameter": parts} if parts else {})})
+
+
+def _of_secret(entry: Mapping[str, Any], newest: bool) -> list[Resource]:
+    times = (("created", entry["created"]), ("lastUsed", entry.get("used")), ("expires", entry.get("expires")))
+    parts: list[Resource] = [{"name": name, "valueInstant": _instant(value)} for name, value in times if value]
+    parts.append({"name": "current", "valueBoolean": newest})
+    if entry.get("weak"):
+        parts.append({"name": "warning", "valueString": rule.WEAK})
+    return parts
+
+
+def _instant(value: str | datetime) -> str:
+    return instant(value) if isinstance(value, datetime) else value
 
 
 def why(server: Server, request: Request, access: Access) -> Response:
@@ -132,6 +161,7 @@ def _row(name: str, type_: str, function: Any, *, affects_state: bool) -> Operat
 
 CLIENTS = (
     _row("rotate-secret", TYPE, rotate_secret, affects_state=True),
+    _row("secrets", TYPE, secrets, affects_state=False),
     _row("why", TYPE, why, affects_state=False),
     _row("why", "ClientAuthorization", why, affects_state=False),
 )

@@ -33,7 +33,7 @@ DEFAULT_OVERLAP, MOST_OVERLAP = 86_400, 30 * 86_400
 
 MOST_LIFETIME = {"accessTokenLifetime": 86_400, "refreshTokenLifetime": 400 * 86_400}
 
-_WEAK = f"The secret is weak: use {LEAST_SECRET} random characters or more, or leave it out and get one made."
+WEAK = f"The secret is weak: use {LEAST_SECRET} random characters or more, or leave it out and get one made."
 
 
 def create(context: Context, resource: Resource) -> Prepared:
@@ -59,7 +59,8 @@ def create(context: Context, resource: Resource) -> Prepared:
         return Prepared(client, {"secrets": []})
     warnings = _judged(sent, client["kind"])
     secret = sent or context.new_secret()
-    return Prepared(client, {"secrets": [_entry(context, secret)]}, {**client, "secret": secret}, warnings)
+    entry: dict[str, Any] = {**_entry(context, secret), **({"weak": True} if warnings else {})}
+    return Prepared(client, {"secrets": [entry]}, {**client, "secret": secret}, warnings)
 
 
 def update(context: Context, previous: Resource, private: Mapping[str, Any], resource: Resource) -> Prepared:
@@ -146,8 +147,8 @@ def _judged(secret: Any, kind: str) -> tuple[Issue, ...]:
     if len(secret) >= LEAST_SECRET and len(set(secret)) >= 10:
         return ()
     if kind != "test":
-        raise problem("business-rule", _WEAK, "ClientApplication.secret")
-    return (Issue("business-rule", _WEAK, ("ClientApplication.secret",), "warning"),)
+        raise problem("business-rule", WEAK, "ClientApplication.secret")
+    return (Issue("business-rule", WEAK, ("ClientApplication.secret",), "warning"),)
 
 
 def _own(principal: Principal, client: Resource) -> None:
@@ -263,13 +264,14 @@ def _scope_note(previous: Resource, client: Resource) -> tuple[Issue, ...]:
     return (Issue("informational", text, ("ClientApplication.scope",), "information"),)
 
 
-def has_secret(private: Mapping[str, Any], matches: Callable[[str, str], bool], secret: str, now: str) -> bool:
-    """Whether the secret is one of the client's that are in force; `matches` is `Vault.matches`, `now` an instant.
+def secret_of(private: Mapping[str, Any], matches: Callable[[str, str], bool], secret: str, now: str) -> str:
+    """The hash of the one of the client's secrets in force that this is, "" for none of them; `matches` is
+    `Vault.matches`, `now` an instant.
 
     Every stored hash is compared, so that the time taken does not tell which of them it was.
     """
-    held = [entry for entry in private.get("secrets", ()) if entry.get("expires", "9") > now]
-    return sum(matches(secret, entry["hash"]) for entry in held) > 0
+    held = [entry["hash"] for entry in private.get("secrets", ()) if entry.get("expires", "9") > now]
+    return "".join([hash for hash in held if matches(secret, hash)][:1])
 
 
 RULE = Rule("ClientApplication", create=create, update=update)

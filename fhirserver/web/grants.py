@@ -214,6 +214,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
             until = datetime.fromtimestamp(claims["exp"], UTC) + timedelta(minutes=1)
             if not self.lasting.put(f"assertion/{digest(id_ + ' ' + claims['jti'])}", {}, until):
                 raise assertions.Refused("the assertion has been used before")
+            self.tokens.used(id_, "", now)
         except assertions.Refused as reason:
             self.tokens.failed(address, id_)
             raise InvalidClientError(status_code=401, description=f"The client is not known: {reason}.") from None
@@ -264,8 +265,9 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
             answer["id_token"] = self._id_token(client, consent, user, lifetime)
         if "refresh_token" in client["grantType"] and {"offline_access", "online_access"} & set(words):
             bound = replace(consent, session="" if "offline_access" in words else consent.session)
-            seconds = int(client.get("refreshTokenLifetime", codes.REFRESH_LIFETIME.total_seconds()))
-            answer["refresh_token"] = codes.new_refresh(self.lasting, bound, now, timedelta(seconds=seconds))
+            left = refresh_lifetime(client, consent, now)
+            if left > timedelta():
+                answer["refresh_token"] = codes.new_refresh(self.lasting, bound, now, left)
         return answer
 
     def _id_token(self, client: Resource, consent: Consent, user: Resource, lifetime: int) -> str:
@@ -306,6 +308,16 @@ def grants(tokens: Tokens) -> list[type[_Grant]]:
 def lifetime_of(client: Resource, tokens: Tokens) -> int:
     """Seconds an access token of this client is good for."""
     return min(int(client.get("accessTokenLifetime", tokens.lifetime)), MOST_LIFETIME)
+
+
+def refresh_lifetime(client: Resource, consent: Consent, now: datetime) -> timedelta:
+    """How long a refresh token issued now is good for: counted anew with each use, or from the sign-in where the client
+    is registered so.
+    """
+    whole = timedelta(seconds=int(client.get("refreshTokenLifetime", codes.REFRESH_LIFETIME.total_seconds())))
+    if client.get("refreshTokenExpiry") != "absolute":
+        return whole
+    return datetime.fromtimestamp(consent.signed_in, UTC) + whole - now
 
 
 def plain(text: str) -> str:

@@ -18,7 +18,7 @@ from fhirserver.auth.keys import SigningKey, by_kid
 from fhirserver.auth.principal import ANONYMOUS, Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
-from fhirserver.rules.client import has_secret
+from fhirserver.rules.client import secret_of
 from fhirserver.rules.model import instant, target
 from fhirserver.rules.user import older, operator, roles
 from fhirserver.store.attempts import Attempts
@@ -56,6 +56,7 @@ class Tokens:
     organization: Callable[[str], Resource | None] | None = None
     patients: Callable[[Principal, str, str], Sequence[tuple[str, str]]] | None = None
     fetch: Callable[[str, str], Mapping[str, Any]] | None = None
+    used: Callable[[str, str, datetime], None] = lambda client, secret, now: None
     create: Callable[[Principal, Resource], Resource] | None = None
     set_password: Callable[[str, str, Mapping[str, Any]], bool] | None = None
 
@@ -132,10 +133,11 @@ class Tokens:
         self.refuse_throttled(address, id_)
         found = self.client(id_)
         private = found[1] if found else {}
-        same = has_secret(private, self.matches, secret, instant(now))
+        same = secret_of(private, self.matches, secret, instant(now))
         if found is None or not same or found[0].get("active") is False:
             self.failed(address, id_)
             return None
+        self.used(id_, same, now)
         return found
 
     def refuse_throttled(self, address: str, who: str, *, person: bool = False) -> None:

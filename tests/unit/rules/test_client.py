@@ -72,8 +72,8 @@ def test_the_command_lines_example_is_accepted_with_a_warning_about_its_secret(c
     assert prepared.shown["secret"] == "my-super-secret"
     assert [issue.severity for issue in prepared.warnings] == ["warning"]
     assert "my-super-secret" not in json.dumps(prepared.private)
-    assert rule.has_secret(prepared.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:00Z")
-    assert not rule.has_secret(prepared.private or {}, vault.matches, "my-super-secreT", "2026-01-01T12:00:00Z")
+    assert rule.secret_of(prepared.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:00Z")
+    assert not rule.secret_of(prepared.private or {}, vault.matches, "my-super-secreT", "2026-01-01T12:00:00Z")
 
 
 def test_the_web_applications_example_is_a_public_client_without_a_secret(context: Context) -> None:
@@ -239,12 +239,12 @@ def test_a_rotated_secret_works_beside_the_one_before_for_a_while(context: Conte
         ("my-super-secret", "2026-01-01T12:00:30.000Z", True),
         ("my-super-secret", "2026-01-01T12:01:30.000Z", False),
     ]:
-        assert rule.has_secret(held, vault.matches, secret, now) is works
+        assert bool(rule.secret_of(held, vault.matches, secret, now)) is works
     second = rule.rotate(context, first.resource, held, overlap=60)
     assert len((second.private or {})["secrets"]) == 2
-    assert not rule.has_secret(second.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:01.000Z")
+    assert not rule.secret_of(second.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:01.000Z")
     at_once = rule.rotate(context, previous, private, overlap=0)
-    assert not rule.has_secret(at_once.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:00.000Z")
+    assert not rule.secret_of(at_once.private or {}, vault.matches, "my-super-secret", "2026-01-01T12:00:00.000Z")
     assert "secret" not in first.resource
 
 
