@@ -63,6 +63,7 @@ from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
 from fhirserver.store.seal import Seals
 from fhirserver.store.spool import Spool
+from fhirserver.store.uses import Uses
 from fhirserver.subscriptions.admission import admitting
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.operations import Operations
@@ -212,6 +213,7 @@ def _tokens(settings: Settings, server: Server, vault: Vault, endpoints: Endpoin
         new_id=server.new_id,
         lifetime=settings.token_lifetime,
         fetch=KeySets(get).fetch,
+        used=Uses(server.store.database).mark,
     )
     return oauth.lasting(made, server)
 
