@@ -238,6 +238,24 @@ def test_what_a_user_allowed_an_application_can_be_withdrawn(exchange: Exchange,
     assert kept.get(key, now) is None
 
 
+def test_a_new_password_needs_the_present_one_and_ends_every_other_session(exchange: Exchange) -> None:
+    here, elsewhere = Visitor(exchange), Visitor(exchange)
+    assert here.sign_in("acme").status_code == elsewhere.sign_in("acme").status_code == 303
+    given = {"csrf": here.token(), "current": PASSWORD, "password": f"{PASSWORD}-new", "again": f"{PASSWORD}-new"}
+    wrong = here.post("/console/account", given | {"current": "wrong-password-12"})
+    differs = here.post("/console/account", given | {"again": "another-password-9"})
+    weak = here.post("/console/account", given | {"password": "short", "again": "short"})
+
+    assert 'id="current-wrong" class="wrong">The present password is wrong.' in wrong.text
+    assert 'id="again-wrong" class="wrong">The two new passwords differ.' in differs.text
+    assert 'id="password-wrong" class="wrong">The password must have 16' in weak.text
+    assert "short" not in re.sub(r"<small[^>]*>[^<]*", "", weak.text)
+    assert here.post("/console/account", given).status_code == 303
+    assert "Your password is changed." in here.get("/console/account").text
+    assert elsewhere.get("/console/account").status_code == 303
+    assert Visitor(exchange).sign_in("acme").status_code == 401
+
+
 def test_files_that_pages_load_are_ours_and_may_be_kept_for_long(visitor: Visitor) -> None:
     page = visitor.get("/console/sign-in").text
     files = re.findall(r'(?:src|href)="(/console/static/[^"]+)"', page)

@@ -31,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(300))  # the first one waits for the installation and three sign-ins
 
 
 @dataclass
@@ -157,13 +158,16 @@ def shot() -> Callable[[Any, str], Path]:
 
 @pytest.fixture(scope="session")
 def assert_accessible() -> Callable[[Any], None]:
-    """`assert_accessible(page)`: axe-core finds nothing serious or critical, and nothing reaches beyond the width."""
+    """`assert_accessible(page)`: axe-core finds nothing serious or critical, and nothing reaches beyond the width. With
+    `rules` it is asked about these alone.
+    """
 
-    def check(page: Any) -> None:
+    def check(page: Any, *rules: str) -> None:
         assert AXE.exists(), "axe-core is not there: bash tools/assets.sh"
         if not page.evaluate("() => Boolean(window.axe)"):
             page.evaluate(AXE.read_text())
-        found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        asked = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+        found = page.evaluate("asked => axe.run(document, asked)", asked)
         serious = [
             f"{each['id']} ({each['impact']}): {node['target']} {node['html'][:160]}"
             for each in found["violations"]
@@ -186,15 +190,16 @@ def looked(
     """
 
     def look(who: str, address: str, name: str, ready: str = "h1", status: int = 200) -> None:
+        page = opened(who)
+        assert page.goto(address).status == status
+        page.wait_for_selector(ready)
         for width in WIDTHS:
-            page = opened(who, width)
-            assert page.goto(address).status == status
-            page.wait_for_selector(ready)
-            for mode in ("light", "dark"):
+            page.set_viewport_size({"width": width, "height": HEIGHTS[width]})
+            for mode, rules in (("light", ()), ("dark", ("color-contrast",))):
                 page.emulate_media(color_scheme=mode, reduced_motion="reduce")
-                assert_accessible(page)
+                assert_accessible(page, *rules)
                 shot(page, f"{name}-{width}-{mode}")
-            page.context.close()
+        page.context.close()
 
     return look
 

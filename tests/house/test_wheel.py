@@ -29,6 +29,19 @@ def test_the_wheel_carries_every_file_of_the_folder(wheel: Path, name: str) -> N
     assert {f"fhirserver/_data/{file}" for file in files} - carried == set()
 
 
+def test_the_wheel_carries_what_the_pages_of_the_console_are_made_of(wheel: Path) -> None:
+    carried = set(zipfile.ZipFile(wheel).namelist())
+    console = ROOT / "fhirserver" / "web" / "console"
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for path in console.rglob("*")
+        if path.suffix in (".html", ".yaml", ".css", ".js")
+    }
+
+    assert f"{console.relative_to(ROOT).as_posix()}/static/vendor/htmx.js" in files, "run: bash tools/assets.sh"
+    assert files - carried == set()
+
+
 def test_an_installed_package_finds_its_folders(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path)
