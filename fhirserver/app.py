@@ -34,6 +34,7 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.hl7v2.operations import operations as message_operations
+from fhirserver.hl7v2.points import settled
 from fhirserver.hl7v2.shipped import ruled
 from fhirserver.interactions import pix, profiles, sandbox
 from fhirserver.interactions.audit import facts
@@ -164,7 +165,7 @@ def build(settings: Settings) -> Installation:
         page_size=settings.page_size,
         page_size_limit=settings.page_size_max,
     )
-    intake = cache(lambda: Intake(server, load_maps(folder("mappings"), server.definitions)))
+    intake = cache(lambda: settled(Intake(server, load_maps(folder("mappings"), server.definitions))))
     endpoints = Endpoints(Guard(settings.webhook_allow))
     _complete(server, endpoints, vault, intake)
     return Installation(settings, server, vault, _tokens(settings, server, vault, endpoints), queue, intake)

@@ -247,7 +247,8 @@ _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path
 def send_messages(file: Path, to: str | None, data: Path | None) -> None:
     """Send the messages of FILE over MLLP and print their acknowledgments; exit 1 if one is not accepted."""
     from fhirserver import supervisor
-    from fhirserver.hl7v2.send import messages_in, send
+    from fhirserver.hl7v2.batch import messages_in
+    from fhirserver.hl7v2.send import send
 
     settings = supervisor.running(Settings.from_env(data=data).data) or Settings.from_env(data=data)
     host, _, port = (to or f"{settings.mllp_host}:{settings.mllp_port}").rpartition(":")
@@ -262,6 +263,22 @@ def send_messages(file: Path, to: str | None, data: Path | None) -> None:
     except OSError as error:
         raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from None
     sys.exit(1 if refused else 0)
+
+
+@hl7v2.command("load")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--organization", required=True, help="Id of the Organization whose messages these are.")
+@_data
+def load_messages(files: tuple[Path, ...], organization: str, data: Path | None) -> None:
+    """Take the messages of FILES (one or many in each, batches too) for an organization, as if they had been sent.
+
+    What was taken before is not taken again. Exits with 1 if any is not accepted (AE, AR).
+    """
+    from fhirserver import local
+
+    seen = local.take_messages(_beside(data), files, organization)
+    click.echo(", ".join(f"{number} {name}" for name, number in sorted(seen.items())) or "no messages")
+    sys.exit(1 if any(seen[code] for code in ("AE", "AR", "CE", "CR")) else 0)
 
 
 @hl7v2.command("convert")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from fhirserver.fhir import Resource, package
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2 import process, shipped
-from fhirserver.hl7v2.send import messages_in
+from fhirserver.hl7v2.batch import messages_in
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.interactions import packages
 from fhirserver.interactions.capabilities import served_types
@@ -180,6 +181,23 @@ def load(
             validated=validated,
         )
         return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
+
+
+def take_messages(settings: Settings, files: Sequence[Path], organization: str) -> Counter[str]:
+    """Takes the HL7v2 messages in files for an organization, as if they had come over HTTP. Counts them by what became
+    of them (`received`, `parse-error`, `failed`) and by what their senders would be told (`AA`, `AE`, `AR`, ...).
+
+    Raises Problem: not-found where there is no such organization, transient where the database is away.
+    """
+    seen: Counter[str] = Counter()
+    with app.opened(settings) as installation:
+        app.require_organization(installation.server, organization)
+        intake = installation.intake()
+        for path in files:
+            for taken in intake.take_all(messages_in(path.read_bytes()), "local", organization):
+                seen[taken.resource["status"]] += 1
+                seen[taken.resource.get("acknowledgmentCode") or "none"] += 1
+    return seen
 
 
 def convert(settings: Settings, file: bytes, organization: str) -> Iterator[str]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from fhirserver import app
 from fhirserver.fhir.problem import Problem
@@ -152,23 +154,50 @@ async def _listen(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _more_files()
     intake = app.build(settings).intake()
     receiver = Receiver(intake)
-    commits = asyncio.create_task(receiver.run())
+    certificate = _certificate(settings)
+    beside = [asyncio.create_task(receiver.run())]
+    if certificate:
+        beside.append(asyncio.create_task(certificate.watch()))
     try:
         seen = await mllp.serve(
             settings.mllp_host,
             settings.mllp_port,
             receiver.receive,
             refuse=intake.too_long,
-            limits=mllp.Limits(message=settings.mllp_max_message),
+            limits=mllp.Limits(
+                message=settings.mllp_max_message,
+                connections=settings.mllp_connections,
+                connections_per_peer=settings.mllp_connections_per_peer,
+                idle=settings.mllp_idle,
+            ),
             ready=lambda port: log.info("listening for HL7v2 on %s:%s", settings.mllp_host, port),
             stop=stop,
+            tls=certificate.context if certificate else None,
         )
         log.info("listener ends: %s", dict(seen))
     finally:
-        commits.cancel()
+        for task in beside:
+            task.cancel()
         receiver.close()
+
+
+def _certificate(settings: Settings) -> mllp.Certificate | None:
+    if not settings.mllp_certificate:
+        return None
+    certificate, clients = Path(settings.mllp_certificate), settings.mllp_client_ca
+    key = Path(settings.mllp_key) if settings.mllp_key else certificate
+    return mllp.Certificate(certificate, key, Path(clients) if clients else None)
+
+
+def _more_files() -> None:
+    """As many open files as are allowed: a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _until_signalled() -> threading.Event:

@@ -162,9 +162,18 @@ def _type(message: Message) -> list[str]:
 
 
 def _msa(message: Message, code: str, text: str) -> str:
-    return message.field.join(["MSA", code, message.control_id, message.escapes.encode(text[:80])]).rstrip(
-        message.field
-    )
+    fields = ["MSA", code, message.control_id, message.escapes.encode(text[:80]), _expected(message, code)]
+    return message.field.join(fields).rstrip(message.field)
+
+
+def _expected(message: Message, code: str) -> str:
+    """The sequence number expected next (2.10.1): messages are taken in any order, so it is the one after MSH-13, or
+    that again where the message was not taken. MSH-13 of 0 begins a link; of -1 it wants nothing.
+    """
+    said = message["MSH-13"].strip()
+    if not said.isascii() or not said.isdecimal() or len(said) > 15:
+        return ""
+    return str(int(said) + (code in ("AA", "CA")))
 
 
 def _err(message: Message, issue: Issue) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.hl7v2 import ack
+from fhirserver.hl7v2.charset import DEFAULT
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.mapping.times import date_time
 from fhirserver.hl7v2.mapping.values import authority_of
@@ -25,6 +26,7 @@ from fhirserver.hl7v2.senders import Sender, Senders
 QUARANTINE = "registry"
 """The organization key that keeps the messages of unknown senders."""
 PROCESSING = ("P", "T", "D", "")
+INSTEAD, AFTER = "instead", "after"
 MOST_PATIENTS = 50
 """Patients of one message whose lanes it takes."""
 
@@ -39,10 +41,19 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back: at once, and later (the application acknowledgment of enhanced mode)."""
+
+    acknowledgment: bytes | None
+    later: Awaitable[bytes | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """A message ready to be stored: the InboundMessage (its id is the idempotency key) and what to answer when it is.
 
-    acknowledgment is None where the sender wants none. waits: whether it goes on to be processed.
+    acknowledgment is None where the sender wants none. waits: whether it goes on to be processed. control: what only
+    one content may have, the sender's control id; "" where there is none.
     """
 
     organization: str
@@ -50,13 +61,28 @@ class Inbound:
     acknowledgment: bytes | None
     lane: str
     waits: bool
+    control: str = ""
+    settles: str = ""
+    mode: str = "original"
+    charset: str = DEFAULT
+
+
+Check = Callable[[bytes, Sender], Problem | None]
 
 
 def prepare(
-    raw: bytes, peer: Peer, senders: Senders, maps: Maps, *, received: datetime, sequence: int, registry: str = ""
+    raw: bytes,
+    peer: Peer,
+    senders: Senders,
+    maps: Maps,
+    *,
+    received: datetime,
+    sequence: int,
+    registry: str = "",
+    check: Check | None = None,
 ) -> Inbound:
     """What to store and answer for these bytes. `registry` is the registry's base URL, for the reference to the
-    Endpoint.
+    Endpoint; `check` maps the message where the Endpoint wants that before the acknowledgment.
 
     Never raises for anything a sender may send.
     """
@@ -71,18 +97,52 @@ def prepare(
     if fault is None and message is not None:
         fault = _refusal(message, found, maps)
     status, reason = _status(message, fault, found)
+    if fault is None and found is not None and found.point == "transformed" and check is not None:
+        fault = check(raw, found)
+        status, reason = (status, reason) if fault is None else mapping_failure(fault)
     resource = _resource(raw, message, peer, found, received, sequence)
     if found and found.endpoint:
         resource["endpoint"] = {"reference": f"{registry}/Endpoint/{found.endpoint}".lstrip("/")}
     resource |= {"status": status} | ({"reason": reason} if reason else {})
-    answer, code = _answer(raw, message, found, fault, received, resource["id"])
+    mode = ack.mode_of(message, found.acknowledgment if found else "msh") if message else "original"
+    answer, code = _answer(raw, message, mode, fault, received, resource["id"])
     return Inbound(
         organization=found.organization if found else QUARANTINE,
         resource=_completed(resource, fault, answer, code),
         acknowledgment=answer,
         lane=resource["lane"],
         waits=status == "received",
+        control=_control(resource, found.organization if found else QUARANTINE),
+        settles=_settles(message, found, mode) if fault is None and message and found else "",
+        mode=mode,
+        charset=(found.charset if found else "") or DEFAULT,
     )
+
+
+def mapping_failure(fault: Problem) -> tuple[str, str]:
+    """Status and reason of a message that could not be mapped or stored."""
+    code = fault.issues[0].code
+    reason = {"exception": "internal", "not-supported": "unmapped", "required": "unmapped"}.get(code, "rejected")
+    return ("failed" if code == "exception" else "mapping-error"), reason
+
+
+def _settles(message: Message, found: Sender, mode: str) -> str:
+    """Whether the sender is to hear what becomes of a message. An ACK is never acknowledged."""
+    if message.code in ("ACK", "MCF"):
+        return ""
+    if mode == "enhanced":
+        return AFTER if message["MSH-16"].upper() not in ("", "NE") else ""
+    return INSTEAD if found.point == "persisted" and mode != "silent" else ""
+
+
+def _control(resource: Resource, organization: str) -> str:
+    names = ("sendingApplication", "sendingFacility", "controlId")
+    parts = [
+        organization,
+        resource.get("endpoint", {}).get("reference", ""),
+        *(resource.get(name, "") for name in names),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40] if parts[-1] else ""
 
 
 def unavailable(raw: bytes, *, now: datetime, control_id: str) -> bytes:
@@ -97,6 +157,11 @@ def too_long(head: bytes, limit: int, *, now: datetime, control_id: str) -> byte
     return _refused(head, fault, now, control_id, "AR")
 
 
+def refused(raw: bytes, fault: Problem, *, now: datetime, control_id: str) -> bytes:
+    """The answer to what is not taken for this reason: AE for its content, AR for everything else."""
+    return _refused(raw, fault, now, control_id, ack.code_of(fault))
+
+
 def _refused(raw: bytes, fault: Problem, now: datetime, control_id: str, code: str = "AR") -> bytes:
     try:
         mode = ack.mode_of(Message.parse(raw))
@@ -107,9 +172,9 @@ def _refused(raw: bytes, fault: Problem, now: datetime, control_id: str, code: s
 
 def _sender(message: Message | None, senders: Senders, peer: Peer) -> Sender | None:
     if message is None:
-        return senders.find((), (), peer.certificate)
+        return senders.find((), (), peer.certificate, peer.subject)
     applications = (message["MSH-3.1"], message["MSH-3.2"])
-    return senders.find(applications, (message["MSH-4.1"], message["MSH-4.2"]), peer.certificate)
+    return senders.find(applications, (message["MSH-4.1"], message["MSH-4.2"]), peer.certificate, peer.subject)
 
 
 def _refusal(message: Message, found: Sender | None, maps: Maps) -> Problem | None:
@@ -162,11 +227,10 @@ def _status(message: Message | None, fault: Problem | None, found: Sender | None
 
 
 def _answer(
-    raw: bytes, message: Message | None, found: Sender | None, fault: Problem | None, now: datetime, id: str
+    raw: bytes, message: Message | None, mode: str, fault: Problem | None, now: datetime, id: str
 ) -> tuple[bytes | None, str]:
     """The acknowledgment and its MSA-1; None and "" where the sender wants none."""
-    mode = ack.mode_of(message, found.acknowledgment if found else "msh") if message else "original"
-    code = "AA" if fault is None else "AR" if found is None and message is not None else ack.code_of(fault)
+    code = "AA" if fault is None else ack.code_of(fault)
     if message is not None and not ack.is_wanted(message, code, mode):
         return None, ""
     issues = fault.issues if fault else ()
@@ -285,5 +349,5 @@ def _patient(key: tuple[str, str]) -> Resource:
 
 
 def again(inbound: Inbound, acknowledgment: bytes | None) -> Inbound:
-    """The same message once more: it gets the answer it got before, and goes no further."""
+    """The same message once more: it gets the answer it got before, and goes no further (but is settled as before)."""
     return replace(inbound, acknowledgment=acknowledgment, waits=False)

@@ -13,22 +13,38 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
+from fhirserver.hl7v2.batch import answered, batched, is_batch
 from fhirserver.hl7v2.effective import Overlays
-from fhirserver.hl7v2.inbound import QUARANTINE, Inbound, Peer, again, prepare, too_long, unavailable
+from fhirserver.hl7v2.inbound import (
+    INSTEAD,
+    QUARANTINE,
+    Check,
+    Inbound,
+    Peer,
+    Reply,
+    again,
+    prepare,
+    refused,
+    too_long,
+    unavailable,
+)
 from fhirserver.hl7v2.mapping import Maps
-from fhirserver.hl7v2.senders import CONNECTION, Senders
+from fhirserver.hl7v2.senders import Sender, Senders
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.write import stamped
+from fhirserver.rules.endpoint import CONNECTION
 from fhirserver.search.parse import parse
+from fhirserver.store.database import CLAIMS
 from fhirserver.store.model import Change
 from fhirserver.store.search import compile_search, find
 
@@ -40,8 +56,24 @@ MOST_ENDPOINTS = 10_000
 FRESH_SECONDS = 1.0
 MOST_AT_ONCE = 64 * 1024
 """Bytes of a message that the listener reads itself; a longer one goes to another thread, so that nobody waits."""
+SETTLING = 8
+"""Threads that wait for what becomes of messages whose sender is to hear it."""
 BATCH_MESSAGES = 500
 BATCH_BYTES = 16 * 1024 * 1024
+
+
+class Points(Protocol):
+    """What endpoints want to know before, or after, a message is acknowledged: see `hl7v2.points`."""
+
+    def check(self, raw: bytes, sender: Sender) -> Problem | None:
+        """What is wrong with the mapping of a message."""
+
+    def settle(self, message: Inbound) -> bytes | None:
+        """The acknowledgment that says what became of a message."""
+
+
+class _NotAtOnce(Exception):
+    """A message needs a look into the store before it can be answered."""
 
 
 @dataclass(slots=True)
@@ -50,6 +82,7 @@ class Intake:
 
     server: Server
     maps: Maps
+    points: Points | None = None
     overlays: Overlays = field(init=False)
     _senders: Senders = field(default_factory=lambda: Senders(()))
     _read: float = 0.0
@@ -75,12 +108,17 @@ class Intake:
         """What `prepare` answers where that needs no look into the store; else None."""
         if time.monotonic() - self._read > FRESH_SECONDS or len(raw) > MOST_AT_ONCE:
             return None
-        found = self._prepare(raw, peer, self._senders)
+        try:
+            found = self._prepare(raw, peer, self._senders, _not_at_once)
+        except _NotAtOnce:
+            return None
         return None if found.organization == QUARANTINE else found
 
-    def _prepare(self, raw: bytes, peer: Peer, senders: Senders) -> Inbound:
+    def _prepare(self, raw: bytes, peer: Peer, senders: Senders, check: Check | None = None) -> Inbound:
         now, registry = self.server.now(), self.server.base(QUARANTINE)
-        return prepare(raw, peer, senders, self.maps, received=now, sequence=self._sequence(), registry=registry)
+        check = check or (self.points.check if self.points else None)
+        given: dict[str, Any] = {"received": now, "sequence": self._sequence(), "registry": registry, "check": check}
+        return prepare(raw, peer, senders, self.maps, **given)
 
     def _sequence(self) -> int:
         """Nanoseconds, and always more than the last: the clock may stand still or step back."""
@@ -102,8 +140,14 @@ class Intake:
         """Stores the messages under one commit; a duplicate comes back with the acknowledgment of the first. Raises
         Problem.
         """
-        changes = [self._change(message) for message in messages]
-        answers = self.server.store.insert_messages(changes)
+        answers = self.server.store.insert_messages([self._change(message) for message in messages])
+        again = [index for index, answer in enumerate(answers) if answer == "claimed"]
+        if again:  # the sender used the control id before, for other content
+            for index in again:
+                messages[index].resource["repeatedControlId"] = True
+            later = self.server.store.insert_messages([self._change(messages[index], claims=False) for index in again])
+            for index, answer in zip(again, later, strict=True):
+                answers[index] = answer
         for message, answer in zip(messages, answers, strict=True):
             self._record(message, answer)
         return [
@@ -126,7 +170,7 @@ class Intake:
             why=resource.get("reason", "") or ("sent again" if answer == "duplicate" else ""),
         )
 
-    def _change(self, message: Inbound) -> Change:
+    def _change(self, message: Inbound, *, claims: bool = True) -> Change:
         instant = self.server.now()
         resource = stamped(message.resource, message.resource["id"], 1, instant)
         return Change(
@@ -138,6 +182,7 @@ class Intake:
             method="POST",
             text=encode(resource).decode(),
             entry=entry_of(self.server, resource, self.server.base(message.organization)),
+            private={CLAIMS: [message.control]} if claims and message.control else {},
             keep_previous=False,
         )
 
@@ -152,17 +197,51 @@ class Intake:
             self.server.enqueue(JOB, organization, lane)
 
     def take(self, raw: bytes, address: str, organization: str) -> bytes | None:
-        """Takes one message that was sent to an organization over HTTP; answers its acknowledgment, None where none is
-        wanted.
+        """Takes one message, or a batch of them, that was sent to an organization over HTTP; answers its
+        acknowledgment, None where none is wanted. Raises Problem for a batch that is not whole.
         """
-        senders = self.senders(FRESH_SECONDS).of(organization)
+        if is_batch(raw):
+            return self._batch(raw, self.take_all(batched(raw), address, organization))
         try:
-            message = self.commit([self._prepare(raw, Peer(address), senders)])[0]
+            return self.take_all([raw], address, organization)[0].acknowledgment
         except Problem as fault:
             log.warning("a message could not be stored: %s", fault.issues[0].code)
             return self.unavailable(raw)
-        self.wake([message])
-        return message.acknowledgment
+
+    def take_all(self, messages: Sequence[bytes], address: str, organization: str) -> list[Inbound]:
+        """Takes messages for an organization, in order and under few commits; answers them with the acknowledgments
+        that their senders get. Raises Problem where the store is away.
+        """
+        senders = self.senders(FRESH_SECONDS).of(organization)
+        return self._taken(messages, lambda raw: self._prepare(raw, Peer(address), senders))
+
+    def take_batch(self, raw: bytes, peer: Peer) -> bytes | None:
+        """Takes a batch that came over MLLP; AR where it is not whole, or cannot be stored."""
+        try:
+            return self._batch(raw, self._taken(batched(raw), lambda each: self.prepare(each, peer)))
+        except Problem as fault:
+            log.warning("a batch could not be taken: %s", fault.issues[0].code)
+            return refused(raw, fault, now=self.server.now(), control_id=self.server.new_id()[:20].upper())
+
+    def _taken(self, messages: Sequence[bytes], prepared: Callable[[bytes], Inbound]) -> list[Inbound]:
+        done: list[Inbound] = []
+        for start in range(0, len(messages), BATCH_MESSAGES):
+            stored = self.commit([prepared(raw) for raw in messages[start : start + BATCH_MESSAGES]])
+            self.wake(stored)
+            done += stored
+        return [replace(each, acknowledgment=self.settled(each)) if each.settles == INSTEAD else each for each in done]
+
+    def _batch(self, raw: bytes, taken: Sequence[Inbound]) -> bytes:
+        answers = [each.acknowledgment for each in taken if each.acknowledgment is not None]
+        return answered(raw, answers, now=self.server.now(), control_id=self.server.new_id()[:20].upper())
+
+    def settled(self, message: Inbound) -> bytes | None:
+        """The acknowledgment that says what became of a message; AR where that cannot be found out now."""
+        try:
+            return self.points.settle(message) if self.points else message.acknowledgment
+        except Problem as fault:
+            log.warning("what became of a message is not known: %s", fault.issues[0].code)
+            return self.unavailable(base64.b64decode(message.resource["content"]["data"]))
 
     def unavailable(self, raw: bytes) -> bytes:
         """The answer while the store is away."""
@@ -171,6 +250,10 @@ class Intake:
     def too_long(self, head: bytes, limit: int) -> bytes:
         """The answer to a message that is too long to take."""
         return too_long(head, limit, now=self.server.now(), control_id=self.server.new_id()[:20].upper())
+
+
+def _not_at_once(raw: bytes, sender: Sender) -> Problem | None:
+    raise _NotAtOnce
 
 
 def _sender(resource: Resource) -> str:
@@ -197,22 +280,29 @@ class Receiver:
         self._store = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._door = ThreadPoolExecutor(1, thread_name_prefix="door")
         self._jobs = ThreadPoolExecutor(1, thread_name_prefix="wake")
+        self._settling = ThreadPoolExecutor(SETTLING, thread_name_prefix="settle")
 
-    async def receive(self, raw: bytes, peer: Peer) -> bytes | None:
+    async def receive(self, raw: bytes, peer: Peer) -> Reply:
         """The acknowledgment of a message, when it is stored; AR when it cannot be. None: the sender wants none."""
         loop = asyncio.get_running_loop()
+        if is_batch(raw):
+            return Reply(await loop.run_in_executor(self._settling, self._intake.take_batch, raw, peer))
         done: asyncio.Future[Inbound] = loop.create_future()
         try:
             message = self._intake.ready(raw, peer)
             if message is None:
                 message = await loop.run_in_executor(self._door, self._intake.prepare, raw, peer)
             self._waiting.put_nowait((message, done))
-            return (await done).acknowledgment
+            stored = await done
+            if not stored.settles:
+                return Reply(stored.acknowledgment)
+            answer = loop.run_in_executor(self._settling, self._intake.settled, stored)
+            return Reply(await answer) if stored.settles == INSTEAD else Reply(stored.acknowledgment, answer)
         except Problem as fault:
             log.warning("a message could not be stored: %s", fault.issues[0].code)
         except Exception:
             log.exception("a message could not be taken in")
-        return self._intake.unavailable(raw)
+        return Reply(self._intake.unavailable(raw))
 
     async def run(self) -> None:
         """Commits what waits, until cancelled."""
@@ -247,6 +337,7 @@ class Receiver:
         self._door.shutdown(wait=True)
         self._store.shutdown(wait=True)
         self._jobs.shutdown(wait=True)
+        self._settling.shutdown(wait=True)
 
 
 def _settle(done: asyncio.Future[Inbound], result: Inbound | Problem) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -17,15 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fhirserver.hl7v2.framing import DEFAULT_LIMIT, Deframer, Event, Frame, TooLong, Truncated, frame
-from fhirserver.hl7v2.inbound import Peer
+from fhirserver.hl7v2.framing import DEFAULT_LIMIT, Deframer, Event, TooLong, Truncated, frame
+from fhirserver.hl7v2.inbound import Peer, Reply
 
 log = logging.getLogger(__name__)
 
-Receive = Callable[[bytes, Peer], Awaitable[bytes | None]]
+Receive = Callable[[bytes, Peer], Awaitable[Reply]]
 Refuse = Callable[[bytes, int], bytes]
 
 READ_BYTES = 64 * 1024
+BACKLOG = 1024
+MOST_LATER = 64
+"""Application acknowledgments that one connection may wait for; then nothing more is read from it."""
+HANDSHAKE_SECONDS = 10.0
+SHORT = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "stateOrProvinceName": "ST",
+    "localityName": "L",
+}
+"""The names of the parts of a certificate's subject, as RFC 4514 writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +71,34 @@ class Listener:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._idle: set[asyncio.Task[Any]] = set()
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accepts connections until cancelled. One too many is closed at once, before anything is done for it: a
+        handshake costs more than a message.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, peer = await loop.sock_accept(listening)
+            except OSError as error:  # no more file descriptors, or hung up already
+                self.seen["refused"] += 1
+                log.warning("a connection could not be accepted: %s", error.strerror)
+                await asyncio.sleep(0.05)
+                continue
+            address = str(peer[0])
+            full = self._open.total() >= self.limits.connections
+            if full or self._open[address] >= self.limits.connections_per_peer or self.stopping.is_set():
+                self.seen["refused"] += 1
+                connection.close()
+                continue
+            self._open[address] += 1
+            task = loop.create_task(self._connected(connection, address, tls))
+            self._tasks.add(task)
+
+    async def _connected(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         """Serves one connection to its end."""
-        address = str((writer.get_extra_info("peername") or ("unknown",))[0])
-        full = self._open.total() >= self.limits.connections
-        if full or self._open[address] >= self.limits.connections_per_peer or self.stopping.is_set():
-            self.seen["refused"] += 1
-            await _closed(writer)
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._open[address] += 1
+        writer = None
         try:
+            reader, writer = await _streams(connection, tls)
             await self._serve(reader, writer, _peer(address, writer))
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError, TimeoutError):
             self.seen["broken"] += 1
@@ -80,22 +109,29 @@ class Listener:
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
-            self._tasks.discard(task)
-            await _closed(writer)
+            self._tasks.discard(asyncio.current_task())
+            if writer is None:
+                connection.close()
+            else:
+                await _closed(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         deframer = Deframer(self.limits.message)
         loop = asyncio.get_running_loop()
-        begun = 0.0
-        while True:
-            begun = (begun or loop.time()) if deframer.inside else 0.0
-            data = await self._read(reader, deframer, begun)
-            for event in deframer.feed(data) if data else deframer.end():
-                if not await self._answer(event, writer, peer):
-                    return
-            if not data or deframer.junk > self.limits.junk:
-                self.seen["junk"] += deframer.junk
-                return
+        later: set[asyncio.Task[None]] = set()
+        begun, goes_on = 0.0, True
+        try:
+            while goes_on:
+                begun = (begun or loop.time()) if deframer.inside else 0.0
+                data = await self._read(reader, deframer, begun)
+                for event in deframer.feed(data) if data else deframer.end():
+                    if not await self._answer(event, writer, peer, later):
+                        return
+                goes_on = bool(data) and deframer.junk <= self.limits.junk
+            self.seen["junk"] += deframer.junk
+        finally:
+            if later:  # what was asked for is answered, even to one who says no more
+                await asyncio.wait(later, timeout=self.limits.answer)
 
     async def _read(self, reader: asyncio.StreamReader, deframer: Deframer, begun: float) -> bytes:
         """The next bytes; none at the end of the stream, after too long a silence, and between messages when
@@ -113,7 +149,9 @@ class Listener:
         finally:
             self._idle.discard(task)
 
-    async def _answer(self, event: Event, writer: asyncio.StreamWriter, peer: Peer) -> bool:
+    async def _answer(
+        self, event: Event, writer: asyncio.StreamWriter, peer: Peer, later: set[asyncio.Task[None]]
+    ) -> bool:
         """Receives one event and writes its acknowledgment; whether the connection goes on."""
         if isinstance(event, Truncated):
             self.seen["truncated"] += 1
@@ -123,13 +161,22 @@ class Listener:
             await self._write(writer, self.refuse(event.head, event.limit))
             return False
         self.seen["messages"] += 1
-        acknowledgment = await self._received(event, peer)
-        if acknowledgment is not None:
-            await self._write(writer, acknowledgment)
+        reply = await self.receive(event.body, peer)
+        if reply.acknowledgment is not None:
+            await self._write(writer, reply.acknowledgment)
+        if reply.later is not None:
+            while len(later) >= MOST_LATER:
+                await asyncio.wait(later, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(self._follow(writer, reply.later))
+            later.add(task)
+            task.add_done_callback(later.discard)
         return True
 
-    async def _received(self, event: Frame, peer: Peer) -> bytes | None:
-        return await self.receive(event.body, peer)
+    async def _follow(self, writer: asyncio.StreamWriter, later: Awaitable[bytes | None]) -> None:
+        """Writes an application acknowledgment when it is there; whoever has hung up does without."""
+        with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
+            if (acknowledgment := await later) is not None:
+                await self._write(writer, acknowledgment)
 
     async def _write(self, writer: asyncio.StreamWriter, acknowledgment: bytes) -> None:
         writer.write(frame(acknowledgment))
@@ -176,20 +223,66 @@ async def serve(
     """
     limits = limits or Limits()
     listener = Listener(receive, refuse, limits)
-    server = await asyncio.start_server(
-        listener.connected,
-        host,
-        port,
-        limit=READ_BYTES,
-        backlog=1024,
-        ssl=tls,
-        ssl_handshake_timeout=10 if tls else None,
-    )
-    ready(server.sockets[0].getsockname()[1])
+    listening = await _listening(host, port)
+    accepting = [asyncio.create_task(listener.accept(each, tls)) for each in listening]
+    ready(listening[0].getsockname()[1])
     await stop.wait()
-    server.close()
+    for task, each in zip(accepting, listening, strict=True):
+        task.cancel()
+        each.close()
     await listener.drained()
     return listener.seen
+
+
+async def _listening(host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each address that the host has."""
+    loop, made = asyncio.get_running_loop(), list[socket.socket]()
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, address in dict.fromkeys(found):
+        each = socket.create_server(address, family=family, backlog=BACKLOG)
+        each.setblocking(False)
+        made.append(each)
+    return made
+
+
+async def _streams(
+    connection: socket.socket, tls: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The streams of an accepted connection, after its handshake where it is to be a TLS one."""
+    loop = asyncio.get_running_loop()
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    reader = asyncio.StreamReader(limit=READ_BYTES, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.connect_accepted_socket(
+        lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+class Certificate:
+    """Our certificate, read anew when its file has changed: a renewed one needs no restart."""
+
+    def __init__(self, certificate: Path, key: Path, clients: Path | None = None) -> None:
+        self.files = (certificate, key)
+        self.context = server_context(certificate, key, clients)
+        self._read = self._written()
+
+    def _written(self) -> list[int]:
+        return [path.stat().st_mtime_ns for path in self.files]
+
+    async def watch(self, seconds: float = 60.0) -> None:
+        """Looks at the files until cancelled. One that cannot be read leaves the certificate that is in use."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                if (now := self._written()) != self._read:
+                    self.context.load_cert_chain(*self.files)
+                    self._read = now
+                    log.info("the certificate of the listener was read anew")
+            except (OSError, ssl.SSLError) as error:
+                log.error("the certificate of the listener could not be read anew: %s", error)
 
 
 def server_context(certificate: Path, key: Path, clients: Path | None = None) -> ssl.SSLContext:
@@ -211,7 +304,7 @@ def _peer(address: str, writer: asyncio.StreamWriter) -> Peer:
     if not certificate:
         return Peer(address)
     names = tls.getpeercert().get("subject", ())
-    subject = ", ".join(f"{name}={value}" for part in names for name, value in part)
+    subject = ", ".join(f"{SHORT.get(name, name)}={value}" for part in names for name, value in part)
     return Peer(address, hashlib.sha256(certificate).hexdigest(), subject)
 
 

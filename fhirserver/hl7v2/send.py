@@ -58,24 +58,6 @@ class Connection:
         self.close()
 
 
-def messages_in(data: bytes) -> list[bytes]:
-    """The messages of a file: framed by MLLP, in a batch (FHS, BHS), or simply one after the other, each beginning
-    with MSH.
-    """
-    framed = [event.body for event in Deframer(len(data)).feed(data) if isinstance(event, Frame)]
-    if framed:
-        return framed
-    lines = data.replace(b"\r\n", b"\r").replace(b"\n", b"\r").split(b"\r")
-    found: list[list[bytes]] = []
-    for line in lines:
-        head = line.removeprefix(b"\xef\xbb\xbf")[:3]
-        if head == b"MSH":
-            found.append([line])
-        elif line.strip() and head not in (b"FHS", b"BHS", b"BTS", b"FTS") and found:
-            found[-1].append(line)
-    return [b"\r".join(part) + b"\r" for part in found] or ([data] if data.strip() else [])
-
-
 def send(messages: Iterable[bytes], host: str, port: int, *, timeout: float = 30.0) -> Iterator[bytes]:
     """Sends messages over one connection; yields each acknowledgment. Raises Problem, OSError."""
     with Connection(host, port, timeout=timeout) as connection:

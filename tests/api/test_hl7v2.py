@@ -61,3 +61,45 @@ def test_a_fault_of_transport_is_refused(send: Callable[..., Any], media: str, b
 def test_a_client_needs_the_scope_to_send(new_base: Callable[..., Api], api: Api, send: Callable[..., Any]) -> None:
     reader = new_base("system/Patient.rs", api.organization)
     assert send(MESSAGE, token=reader.token).status_code == 403
+
+
+def batch(*controls: str, count: str = "", files: bool = True) -> bytes:
+    """A batch of admissions; one whose control id begins with B has no patient."""
+    parts = [MESSAGE.replace(b"H1", each.encode()) for each in controls]
+    parts = [part.split(b"PID|")[0] if each[0] == "B" else part for part, each in zip(parts, controls, strict=True)]
+    head = b"FHS|^~\\&|ADT1|LAKESIDE|X|Y\r" * files + b"BHS|^~\\&|ADT1|LAKESIDE|X|Y|20260101||||B77\r"
+    return head + b"".join(parts) + f"BTS|{count or len(controls)}\r".encode() + b"FTS|1\r" * files
+
+
+def test_a_batch_is_answered_by_a_batch_of_acknowledgments(api: Api, send: Callable[..., Any]) -> None:
+    answer = send(batch("G1", "B2", "G3"))
+    assert answer.status_code == 200
+    lines = answer.data.split(b"\r")
+    assert [line[:3] for line in lines if line] == [
+        *(b"FHS", b"BHS"), *(b"MSH", b"MSA"), *(b"MSH", b"MSA", b"ERR"), *(b"MSH", b"MSA"), *(b"BTS", b"FTS")
+    ]  # fmt: skip
+    assert [line.split(b"|")[1:3] for line in lines if line[:3] == b"MSA"] == [
+        [b"AA", b"G1"], [b"AE", b"B2"], [b"AA", b"G3"]
+    ]  # fmt: skip
+    assert lines[1].split(b"|")[2:6] == [b"X", b"Y", b"ADT1", b"LAKESIDE"], "turned round"
+    assert b"B77" in lines[1]
+    assert len(api.found("InboundMessage")) == 3
+    again = send(batch("G1", "B2", "G3"))
+    assert [line for line in again.data.split(b"\r") if line[:3] == b"MSA"] == [x for x in lines if x[:3] == b"MSA"]
+    assert len(api.found("InboundMessage")) == 3
+
+
+def test_a_batch_without_a_file_gets_none_around_its_answer(send: Callable[..., Any]) -> None:
+    answer = send(batch("G1", files=False))
+    assert answer.data.startswith(b"BHS|")
+    assert answer.data.endswith(b"BTS|1\r")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(batch("G1", "G2", count="3"), 400), (b"BHS|^~\\&|ADT1|LAKESIDE\rBTS|0\r", 400)]
+)
+def test_a_batch_that_is_not_whole_is_not_taken(api: Api, send: Callable[..., Any], body: bytes, status: int) -> None:
+    answer = send(body)
+    assert answer.status_code == status
+    assert answer.get_json(force=True)["issue"][0]["severity"] == "error"
+    assert not api.found("InboundMessage")

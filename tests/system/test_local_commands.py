@@ -57,3 +57,20 @@ def test_a_message_is_converted_without_being_stored(running: Running) -> None:
     types = [entry["resource"]["resourceType"] for entry in bundle["entry"]]
     assert types[0] == "MessageHeader"
     assert "Patient" in types
+
+
+def test_messages_in_files_are_taken_for_an_organization_and_counted(running: Running, tmp_path: Path) -> None:
+    hospital = running.cli("organization", "create", "Lakeside Hospital")
+    message = MESSAGE.read_bytes()
+    batch = b"BHS|^~\\&|ADT1|LAKESIDE\r" + message + message.replace(b"LS00001", b"LS00002") + b"BTS|2\r"
+    (tmp_path / "batch.hl7").write_bytes(batch)
+
+    good = running.run("hl7v2", "load", str(tmp_path / "batch.hl7"), "--organization", hospital)
+    mixed = running.run(
+        "hl7v2", "load", str(MESSAGE), str(MESSAGES / "bad-1-no-patient.hl7"), "--organization", hospital
+    )
+    nowhere = running.run("hl7v2", "load", str(MESSAGE), "--organization", "nowhere")
+
+    assert (good.returncode, good.stdout) == (0, "2 AA, 2 received\n")
+    assert (mixed.returncode, mixed.stdout) == (1, "1 AA, 1 AE, 1 parse-error, 1 received\n")
+    assert nowhere.returncode == 2

@@ -22,12 +22,13 @@ from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2.framing import frame
-from fhirserver.hl7v2.inbound import Peer
+from fhirserver.hl7v2.inbound import Peer, Reply
 from fhirserver.hl7v2.ingest import Intake, Receiver
 from fhirserver.hl7v2.mapping import load
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.mllp import Limits, serve, server_context
 from fhirserver.hl7v2.operations import operations
+from fhirserver.hl7v2.points import settled
 from fhirserver.hl7v2.process import process, sweep
 from fhirserver.hl7v2.send import Connection
 from fhirserver.hl7v2.senders import CERTIFICATE, EXTENSION, Senders, endpoint_resource
@@ -77,7 +78,7 @@ def intake(mongo_url: str) -> Iterator[Intake]:
     )
     server = app.build(settings).server
     server.refresh()
-    yield Intake(server, load(ROOT / "mappings", server.definitions))
+    yield settled(Intake(server, load(ROOT / "mappings", server.definitions)))
     server.store.database.client.close()
 
 
@@ -182,10 +183,14 @@ def test_the_same_message_again_gets_the_same_acknowledgment_and_no_second_effec
 
 def test_the_same_control_id_with_other_content_is_another_message(hospital: Hospital) -> None:
     raw = example("06-z-segments-a01-2.5.hl7", hospital)
+    other = raw.replace(b"Clement", b"Clemens")
     hospital.send(raw)
-    hospital.send(raw.replace(b"Clement", b"Clemens"))
+    answers = {hospital.send(other)["MSA-1"] for _ in range(2)}
+    assert answers == {"AA"}
     hospital.drain()
     assert len(hospital.stored("InboundMessage", ("control-id", "LS00006"))) == 2
+    [flagged] = hospital.stored("InboundMessage", ("repeated-control-id", "true"))
+    assert base64.b64decode(flagged["content"]["data"]) == other
     [patient] = hospital.stored("Patient")
     assert patient["name"][0]["given"] == ["Clemens"]
 
@@ -430,6 +435,96 @@ def test_the_endpoint_says_time_zone_and_acknowledgment(intake: Intake, listener
     assert patient["identifier"][0]["system"] == "urn:oid:1.2.840.99999.1"
 
 
+def pointed(intake: Intake, listener: int, point: str) -> Hospital:
+    """A hospital whose Endpoint has this acknowledgment point."""
+    made = {"resourceType": "Organization", "active": True, "name": point, "type": [kind_concept("provider")]}
+    organization = local._create(intake.server, made)
+    parts = [{"url": "acknowledgment-point", "valueCode": point}]
+    endpoint = endpoint_resource(organization, "", facility(organization), False)
+    local._create(intake.server, {**endpoint, "extension": [{"url": EXTENSION, "extension": parts}]})
+    return Hospital(intake, organization, listener)
+
+
+NO_PATIENT = b"PID|1\rPV1|1|N\r"
+CLASH = b"PID|1||7^^^LAKESIDE^MR\rMRG|7^^^LAKESIDE^MR\r"
+"""A merge into itself: it is mapped, and cannot be stored."""
+
+
+def short(hospital: Hospital, event: str, segments: bytes, accept: bytes = b"", application: bytes = b"") -> bytes:
+    """A message with a control id of its own; MSH-13 is 41."""
+    head = b"|".join([
+        b"MSH", b"^~\\&", b"A", facility(hospital.organization).encode(), b"", b"", b"20260101", b"",
+        event.encode(), uuid.uuid4().hex[:20].encode(), b"P", b"2.5", b"41", b"", accept, application,
+    ])  # fmt: skip
+    return head + b"\r" + segments
+
+
+def test_stored_is_acknowledged_before_it_is_mapped(hospital: Hospital) -> None:
+    assert hospital.send(short(hospital, "ADT^A31", NO_PATIENT))["MSA-1"] == "AA"
+
+
+def test_an_endpoint_may_want_its_messages_mapped_before_they_are_acknowledged(intake: Intake, listener: int) -> None:
+    hospital = pointed(intake, listener, "transformed")
+    answer = hospital.send(short(hospital, "ADT^A31", NO_PATIENT))
+    assert (answer["MSA-1"], answer["ERR-3.1"], answer["ERR-2.1"]) == ("AE", "101", "PID")
+    [kept] = hospital.stored("InboundMessage")
+    assert (kept["status"], kept["acknowledgmentCode"]) == ("mapping-error", "AE")
+    assert hospital.send(short(hospital, "ADT^A40", CLASH))["MSA-1"] == "AA", (
+        "it is mapped, and that is all that is said"
+    )
+
+
+def test_an_endpoint_may_want_resources_committed_before_they_are_acknowledged(intake: Intake, listener: int) -> None:
+    hospital = pointed(intake, listener, "persisted")
+    good = short(hospital, "ADT^A31", b"PID|1||7^^^LAKESIDE^MR||Marlowe\rPV1|1|N\r")
+    with hospital.connect() as connection:
+        first = connection.send(good)
+        assert hospital.stored("Patient"), "there when the acknowledgment is"
+        assert connection.send(good) == first
+    assert Message.parse(first)["MSA-1"] == "AA"
+    bad = short(hospital, "ADT^A40", CLASH)
+    answers = [hospital.send(bad) for _ in range(2)]
+    assert [each["MSA-1"] for each in answers] == ["AE", "AE"]
+    assert "same resource" in answers[0]["ERR-8"]
+    [kept] = hospital.stored("InboundMessage", ("status", "mapping-error"))
+    assert kept["acknowledgmentCode"] == "AE"
+    assert len(hospital.stored("InboundMessage")) == 2
+
+
+def test_persisted_is_not_said_of_what_waits_too_long(
+    intake: Intake, listener: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = pointed(intake, listener, "persisted")
+    monkeypatch.setattr("fhirserver.hl7v2.points.PATIENCE_SECONDS", 0.3)
+    raw = short(hospital, "ADT^A31", b"PID|1||7^^^LAKESIDE^MR||Marlowe\rPV1|1|N\r")
+    monkeypatch.setattr("fhirserver.hl7v2.points.process", lambda *_: 0)
+    assert hospital.send(raw)["MSA-1"] == "AR"
+    monkeypatch.undo()
+    assert hospital.send(raw)["MSA-1"] == "AA"
+    assert len(hospital.stored("InboundMessage")) == 1
+
+
+def test_enhanced_mode_gets_what_became_of_a_message_on_the_same_connection(hospital: Hospital) -> None:
+    good = short(hospital, "ADT^A31", b"PID|1||7^^^LAKESIDE^MR||Marlowe\rPV1|1|N\r", b"AL", b"AL")
+    bad = short(hospital, "ADT^A31", NO_PATIENT, b"AL", b"AL")
+    silent = short(hospital, "ADT^A31", NO_PATIENT, b"AL", b"SU")
+    with hospital.connect() as connection:
+        for raw in (good, bad, silent):
+            connection.post(raw)
+        answers = [Message.parse(connection.answer()) for _ in range(5)]
+    said = {(each["MSA-1"], each["MSA-2"]) for each in answers}
+    good_id, bad_id, silent_id = (Message.parse(raw).control_id for raw in (good, bad, silent))
+    assert said == {("CA", good_id), ("AA", good_id), ("CA", bad_id), ("AE", bad_id), ("CA", silent_id)}
+    assert len({each["MSH-10"] for each in answers}) == 5
+
+
+def test_a_sequence_number_is_answered_with_the_next(hospital: Hospital) -> None:
+    assert hospital.send(short(hospital, "ADT^A31", NO_PATIENT))["MSA-4"] == "42"
+    assert hospital.send(short(hospital, "XXX^A31", NO_PATIENT))["MSA-4"] == "41", "not taken: the same once more"
+    unnumbered = short(hospital, "ADT^A31", NO_PATIENT).replace(b"|41|", b"|-1|")
+    assert not hospital.send(unnumbered)["MSA-4"]
+
+
 def test_a_client_certificate_says_whose_a_message_is(intake: Intake, tmp_path: Path) -> None:
     authority, server = trustme.CA(), tmp_path / "server.pem"
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -440,9 +535,9 @@ def test_a_client_certificate_says_whose_a_message_is(intake: Intake, tmp_path: 
     fingerprint = hashlib.sha256(der).hexdigest()
     seen: list[Peer] = []
 
-    async def receive(raw: bytes, peer: Peer) -> bytes:
+    async def receive(raw: bytes, peer: Peer) -> Reply:
         seen.append(peer)
-        return b"MSH|^~\\&\rMSA|AA|1\r"
+        return Reply(b"MSH|^~\\&\rMSA|AA|1\r")
 
     async def exchange() -> None:
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()

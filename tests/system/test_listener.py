@@ -1,0 +1,222 @@
+"""The listener as a process of its own: TLS with client certificates, its bounds, and input that is none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import trustme
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from fhirserver import app, local
+from fhirserver.embedded import free_port
+from fhirserver.fhir.problem import Problem
+from fhirserver.hl7v2.framing import frame
+from fhirserver.hl7v2.message import Message
+from fhirserver.hl7v2.send import Connection
+from fhirserver.hl7v2.senders import CERTIFICATE, SUBJECT, endpoint_resource
+from fhirserver.rules.organization import kind_concept
+from fhirserver.settings import Secret, Settings
+
+OFFERED = 10_000
+KEY = "a master key for tests that is long enough"
+
+
+@dataclass
+class House:
+    """An installation's database and folder, and listeners over it."""
+
+    folder: Path
+    mongo_url: str
+    authority: trustme.CA = field(default_factory=lambda: trustme.CA())
+    database: str = field(default_factory=lambda: f"listen-{uuid.uuid4().hex[:8]}")
+
+    def environ(self, **more: object) -> dict[str, str]:
+        given = {"data": self.folder, "mongo_url": self.mongo_url, "mongo_database": self.database, "master_key": KEY}
+        return {f"FHIRSERVER_{name.upper()}": str(value) for name, value in (given | more).items()}
+
+    def organization(self, *endpoints: dict[str, object]) -> str:
+        """A new hospital with these endpoints."""
+        settings = Settings(
+            data=self.folder, mongo_url=Secret(self.mongo_url), mongo_database=self.database, master_key=Secret(KEY),
+            public_url="http://listen.test",
+        )  # fmt: skip
+        with app.opened(settings) as installation:
+            kind = [kind_concept("provider")]
+            made = {"resourceType": "Organization", "active": True, "name": "Lakeside", "type": kind}
+            id = local._create(installation.server, made)
+            for each in endpoints:
+                managed = {"managingOrganization": {"reference": f"Organization/{id}"}}
+                local._create(installation.server, {**each, **managed})
+            return id
+
+    def certificate(self, name: str, **more: str) -> tuple[Path, str]:
+        """A client's certificate and key in one file, and its fingerprint."""
+        made = self.authority.issue_cert(f"{name}.example", common_name=name, **more)
+        path = self.folder / f"{name}.pem"
+        made.private_key_and_cert_chain_pem.write_to_path(path)
+        der = ssl.PEM_cert_to_DER_cert(made.cert_chain_pems[0].bytes().decode())
+        return path, sha256(der).hexdigest()
+
+    @contextlib.contextmanager
+    def listening(self, **more: object) -> Iterator[int]:
+        """A listener process on a free port."""
+        port = free_port()
+        environ = os.environ | self.environ(mllp_port=port, public_url="http://listen.test", **more)
+        with (self.folder / "listener.log").open("wb") as log:
+            process = subprocess.Popen([sys.executable, "-m", "fhirserver", "mllp"], env=environ, stderr=log)
+            try:
+                until(lambda: _open(port), 60)
+                yield port
+                assert process.poll() is None, "it has not ended"
+            finally:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+
+
+def until(true: object, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def message(facility: str, control: str = "") -> bytes:
+    return (
+        f"MSH|^~\\&|ADT1|{facility}|X|Y|20260101120000||ADT^A01|{control or uuid.uuid4().hex[:20]}|P|2.5\rEVN|A01\r"
+        f"PID|1||88^^^{facility}^MR||Bramwell^Ottilie\rPV1|1|I\r"
+    ).encode()
+
+
+@pytest.fixture(scope="module")
+def house(mongo_url: str, tmp_path_factory: pytest.TempPathFactory) -> House:
+    return House(tmp_path_factory.mktemp("listener"), mongo_url)
+
+
+@pytest.fixture(scope="module")
+def plain(house: House) -> Iterator[int]:
+    house.organization(endpoint_resource("", "", "PLAIN", False))
+    with house.listening(mllp_connections=300, mllp_connections_per_peer=200) as port:
+        yield port
+
+
+def told(port: int, raw: bytes, tls: ssl.SSLContext | None = None) -> str:
+    """MSA-1 of the answer to one message on a connection of its own."""
+    with Connection("127.0.0.1", port, tls=tls, timeout=20) as connection:
+        return Message.parse(connection.send(raw))["MSA-1"]
+
+
+def test_client_certificates_say_whose_messages_are_taken(house: House) -> None:
+    house.authority.cert_pem.write_to_path(house.folder / "ca.pem")
+    server, _ = house.certificate("server")
+    house.authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(server)
+    lakeside, fingerprint = house.certificate("lakeside")
+    hillside, _ = house.certificate("hillside", organization_name="Hillside")
+    other, _ = house.certificate("other")
+    bound = endpoint_resource("", "", "", False)
+    house.organization({**bound, "identifier": [{"system": CERTIFICATE, "value": fingerprint.upper()}]})
+    house.organization({**bound, "identifier": [{"system": SUBJECT, "value": "O=Hillside, CN=hillside"}]})
+    house.organization(endpoint_resource("", "", "OPEN", False))
+
+    def shows(path: Path | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(house.folder / "ca.pem"))
+        if path:
+            context.load_cert_chain(path)
+        return context
+
+    tls = {"mllp_certificate": server, "mllp_client_ca": house.folder / "ca.pem"}
+    with house.listening(**tls) as port:
+        assert told(port, message("ANY"), shows(lakeside)) == "AA"
+        assert told(port, message("ANY"), shows(hillside)) == "AA", "by the subject, in any order"
+        assert told(port, message("OPEN"), shows(other)) == "AA", "an Endpoint that asks for no certificate"
+        assert told(port, message("ANY"), shows(other)) == "AR"
+        with pytest.raises((ssl.SSLError, Problem, OSError)):
+            told(port, message("OPEN"), shows(None))
+        with pytest.raises((Problem, OSError)):
+            told(port, message("OPEN"))
+        stranger = trustme.CA().issue_cert("lakeside.example", common_name="lakeside")
+        stranger.private_key_and_cert_chain_pem.write_to_path(house.folder / "stranger.pem")
+        with pytest.raises((ssl.SSLError, Problem, OSError)):
+            told(port, message("ANY"), shows(house.folder / "stranger.pem"))
+    kept = house.folder / "listener.log"
+    assert b"Traceback" not in kept.read_bytes()
+
+
+def test_ten_thousand_connections_offered_hurt_nobody_who_has_one(plain: int) -> None:
+    refused, slowest = 0, 0.0
+    with Connection("127.0.0.1", plain, timeout=20) as working:
+        offered: list[socket.socket] = []
+        for number in range(OFFERED):
+            offered.append(_offer(plain))
+            if number % 500 == 499:
+                begun = time.monotonic()
+                assert b"MSA|AA|" in working.send(message("PLAIN"))
+                slowest = max(slowest, time.monotonic() - begun)
+                refused += sum(_hung_up(each) for each in offered)
+                for each in offered:
+                    each.close()
+                offered.clear()
+    assert refused > OFFERED // 2
+    assert slowest < 10, "seconds for a message while connections are refused"
+    until(lambda: told(plain, message("PLAIN")) == "AA", 20)
+
+
+def _offer(port: int) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port), timeout=20)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # leaves no port waiting
+    return made
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+PIECES = st.one_of(
+    st.binary(max_size=200),
+    st.sampled_from(
+        [b"\x0b", b"\x1c\r", b"\x1c", b"\r", b"\n", b"\x0b\x0b", b"MSH|", b"MSH|^~\\&|", b"PID|1||", b"\x00"]),
+    st.builds(lambda body: frame(b"MSH|^~\\&|ADT1|PLAIN|" + body), st.binary(max_size=200)),
+    st.builds(lambda cut: frame(message("PLAIN", "FUZZ"))[: cut], st.integers(0, 300)),
+    st.builds(
+        lambda at, byte: bytes([*frame(message("PLAIN", "FUZZ"))[:at], byte, *frame(message("PLAIN", "FUZZ"))[at:]]),
+        st.integers(0, 150), st.integers(0, 255),
+    ),
+)  # fmt: skip
+
+
+@examples(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(PIECES, max_size=8))
+def test_nothing_that_is_sent_ends_or_stalls_the_listener(plain: int, pieces: list[bytes]) -> None:
+    with socket.create_connection(("127.0.0.1", plain), timeout=20) as connection, contextlib.suppress(OSError):
+        for piece in pieces:
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass  # it hangs up when it has answered what there was
+    assert told(plain, message("PLAIN", "ALIVE")) == "AA"
