@@ -16,7 +16,8 @@ import pytest
 from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions import security
+from fhirserver.interactions import recording, security
+from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.recording import record, ship
 from fhirserver.interactions.table import INTERACTIONS
 from fhirserver.rules.organization import kind_concept
@@ -243,6 +244,16 @@ def test_every_kind_is_in_the_table() -> None:
     codes = {row.code for row in INTERACTIONS} - {"capabilities"}  # discovery shows nothing of anybody
     assert codes - set(ROWS) == set()
     assert set(security.KINDS) - set(ROWS) <= ELSEWHERE
+
+
+def test_a_record_is_found_by_all_that_is_in_it(world: World) -> None:
+    """Halves of index entries are computed once for records that are alike: together they are the whole."""
+    server = world.exchange.installation.server
+    base = server.base(world.exchange.hospital)
+    for _ in range(2):
+        for record_ in world.records().values():
+            whole = entry_of(server, record_, base)
+            assert recording.entry(server, record_, base).document() == whole.document()
 
 
 def test_nothing_is_recorded_of_discovery(world: World) -> None:
