@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2 import charset as charsets
@@ -27,25 +28,25 @@ class Segment:
     its name.
     """
 
-    __slots__ = ("_fields", "message", "name", "number", "text")
+    __slots__ = ("fields", "message", "name", "number", "text")
+    fields: list[str]
 
     def __init__(self, message: Message, name: str, text: str, number: int) -> None:
         self.message = message
         self.name = name
         self.text = text
         self.number = number
-        self._fields: list[str] | None = None
 
-    @property
-    def fields(self) -> list[str]:
-        """The raw fields, split at the first use."""
-        if self._fields is None:
-            separator = self.message.field
-            parts = self.text.split(separator)
-            if self.name in ("MSH", "FHS", "BHS"):
-                parts.insert(1, separator)
-            self._fields = parts
-        return self._fields
+    def __getattr__(self, name: str) -> Any:
+        """The fields, split at the first use: from then on they are an attribute like the others."""
+        if name != "fields":
+            raise AttributeError(name)
+        separator = self.message.field
+        parts = self.text.split(separator)
+        if self.name in ("MSH", "FHS", "BHS"):
+            parts.insert(1, separator)
+        self.fields = parts
+        return parts
 
     def raw(self, number: int) -> str:
         """The raw text of a field, empty where the segment is shorter."""

@@ -80,6 +80,8 @@ def text_of(src: Source, own: str, depth: int) -> Read:
             return leaf(run, parts[number], final) if number < len(parts) and parts[number] else ""
 
         return part
+    if src.segment == own and not src.subcomponent:
+        return _own_text(src.field, src.component, final)
 
     def text(run: Run, segment: Segment, raw: str, parts: Sequence[str]) -> str:
         found = read(run, segment, raw, parts)
@@ -88,6 +90,24 @@ def text_of(src: Source, own: str, depth: int) -> Read:
         if start == 0 and run.repetition and run.repetition in found:
             found = found[: found.index(run.repetition)]
         return leaf(run, found if simple else component_of(run, found, src, start), final)
+
+    return text
+
+
+def _own_text(number: int, component: int, depth: int) -> Read:
+    """As `text_of` for a field or component of the map's own segment, which is what most sources are."""
+
+    def text(run: Run, segment: Segment, raw: str, parts: Sequence[str]) -> str:
+        fields = segment.fields
+        found = fields[number] if number < len(fields) else ""
+        if not found:
+            return ""
+        if run.repetition and run.repetition in found:
+            found = found[: found.index(run.repetition)]
+        if component:
+            pieces = found.split(run.component) if run.component else [found]
+            found = pieces[component - 1] if component <= len(pieces) else ""
+        return leaf(run, found, depth) if found else ""
 
     return text
 
@@ -196,8 +216,12 @@ def compile_format(text: str, own: str, depth: int) -> Read:
         raise problem("invalid", f"format `{text}`: a bracket is not closed")
 
     def formatted(run: Run, segment: Segment, raw: str, parts: Sequence[str]) -> str:
-        found = [section(run, segment, raw, parts) for section in sections]
-        return "".join(text for text, _ in found).strip() if any(valued for _, valued in found) else ""
+        text, valued = "", False
+        for section in sections:
+            piece, said = section(run, segment, raw, parts)
+            text += piece
+            valued = valued or said
+        return text.strip() if valued else ""
 
     return formatted
 
@@ -206,6 +230,8 @@ def _section(piece: str, own: str, depth: int) -> Callable[[Run, Segment, str, S
     optional = piece.startswith("[")
     pieces = _PLACEHOLDER.split(piece.strip("[]") if optional else piece)
     literals, reads = pieces[::2], [text_of(source(name), own, depth) for name in pieces[1::2]]
+    if len(reads) == 1:
+        return _single(literals[0], reads[0], literals[1], optional)
 
     def section(run: Run, segment: Segment, raw: str, parts: Sequence[str]) -> tuple[str, bool]:
         values = [read(run, segment, raw, parts) for read in reads]
@@ -213,5 +239,13 @@ def _section(piece: str, own: str, depth: int) -> Callable[[Run, Segment, str, S
             return "", False
         text = "".join(a + b for a, b in zip(literals, [*values, ""], strict=True))
         return text, any(values)
+
+    return section
+
+
+def _single(before: str, read: Read, after: str, optional: bool) -> Callable[..., tuple[str, bool]]:
+    def section(run: Run, segment: Segment, raw: str, parts: Sequence[str]) -> tuple[str, bool]:
+        value = read(run, segment, raw, parts)
+        return ("", False) if optional and not value else (f"{before}{value}{after}", bool(value))
 
     return section
