@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from fhirserver.auth.layers import Row
 from fhirserver.auth.principal import Principal
-from fhirserver.search.query import Ids, Nothing, Or, References
+from fhirserver.auth.sandbox import TAG, TAG_SYSTEM, sandbox_of
+from fhirserver.search.query import Ids, Leaf, Not, Nothing, Or, References
 
 CONFORMANCE = (
     "CapabilityStatement",
@@ -29,7 +30,9 @@ CONFORMANCE = (
 """The types that describe the installation; everybody who is known may read them."""
 
 _COMMON = (
-    Row((*CONFORMANCE, "Organization"), "rs"),
+    Row(CONFORMANCE, "rs"),
+    # A sandbox has the name of its client, which is nobody else's business.
+    Row(("Organization",), "rs", Not(Leaf("_tag", "token", (f"{TAG_SYSTEM}|{TAG}",)))),
     # The registry's own records are for operators; others are turned to those of their own clients.
     Row(("AuditEvent",), "rs", Nothing()),
 )
@@ -49,6 +52,7 @@ def registry_rows(principal: Principal) -> tuple[Row, ...]:
 def _client(principal: Principal) -> tuple[Row, ...]:
     return (
         Row(("ClientApplication",), "rs", Ids(frozenset({principal.id}))),
+        Row(("Organization",), "rs", Ids(frozenset({sandbox_of(principal.id)}))),
         Row(("ClientAuthorization",), "rs", References("client", frozenset({f"ClientApplication/{principal.id}"}))),
         Row(("Communication",), "rs", References("about", frozenset({f"ClientApplication/{principal.id}"}))),
     )

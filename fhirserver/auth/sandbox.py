@@ -11,6 +11,9 @@ from fhirserver.fhir.problem import problem
 PREFIX = "sandbox-"
 """How the id of every sandbox organization begins, and of no other."""
 
+TAG_SYSTEM, TAG = "https://fhirserver.example/fhir/CodeSystem/organization-tag", "sandbox"
+"""What sandbox organizations are tagged with, so that others can leave them out."""
+
 
 def sandbox_of(client: str) -> str:
     """The id of the sandbox organization of a client."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.model import Request, Response, Server
+from fhirserver.interactions.sandbox import visitor
 from fhirserver.interactions.table import BY_CODE
 from fhirserver.interactions.write import instant_text
 
@@ -19,6 +21,7 @@ def dispatch(server: Server, request: Request) -> Response:
     """Answers one interaction. Raises Problem for everything the caller must hear about; either way it is audited."""
     try:
         server.refresh()
+        request = replace(request, principal=visitor(server, request.principal, request.organization))
         response = BY_CODE[request.interaction].function(server, request, admitted(server, request))
     except Problem as error:
         server.audit(server, request, error)

@@ -8,10 +8,11 @@ there and does the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import SYSTEM, Principal
-from fhirserver.auth.sandbox import sandbox_of
+from fhirserver.auth.sandbox import TAG, TAG_SYSTEM, is_sandbox, sandbox_of
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
@@ -64,6 +65,18 @@ def ensure(server: Server, client: Resource) -> str:
     return organization
 
 
+def visitor(server: Server, principal: Principal, organization: str) -> Principal:
+    """The principal at a sandbox: a user has the role there that he has in the organization that owns its client."""
+    if principal.kind != "user" or not is_sandbox(organization):
+        return principal
+    found = server.store.read(everything(REGISTRY), "Organization", organization)
+    id = str(found.private.get("client", "")) if found and not found.deleted else ""
+    client = server.store.deciding("ClientApplication", id) if id else None
+    owner = target(client.resource().get("managingOrganization"), "Organization") if client else ""
+    role = principal.roles.get(owner)
+    return replace(principal, roles={**principal.roles, organization: role}) if role else principal
+
+
 def refill(server: Server, client: Resource) -> None:
     """Fills the sandbox of a client once more: what was in it has been erased."""
     id = authorization.authorization_id(client["id"], sandbox_of(client["id"]))
@@ -97,13 +110,14 @@ def _organization(server: Server, client: Resource, id: str) -> Resource:
     resource = {
         "resourceType": "Organization",
         "id": id,
+        "meta": {"tag": [{"system": TAG_SYSTEM, "code": TAG}]},
         "active": True,
         "type": [kind_concept("provider")],
         "name": f"Sandbox of {client.get('name', client['id'])}",
     }
     found = server.store.read(everything(REGISTRY), "Organization", id)
     if found is None or found.deleted:
-        _put(server, Prepared(resource), f"Organization/{id}")
+        _put(server, Prepared(resource, {"client": client["id"]}), f"Organization/{id}")
     return resource
 
 

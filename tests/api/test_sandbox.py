@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.sandbox import sandbox_of
+from fhirserver.interactions.dispatch import dispatch
+from fhirserver.interactions.model import Request
+from fhirserver.store.model import REGISTRY
 from tests.api.client import Api
+from tests.api.exchange import OPERATOR, PASSWORD, Exchange, exchange_of
 
 
 @pytest.fixture
@@ -115,3 +120,75 @@ def test_the_ids_of_sandboxes_are_the_servers(registry: Api) -> None:
     kind = {"system": "https://fhirserver.example/fhir/CodeSystem/organization-kind", "code": "provider"}
     mine = {"resourceType": "Organization", "id": "sandbox-mine", "name": "Mine", "type": [{"coding": [kind]}]}
     assert registry.put("Organization/sandbox-mine", mine).status in (400, 422)
+
+
+@pytest.fixture(scope="module")
+def exchange(mongo_url: str) -> Iterator[Exchange]:
+    with exchange_of(mongo_url, "test_sandbox") as made:
+        yield made
+
+
+def person(exchange: Exchange, organization: str, role: str) -> str:
+    """The token of somebody of an organization."""
+    server = exchange.installation.server
+    given = {
+        "resourceType": "User",
+        "email": f"{uuid.uuid4().hex}@example.org",
+        "role": role,
+        "organization": {"reference": f"Organization/{organization}"},
+        "password": PASSWORD,
+    }
+    made = dispatch(server, Request("create", REGISTRY, server.base(REGISTRY), OPERATOR, type="User", body=given))
+    assert made.location
+    id = made.location.split("/_history/")[0].rpartition("/")[2]
+    return exchange.installation.tokens.issue(Principal("user", id))
+
+
+def test_people_of_the_owner_look_into_the_sandboxes_of_their_clients(exchange: Exchange) -> None:
+    client = exchange.register(kind="test")
+    own = exchange.token(client).json["access_token"]  # type: ignore[index]
+    base = f"/1/health/organizations/{sandbox_of(client['id'])}/fhir/4"
+    assert exchange.call("GET", f"{base}/Patient", own).status_code == 200
+    member, stranger = person(exchange, exchange.acme, "member"), person(exchange, exchange.hospital, "admin")
+    patient = {"resourceType": "Patient", "id": "by-hand"}
+    assert len(exchange.call("GET", f"{base}/Patient", member).json["entry"]) == 8  # type: ignore[index]
+    assert exchange.call("PUT", f"{base}/Patient/by-hand", member, patient).status_code == 403
+    assert exchange.call("PUT", f"{base}/Patient/by-hand", exchange.people["acme"], patient).status_code == 201
+    assert exchange.call("GET", f"{base}/Patient/by-hand", own).status_code == 200
+    for who in (stranger, exchange.people["hospital"]):
+        assert exchange.call("GET", f"{base}/Patient", who).status_code == 403
+    path = f"/1/health/fhir/4/ClientApplication/{client['id']}"
+    assert exchange.call("DELETE", path, exchange.people["acme"]).status_code == 200
+    assert exchange.call("GET", f"{base}/Patient", exchange.people["acme"]).status_code == 403
+
+
+def test_the_owner_decides_on_what_its_client_subscribes_to_in_the_sandbox(exchange: Exchange) -> None:
+    client = exchange.register(kind="test")
+    own = exchange.token(client).json["access_token"]  # type: ignore[index]
+    base = f"/1/health/organizations/{sandbox_of(client['id'])}/fhir/4"
+    asked = {
+        "resourceType": "Subscription",
+        "status": "requested",
+        "reason": "to try",
+        "criteria": "create.patient",
+        "channel": {"type": "rest-hook", "endpoint": "https://hooks.example/in"},
+    }
+    id = exchange.call("POST", f"{base}/Subscription", own, asked).json["id"]  # type: ignore[index]
+    body = {"resourceType": "Parameters"}
+    assert exchange.call("POST", f"{base}/Subscription/{id}/$approve", own, body).status_code == 403
+    approved = exchange.call("POST", f"{base}/Subscription/{id}/$approve", exchange.people["acme"], body)
+    assert approved.status_code == 200, approved.text
+    assert approved.json["status"] == "active"  # type: ignore[index]
+
+
+def test_the_names_of_sandboxes_are_nobody_elses_business(exchange: Exchange) -> None:
+    client = exchange.register(kind="test", name="Secret Plan")
+    own = exchange.token(client).json["access_token"]  # type: ignore[index]
+    base, path = f"/1/health/organizations/{sandbox_of(client['id'])}/fhir/4", "/1/health/fhir/4/Organization"
+    assert exchange.call("GET", f"{base}/Patient", own).status_code == 200
+    for who in ("hospital", "acme"):
+        seen = exchange.call("GET", f"{path}?name=Sandbox&_count=100", exchange.people[who])
+        assert "Secret Plan" not in seen.text
+        assert exchange.call("GET", f"{path}?name=Provider", exchange.people[who]).json["total"] == 1  # type: ignore[index]
+    assert exchange.call("GET", f"{path}/{sandbox_of(client['id'])}", exchange.people["hospital"]).status_code == 404
+    assert exchange.call("GET", f"{path}/{sandbox_of(client['id'])}", own).status_code == 200
