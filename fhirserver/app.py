@@ -374,6 +374,7 @@ class _Accesses:
         there.
         """
         server.refresh()
+        principal = sandbox.visitor(server, principal, organization)
         id = principal.id if principal.kind == "client" else principal.client
         client = server.store.deciding("ClientApplication", id) if id else None
         authorization = None
