@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -9,10 +11,15 @@ from typing import Any
 
 import pytest
 
-from fhirserver import app
+from fhirserver import app, local, processes
+from fhirserver.fhir.problem import problem
+from fhirserver.interactions.model import Request
 from fhirserver.interactions.recording import ship
+from fhirserver.settings import Secret, Settings
 from fhirserver.store.seal import Report, Seals
 from tests.api.client import Api
+from tests.api.exchange import OPERATOR
+from tests.running import wait_until
 
 Documents = Any
 
@@ -171,3 +178,35 @@ def test_two_sealers_at_once_make_one_chain(
 
 def _now() -> Any:
     return datetime.now(UTC)
+
+
+def test_the_process_that_seals_lets_go_what_is_older_than_the_setting_says(
+    mongo_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = Settings(
+        data=tmp_path_factory.mktemp("retention"),
+        mongo_url=Secret(mongo_url),
+        mongo_database=f"retention-{uuid.uuid4().hex[:8]}",
+        master_key=Secret("k" * 40),
+        public_url="http://api.test",
+        audit_retention_days=30,
+    )
+    made = app.build(settings)
+    server, seals = made.server, app.seals(made)
+    today = datetime.now(UTC)
+    for days in (90, 60, 31, 29, 0):
+        server.now = lambda days=days: today - timedelta(days=days)
+        server.audit(server, Request("read", "registry", server.base("registry"), OPERATOR, type="User", id="x"),
+                     problem("not-found", "not here"))  # fmt: skip
+        assert ship(server, settings.data / app.SPOOL) == 1
+        assert seals.seal("registry") == 1
+    server.now = lambda: today
+    stop = threading.Event()
+    working = threading.Thread(target=processes._seal, args=(made, stop))
+    working.start()
+    wait_until(lambda: server.store.database.collection("AuditEvent").count_documents({}) == 2, 60)
+    stop.set()
+    working.join()
+    (report,) = local.verify_audit(settings, "registry", "")
+    assert (report.findings, report.records, report.seals, report.retired) == ([], 2, 2, 3)
+    server.store.database.close()
