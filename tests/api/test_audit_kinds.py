@@ -211,7 +211,7 @@ ROWS: dict[str, tuple[Callable[[World], Any], Expected]] = {
     "authorization enabled": (lambda w: asked(w, "enable", "hospital"), rest("update $enable", "U", "Update")),
     # Messages
     "message": (lambda w: message(w, ADT % "M1"), ("110107", "A04", "C", "0", "")),
-    "message refused": (lambda w: message(w, "MSH|^~\\&|LAB|GH|HIE|RX|20260101120000||XXX^X99|M2|P|9.9\r"), ("110107", "", "C", "4", "")),
+    "message refused": (lambda w: message(w, "MSH|^~\\&|LAB|GH|HIE|RX|20260101120000||ZZZ^Z99|M2|P|9.9\r"), ("110107", "", "C", "4", "")),
 }
 # fmt: on
 
