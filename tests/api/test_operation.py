@@ -64,6 +64,19 @@ def test_a_profile_that_is_not_known_is_said(api: Api) -> None:
     assert answer.issue["code"] == "not-found"
 
 
+def test_a_claimed_profile_that_is_not_known_is_a_warning(api: Api) -> None:
+    claims = patient(meta={"profile": ["http://nowhere.example/profile"]})
+    said = "The profile http://nowhere.example/profile is not known here: nothing was held against it."
+    answers = [
+        api.post("Patient/$validate", claims),
+        api.post("Patient", claims, Prefer="return=OperationOutcome"),
+    ]
+    for answer in answers:
+        issues = [issue for issue in answer.json["issue"] if issue["diagnostics"] == said]
+        assert [(issue["severity"], issue["code"]) for issue in issues] == [("warning", "not-found")]
+    assert [answer.status for answer in answers] == [200, 201]
+
+
 def test_a_profile_is_held_against_the_resource(api: Api) -> None:
     vital = {"profile": {"valueUri": "http://hl7.org/fhir/StructureDefinition/bodyweight"}}
     answer = api.post("Observation/$validate", parameters(resource=observation("Patient/1"), **vital))

@@ -70,7 +70,7 @@ def quoted(name: str) -> str:
 
 def sound(faults: Faults) -> bool:
     """Whether the structure of a value is right, so that invariants can be asked of it."""
-    return not faults or all(fault.code in _BEYOND_STRUCTURE for fault in faults)
+    return not faults or all(fault.code in _BEYOND_STRUCTURE or fault.severity != "error" for fault in faults)
 
 
 def bounded(faults: list[Fault]) -> tuple[list[Fault], bool]:

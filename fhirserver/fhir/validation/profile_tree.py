@@ -12,6 +12,7 @@ from typing import Any
 
 from fhirserver.fhir.definitions import Binding, Constraint, Definitions, Property, TypeDefinition
 from fhirserver.fhir.definitions_structure import binding_of, target_names, type_code, value_of
+from fhirserver.fhir.validation.contexts import contexts_of
 
 Discriminators = tuple[tuple[str, str], ...]  # (type, path)
 
@@ -33,7 +34,9 @@ class TypeRule:
 
 @dataclass(slots=True)
 class Rule:
-    """What a profile asks of an element beyond its type; None and () ask nothing. content: a content reference's id."""
+    """What a profile asks of an element beyond its type; None and () ask nothing. content: a content reference's id.
+    closed, ordered, at_end: of its slices - no others, in their order, others behind them only.
+    """
 
     name: str
     min: int | None = None
@@ -48,6 +51,8 @@ class Rule:
     high: Any = None
     discriminators: Discriminators = ()
     closed: bool = False
+    ordered: bool = False
+    at_end: bool = False
     children: dict[str, Rule] = field(default_factory=dict)
     slices: dict[str, Rule] = field(default_factory=dict)
     content: str = ""
@@ -71,6 +76,7 @@ class Profile:
     root: Rule
     base: str | None
     named: Mapping[str, Rule]  # the rules content references point at, by element id
+    contexts: tuple[str, ...] = ()  # of an extension: the elements it may stand on
 
 
 def read_profile(structure: Mapping[str, Any], definitions: Definitions, depth: int = 0) -> Profile:
@@ -91,7 +97,8 @@ def read_profile(structure: Mapping[str, Any], definitions: Definitions, depth: 
         _inherit(root, read_profile(base, definitions, depth + 1).root)
     _trim(root, definitions, definitions.types[name], "root")
     named = {rule.content: by_id[rule.content] for rule in by_id.values() if rule.content in by_id}
-    return Profile(structure["url"], name, root, base["url"] if base is not None else None, named)
+    contexts = contexts_of(structure)
+    return Profile(structure["url"], name, root, base["url"] if base is not None else None, named, contexts)
 
 
 def _place(root: Rule, element: Mapping[str, Any]) -> Rule:
@@ -114,7 +121,8 @@ def _inherit(rule: Rule, base: Rule) -> None:
     if rule.slices and not rule.discriminators:
         rule.discriminators = base.discriminators
     if base.slices:
-        rule.closed = False  # its other slices are in the base only, which is asked too
+        # Its other slices are in the base only, which is asked too.
+        rule.closed = rule.ordered = rule.at_end = False
     for name, child in rule.children.items():
         if name in base.children:
             _inherit(child, base.children[name])
@@ -142,6 +150,8 @@ def _fill(rule: Rule, element: Mapping[str, Any], own: frozenset[str], url: str)
     if slicing:
         rule.discriminators = tuple((d["type"], d["path"]) for d in slicing.get("discriminator", ()))
         rule.closed = slicing.get("rules") == "closed"
+        rule.at_end = slicing.get("rules") == "openAtEnd"
+        rule.ordered = slicing.get("ordered") is True
 
 
 def _constraints(element: Mapping[str, Any], own: frozenset[str], url: str) -> Iterable[Constraint]:

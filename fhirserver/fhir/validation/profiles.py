@@ -1,8 +1,9 @@
 """Whether a value meets a profile: cardinality, types, fixed and pattern values, bindings, invariants, slices.
 
 FHIR R4: profiling, elementdefinition#slicing, extensibility. What a type asks is asked elsewhere; faults here are of
-issue type invariant (HTTP 422). Not checked: the order of slices, the context of an extension, the profile (as opposed
-to the type) of a reference's target.
+issue type invariant (HTTP 422). The profile (as opposed to the type) of a reference's target is asked where that is
+contained. What cannot be judged is a warning: a profile that is not known, an extension in a context its definition
+does not name.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fhirserver.fhir.fhirpath import Node, PathError, TooLarge, closure_of, mode
 from fhirserver.fhir.fhirpath.scope import boolean
 from fhirserver.fhir.fhirpath.values import compared, system
 from fhirserver.fhir.problem import Problem
+from fhirserver.fhir.validation.contexts import fits
 from fhirserver.fhir.validation.invariants import broken
 from fhirserver.fhir.validation.place import MAX_FAULTS, Fault, Place, scope_of, step_to
 from fhirserver.fhir.validation.profile_tree import Profile, Rule, read_profile
@@ -24,6 +26,7 @@ from fhirserver.fhir.validation.profile_tree import Profile, Rule, read_profile
 Item = tuple[str, Node]  # the FHIRPath step to an element, and the element
 _MAX_DEPTH = 40
 _MAX_CLAIMS = 50
+_MAX_SHOWN = 5
 
 
 class Profiles:
@@ -58,6 +61,7 @@ class Profiles:
         for url in dict.fromkeys(claims[:_MAX_CLAIMS]):
             profile = self.profile(url) if type(url) is str else None
             if profile is None:
+                faults += self._unknown(resource["resourceType"], url)
                 continue
             if not self.definitions.is_subtype(resource["resourceType"], profile.type):
                 faults.append(Fault("invariant", ".meta.profile", f"claims a profile on {profile.type}: {url}"))
@@ -65,13 +69,24 @@ class Profiles:
                 faults += self._of(profile, self._model.root(resource), place, 0)
         return faults
 
-    def extension(self, value: dict[str, Any], place: Place) -> list[Fault]:
-        """The faults of an extension against its definition, [] when that is not known."""
+    def _unknown(self, kind: str, url: Any) -> list[Fault]:
+        """A profile that is claimed and not known; that of the type itself is asked anyway."""
+        if type(url) is not str or url.partition("|")[0] == self.definitions.types[kind].url:
+            return []
+        text = f"The profile {url[:300]} is not known here: nothing was held against it."
+        return [Fault("not-found", ".meta.profile", text, "warning")]
+
+    def extension(self, value: dict[str, Any], place: Place, owner: str) -> list[Fault]:
+        """The faults of an extension on an element of the type `owner`, [] when its definition is not known."""
         url = value.get("url")
         profile = self.profile(url) if type(url) is str else None
         if profile is None or profile.type != "Extension":
             return []
-        return self._of(profile, Node(value, "Extension"), place, 0)
+        faults = self._of(profile, Node(value, "Extension"), place, 0)
+        if not fits(self.definitions, owner, profile.contexts):
+            where = ", ".join(profile.contexts[:_MAX_SHOWN])
+            faults.append(Fault("extension", "", f"stands on {owner}, but is defined for {where} ({url})", "warning"))
+        return faults
 
     def knows_extension(self, value: Any) -> bool:
         """Whether the definition of an extension is known."""
@@ -162,11 +177,31 @@ class _Check:
         types = {name if type(name) is str else "".join(name) for name in names}
         known = self.definitions.resource_types
         reference = node.value.get("reference", "") if type(node.value) is dict else ""
+        if reference[:1] == "#":
+            return self._inside(targets, reference[1:])
         name = reference.split("?")[0].split("/_history")[0].rstrip("/").split("/")
         stated = node.value.get("type") if len(name) < 2 else name[-2]
         if stated not in known or not types <= known or stated in types:
             return []
         return [Fault("invariant", "", f"must refer to {', '.join(sorted(types))} ({self.profile.url})")]
+
+    def _inside(self, targets: list[str], id: str) -> list[Fault]:
+        """The faults of a reference to a contained resource, which must meet one of the profiles."""
+        contained = self.place.root.get("contained", ())
+        found = next((each for each in contained if type(each) is dict and each.get("id") == id), None)
+        known = [self.profiles.profile(url) for url in targets]
+        if found is None or not all(known):
+            return []
+        kind = found.get("resourceType", "")
+        fitting = [p.url for p in known if p and self.definitions.is_subtype(kind, p.type)]
+        node = self.model.root(found)
+        judged = [self.profiles.meets(url, node, Place(found, self.place), self.depth) for url in fitting]
+        errors = [[f for f in faults or () if f.severity == "error"] for faults in judged]
+        if any(not each for each in errors):
+            return []
+        text = f"refers to a contained resource that does not meet {', '.join(targets[:_MAX_SHOWN])}"
+        why = f": {min(errors, key=len)[0].text}" if errors else ""
+        return [Fault("invariant", "", f"{text}{why} ({self.profile.url})")]
 
     def _value(self, rule: Rule, node: Node) -> Iterable[str]:
         value = node.value
@@ -210,8 +245,10 @@ class _Check:
     def _slices(self, rule: Rule, items: list[Item]) -> list[Fault]:
         faults: list[Fault] = []
         taken: dict[str, list[Item]] = {name: [] for name in rule.slices}
+        order = _Order(rule, self.profile.url)
         for step, node in items:
             name = next((n for n, s in rule.slices.items() if self._in_slice(rule, s, node)), None)
+            faults += order.next(step, name)
             if name is not None:
                 taken[name].append((step, node))
             elif rule.closed:
@@ -243,6 +280,31 @@ class _Check:
     def distinguishes(self, rule: Rule, node: Node) -> bool:
         """Whether a value is what a rule fixes, in itself and below."""
         return not any(f.severity == "error" for f in self.content(rule, node))
+
+
+class _Order:
+    """Whether items come in the order of their slices, and others only behind them, where that is asked."""
+
+    def __init__(self, rule: Rule, url: str) -> None:
+        self._rule = rule
+        self._url = url
+        self._places = {name: number for number, name in enumerate(rule.slices)}
+        self._reached = 0
+        self._others = False
+
+    def next(self, step: str, name: str | None) -> list[Fault]:
+        """The faults of the next item, which is in the slice of that name or in none."""
+        if name is None:
+            self._others = True
+            return []
+        place = self._places[name]
+        late = self._rule.ordered and place < self._reached
+        self._reached = max(self._reached, place)
+        if late:
+            return [Fault("invariant", step, f"must come before the slices that follow {name} ({self._url})")]
+        if self._rule.at_end and self._others:
+            return [Fault("invariant", step, f"must come before what is in no slice ({self._url})")]
+        return []
 
 
 def _by_value(check: _Check, rules: list[Rule], found: list[Node]) -> bool:

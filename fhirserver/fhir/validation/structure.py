@@ -85,7 +85,7 @@ class Structure:
         steps: dict[str, str] = {}
         self._making[name] = check = _object(definition, rules, steps, self._invariants.of_type(definition))
         for prop in definition.properties.values():
-            rules[prop.name] = self._property(prop)
+            rules[prop.name] = self._property(prop, name)
             if not prop.is_list:
                 steps[prop.name] = step_to(prop)
             if self.definitions.types[prop.type].kind == "primitive" and prop.type != "xhtml":
@@ -101,9 +101,9 @@ class Structure:
         if not prop.is_list:
             steps["_" + prop.name] = step
 
-    def _property(self, prop: Property) -> Check:
-        """The check of a property's value, or of the array where it repeats."""
-        more = self._more(prop)
+    def _property(self, prop: Property, owner: str) -> Check:
+        """The check of the value of a property of the type `owner`, or of the array where it repeats."""
+        more = self._more(prop, owner)
         check = self._value(prop)
         for other in more:
             check = values.both(check, other)
@@ -123,7 +123,7 @@ class Structure:
         codes = self.definitions.codes(prop.binding.value_set)
         return None if codes is None else (frozenset().union(*codes.values()), prop.binding.value_set)
 
-    def _more(self, prop: Property) -> list[Check]:
+    def _more(self, prop: Property, owner: str) -> list[Check]:
         """What is asked of the element beside what its type asks."""
         more: list[Check] = []
         binding = prop.binding
@@ -138,7 +138,7 @@ class Structure:
             )
         more += [check for check in self._invariants_of(prop) if check is not None]
         if prop.type == "Extension":
-            more.append(self._modifier if prop.name == "modifierExtension" else self._extension)
+            more.append(self._modifier if prop.name == "modifierExtension" else self._extension(owner))
         if prop.max_length is not None:
             more.append(values.shorter(prop.max_length))
         if prop.fixed is not None:
@@ -150,8 +150,11 @@ class Structure:
         own = self._invariants.check(prop.constraints, definition) if prop.constraints else None
         return [own, *(self._invariants.of_profile(url, definition) for url in prop.profiles)]
 
-    def _extension(self, value: Any, place: Place) -> Faults:
-        return self._profiles.extension(value, place) or None if place.profiles else None
+    def _extension(self, owner: str) -> Check:
+        def check(value: Any, place: Place) -> Faults:
+            return self._profiles.extension(value, place, owner) or None if place.profiles else None
+
+        return check
 
     def _modifier(self, value: Any, place: Place) -> Faults:
         if not place.profiles or self._profiles.knows_extension(value):

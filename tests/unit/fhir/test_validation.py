@@ -173,3 +173,44 @@ def test_a_type_added_at_run_time_is_validated_too(definitions: Definitions) -> 
     wrong = {"resourceType": "Widget", "owner": {"reference": "Patient/a"}}
     assert found(validate(extended, wrong)) == [["required", "Widget.size"], ["value", "Widget.owner.reference"]]
     assert found(validate(definitions, wrong)) == [["structure", ""]]
+
+
+def warned(issues: list[Issue]) -> list[tuple[str, str]]:
+    """Issue type and place of every warning but that about narratives."""
+    return [(i.code, "".join(i.expression)) for i in issues if i.severity == "warning" and "dom-6" not in i.diagnostics]
+
+
+def test_a_profile_that_is_not_known_is_a_warning(definitions: Definitions) -> None:
+    base = "http://hl7.org/fhir/StructureDefinition"
+    claims = [f"{base}/Patient", f"{base}/Patient|4.0.1", "http://example.org/none", "http://example.org/none|2"]
+    issues = validate(definitions, {"resourceType": "Patient", "meta": {"profile": claims}})
+    assert warned(issues) == [("not-found", "Patient.meta.profile")] * 2
+    assert "http://example.org/none is not known here" in " ".join(issue.diagnostics for issue in issues)
+
+
+@pytest.mark.parametrize(
+    ("url", "resource", "place"),
+    [
+        ("patient-birthPlace", {"resourceType": "Patient"}, ""),
+        ("patient-birthPlace", {"resourceType": "Group", "type": "person", "actual": False}, "Group.extension[0]"),
+        ("iso21090-ADXP-streetName", {"resourceType": "Patient"}, "Patient.extension[0]"),
+        ("data-absent-reason", {"resourceType": "Patient"}, ""),
+    ],
+)
+def test_an_extension_where_its_definition_does_not_have_it_is_a_warning(
+    definitions: Definitions, url: str, resource: dict[str, Any], place: str
+) -> None:
+    url = f"http://hl7.org/fhir/StructureDefinition/{url}"
+    values = {"birthPlace": {"valueAddress": {"city": "A"}}, "streetName": {"valueString": "A"}}
+    value = values.get(url.rpartition("-")[2], {"valueCode": "unknown"})
+    issues = validate(definitions, {**resource, "extension": [{"url": url, **value}]})
+    assert found(issues) == []
+    assert warned(issues) == ([("extension", place)] if place else [])
+
+
+def test_an_extension_on_an_element_is_held_against_the_type_of_the_element(definitions: Definitions) -> None:
+    url = "http://hl7.org/fhir/StructureDefinition/humanname-assembly-order"
+    good = {"resourceType": "Patient", "name": [{"family": "A", "extension": [{"url": url, "valueCode": "F"}]}]}
+    bad = {"resourceType": "Patient", "address": [{"city": "A", "extension": [{"url": url, "valueCode": "F"}]}]}
+    assert warned(validate(definitions, good)) == []
+    assert warned(validate(definitions, bad)) == [("extension", "Patient.address[0].extension[0]")]
