@@ -165,7 +165,8 @@ def build(settings: Settings) -> Installation:
         page_size=settings.page_size,
         page_size_limit=settings.page_size_max,
     )
-    intake = cache(lambda: settled(Intake(server, load_maps(folder("mappings"), server.definitions))))
+    put = queue.enqueue_many if queue else None
+    intake = cache(lambda: settled(Intake(server, load_maps(folder("mappings"), server.definitions), put)))
     endpoints = Endpoints(Guard(settings.webhook_allow))
     _complete(server, endpoints, vault, intake)
     return Installation(settings, server, vault, _tokens(settings, server, vault, endpoints), queue, intake)

@@ -56,10 +56,18 @@ MOST_ENDPOINTS = 10_000
 FRESH_SECONDS = 1.0
 MOST_AT_ONCE = 64 * 1024
 """Bytes of a message that the listener reads itself; a longer one goes to another thread, so that nobody waits."""
+WAKE_SECONDS = 0.02
+"""Between two times that jobs are put: each costs a message's worth of work, many together hardly more."""
 SETTLING = 8
 """Threads that wait for what becomes of messages whose sender is to hear it."""
 BATCH_MESSAGES = 500
 BATCH_BYTES = 16 * 1024 * 1024
+
+
+class Put(Protocol):
+    """Puts jobs of one name, each given by its ids."""
+
+    def __call__(self, name: str, jobs: Iterable[Sequence[str]]) -> object: ...
 
 
 class Points(Protocol):
@@ -82,6 +90,8 @@ class Intake:
 
     server: Server
     maps: Maps
+    put: Put | None = None
+    """Puts many jobs at once; without it each goes by itself."""
     points: Points | None = None
     overlays: Overlays = field(init=False)
     _senders: Senders = field(default_factory=lambda: Senders(()))
@@ -193,7 +203,14 @@ class Intake:
 
     def wake(self, messages: Iterable[Inbound]) -> None:
         """Puts a job for every lane in which a message now waits."""
-        for organization, lane in dict.fromkeys((m.organization, m.lane) for m in messages if m.waits):
+        self.wake_lanes(dict.fromkeys((m.organization, m.lane) for m in messages if m.waits))
+
+    def wake_lanes(self, lanes: Iterable[tuple[str, str]]) -> None:
+        """Puts a job for each of these lanes: organization and name."""
+        if self.put is not None:
+            self.put(JOB, lanes)
+            return
+        for organization, lane in lanes:
             self.server.enqueue(JOB, organization, lane)
 
     def take(self, raw: bytes, address: str, organization: str) -> bytes | None:
@@ -280,6 +297,8 @@ class Receiver:
         self._store = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._door = ThreadPoolExecutor(1, thread_name_prefix="door")
         self._jobs = ThreadPoolExecutor(1, thread_name_prefix="wake")
+        self._lanes: dict[tuple[str, str], None] = {}
+        self._waking: asyncio.Task[None] | None = None
         self._settling = ThreadPoolExecutor(SETTLING, thread_name_prefix="settle")
 
     async def receive(self, raw: bytes, peer: Peer) -> Reply:
@@ -330,7 +349,16 @@ class Receiver:
             return
         for (_, done), message in zip(batch, stored, strict=True):
             _settle(done, message)
-        loop.run_in_executor(self._jobs, self._intake.wake, stored)
+        self._lanes |= dict.fromkeys((each.organization, each.lane) for each in stored if each.waits)
+        if self._lanes and (self._waking is None or self._waking.done()):
+            self._waking = loop.create_task(self._wake(loop))
+
+    async def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Puts the jobs of all lanes that came up meanwhile together: what waits for Redis is no message."""
+        while self._lanes:
+            lanes, self._lanes = self._lanes, {}
+            await loop.run_in_executor(self._jobs, self._intake.wake_lanes, list(lanes))
+            await asyncio.sleep(WAKE_SECONDS)
 
     def close(self) -> None:
         """Lets the threads end."""
