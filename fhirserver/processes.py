@@ -20,7 +20,7 @@ from fhirserver import app
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.ingest import Receiver
-from fhirserver.interactions import ending, profiles, reindex
+from fhirserver.interactions import errands, profiles, reindex
 from fhirserver.interactions.recording import record, ship
 from fhirserver.jobs.worker import run_worker
 from fhirserver.notices.mail import JOB
@@ -60,7 +60,7 @@ def worker(settings: Settings) -> None:
         "process": mapped,
         "deliver": deliverer.deliver,
         reindex.JOB: lambda type: reindex.run(installation.server, type),
-        ending.JOB: lambda errand: ending.finish(installation.server, errand),
+        errands.JOB: lambda errand: errands.finish(installation.server, errand),
         **({JOB: mailer.send} if mailer else {}),
     }
     try:
@@ -88,7 +88,7 @@ def relay(settings: Settings) -> None:
     def watcher(pending: Pending, session: Session) -> None:
         record(installation.server, pending, session)
         teller.tell(pending, session)
-        ending.note(installation.server, pending, session)
+        errands.note(installation.server, pending, session)
 
     Relay(
         installation.server,
@@ -99,7 +99,7 @@ def relay(settings: Settings) -> None:
         sweeps=(
             lambda: process.sweep(intake),
             lambda: reindex.plan(installation.server),
-            lambda: ending.sweep(installation.server),
+            lambda: errands.sweep(installation.server),
             lambda: mailer.sweep(put) if mailer else None,
             lambda: ring.tend(settings.key_rotation_days),
         ),

@@ -1,13 +1,13 @@
 """What the end of a client ends: its consents and refresh tokens, its authorizations, its subscriptions, its sandbox.
 
-Its access ends with the deletion itself, since every request looks at the client. The rest is an errand: noted in the
-transaction that takes the deletion's event off the tombstone, done by a job, step by step, and begun again by a sweep
-when a process died in the middle. A client that is registered anew under the same id meanwhile keeps what is its own.
+Its access ends with the deletion itself, since every request looks at the client. The rest is an errand (`errands`),
+done step by step, and again where a process died in the middle. A client that is registered anew under the same id
+meanwhile keeps what is its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -23,14 +23,13 @@ from fhirserver.interactions.write import put, remove
 from fhirserver.rules import authorization
 from fhirserver.rules.model import REGISTRY, Prepared, instant
 from fhirserver.search.parse import parse
-from fhirserver.store import errands
-from fhirserver.store.database import Session
 from fhirserver.store.erase import erase
+from fhirserver.store.errands import Errand
 from fhirserver.store.kept import Kept, of_client
 from fhirserver.store.model import Pending, Stored
 from fhirserver.store.search import compile_search, find
 
-JOB = "end-client"
+ERRAND = "end-client"
 TYPE = "ClientApplication"
 PAGE = 200
 ATTEMPTS = 5
@@ -52,8 +51,8 @@ class Ended:
         return f"The client was deleted{f' by {self.by}' if self.by else ''}."
 
 
-def note(server: Server, pending: Pending, session: Session) -> None:
-    """Keeps the errand of a client's deletion, where this event is one."""
+def errands_of(pending: Pending) -> Iterator[Errand]:
+    """The errand of a client's deletion, where this event is one."""
     for change in pending.event.get("changes", ()):
         if pending.organization == REGISTRY and change["type"] == TYPE and change["action"] == "delete":
             who = pending.event.get("request", {}).get("who", {})
@@ -62,27 +61,14 @@ def note(server: Server, pending: Pending, session: Session) -> None:
                 "when": instant(pending.event["t"]),
                 "by": str(who.get("name") or who.get("id") or ""),
             }
-            id = f"{JOB}/{change['id']}/{change['version']}"
-            errands.add(server.store.database, errands.Errand(id, JOB, facts), session)
+            yield Errand(f"{ERRAND}/{change['id']}/{change['version']}", ERRAND, facts)
 
 
-def sweep(server: Server) -> None:
-    """Enqueues what is to be done, again where it has not been done to its end."""
-    for errand in errands.waiting(server.store.database):
-        if errand.job == JOB:
-            server.enqueue(JOB, errand.id)
-
-
-def finish(server: Server, id: str) -> None:
-    """Does an errand to its end; what is done already is found done."""
-    errand = errands.get(server.store.database, id)
-    if errand is None:
-        return
-    server.refresh()
-    ended = Ended(**errand.facts)
+def work(server: Server, facts: Mapping[str, Any]) -> None:
+    """Ends what hung on a client, step by step; what has ended already stays as it is."""
+    ended = Ended(**facts)
     for step in STEPS:
         step(server, ended)
-    errands.done(server.store.database, id)
 
 
 def _tokens(server: Server, ended: Ended) -> None:
@@ -99,9 +85,9 @@ def _tokens(server: Server, ended: Ended) -> None:
 
 def _authorizations(server: Server, ended: Ended) -> None:
     """Each authorization is removed, in a version that says why: both sides see what became of it."""
-    for held in _every(server, REGISTRY, authorization.TYPE, [("client", f"{TYPE}/{ended.client}")]):
+    for held in every(server, REGISTRY, authorization.TYPE, [("client", f"{TYPE}/{ended.client}")]):
         if held.resource().get("requested", "") <= ended.when:
-            _again(server, held, lambda version: _removed(server, version, ended))
+            rewrite(server, held, lambda version: _removed(server, version, ended))
 
 
 def _removed(server: Server, version: Stored, ended: Ended) -> Prepared | None:
@@ -116,10 +102,10 @@ def _subscriptions(server: Server, ended: Ended) -> None:
     """Its subscriptions are off at every organization: nothing is kept for it, and nothing is sent any more."""
     again = _client(server, ended) is not None
     criteria = [("client:identifier", f"{CLIENT_SYSTEM}|{ended.client}"), ("status:not", "off")]
-    for organization in _every(server, REGISTRY, "Organization", []):
-        for held in _every(server, organization.id, "Subscription", criteria):
+    for organization in every(server, REGISTRY, "Organization", []):
+        for held in every(server, organization.id, "Subscription", criteria):
             if not again or instant(held.instant) <= ended.when:
-                _again(server, held, lambda version: _off(version, ended))
+                rewrite(server, held, lambda version: _off(version, ended))
 
 
 def _off(version: Stored, ended: Ended) -> Prepared | None:
@@ -145,7 +131,7 @@ def _sandbox(server: Server, ended: Ended) -> None:
 STEPS = (_tokens, _authorizations, _subscriptions, _sandbox)
 
 
-def _again(server: Server, held: Stored, change: Callable[[Stored], Prepared | None]) -> None:
+def rewrite(server: Server, held: Stored, change: Callable[[Stored], Prepared | None]) -> None:
     """Writes what `change` makes of a version; of the newer one, where somebody else has written in between."""
     whole = everything(held.organization)
     version: Stored | None = held
@@ -171,7 +157,7 @@ def _request(server: Server, version: Stored) -> Request:
     return Request("update", version.organization, base, SYSTEM, type=version.type, id=version.id)
 
 
-def _every(server: Server, organization: str, type: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Stored]:
+def every(server: Server, organization: str, type: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Stored]:
     """Every resource that a search finds, read page by page."""
     query = parse(server.definitions, type, list(pairs), strict=True)
     search = compile_search(server.store, everything(organization), type, query.clauses, None)

@@ -18,16 +18,16 @@ MOST = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """`id` names it, so that the same one is there once; `job` is the name of its job; `facts` are what it needs."""
+    """`id` names it, so that the same one is there once; `kind` says what to do; `facts` are what that needs."""
 
     id: str
-    job: str
+    kind: str
     facts: Mapping[str, Any]
 
 
 def add(database: Database, errand: Errand, session: Session) -> None:
     """Keeps an errand, in the transaction of what made it necessary."""
-    document = {"job": errand.job, "facts": dict(errand.facts)}
+    document = {"kind": errand.kind, "facts": dict(errand.facts)}
     database.collection(COLLECTION).replace_one({"_id": errand.id}, document, upsert=True, session=session)
 
 
@@ -35,14 +35,14 @@ def waiting(database: Database) -> list[Errand]:
     """The errands that are not done, at most a thousand."""
     with translated():
         found = list(database.collection(COLLECTION).find().limit(MOST))
-    return [Errand(document["_id"], document["job"], document["facts"]) for document in found]
+    return [Errand(document["_id"], document["kind"], document["facts"]) for document in found]
 
 
 def get(database: Database, id: str) -> Errand | None:
     """An errand, None where it is done."""
     with translated():
         found = database.collection(COLLECTION).find_one({"_id": id})
-    return Errand(found["_id"], found["job"], found["facts"]) if found else None
+    return Errand(found["_id"], found["kind"], found["facts"]) if found else None
 
 
 def done(database: Database, id: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fhirserver.auth.sandbox import sandbox_of
-from fhirserver.interactions import ending
+from fhirserver.interactions import ending, errands
 from fhirserver.interactions.model import Server
-from fhirserver.store import errands
+from fhirserver.store.errands import waiting
 from fhirserver.store.kept import Kept
 from fhirserver.web import codes
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
@@ -35,11 +35,11 @@ def relayed(server: Server) -> Callable[[], list[str]]:
         for pending in server.store.pending(1000):
             server.store.transaction(
                 lambda session, pending=pending: (
-                    ending.note(server, pending, session),
+                    errands.note(server, pending, session),
                     server.store.clear_event(pending, session),
                 )
             )
-        return [errand.id for errand in errands.waiting(server.store.database)]
+        return [errand.id for errand in waiting(server.store.database)]
 
     return work
 
@@ -86,13 +86,13 @@ def test_deleting_a_client_ends_all_that_hung_on_it(
     kept, now = Kept(server.store.database), server.now()
     consent = codes.Consent(client["id"], "somebody", "openid", exchange.base, family=f"family of {client['id']}")
     refresh = codes.new_refresh(kept, consent, now)
-    relayed()
+    assert relayed() == []
     delete(exchange, client)
     assert exchange.call("GET", f"{exchange.base}/Patient", token).status_code == 401  # at once, before any job
     assert exchange.token(client).status_code == 401
 
     (errand,) = relayed()
-    ending.finish(server, errand)
+    errands.finish(server, errand)
     assert relayed() == []
     after = authorization(exchange, decided)
     assert after["status"] == "removed"
@@ -122,12 +122,12 @@ def test_a_job_that_died_in_the_middle_is_done_to_its_end_by_the_next_one(
 
         monkeypatch.setattr(ending, "STEPS", (*ending.STEPS[:done], killed))
         with pytest.raises(Killed):
-            ending.finish(server, errand)
+            errands.finish(server, errand)
         monkeypatch.undo()
         assert relayed() == [errand]
     before = authorization(exchange, decided)
-    ending.finish(server, errand)
-    ending.finish(server, errand)
+    errands.finish(server, errand)
+    errands.finish(server, errand)
     assert relayed() == []
     assert authorization(exchange, decided) == before  # removed once, whoever came again
     assert before["status"] == "removed"
@@ -156,7 +156,7 @@ def test_a_client_of_the_same_id_keeps_what_is_its_own(
     assert exchange.authorize(new) == decided
     token = exchange.token(new).json["access_token"]  # type: ignore[index]
     second = subscription(exchange, token)
-    ending.finish(server, errand)
+    errands.finish(server, errand)
     assert authorization(exchange, decided)["status"] == "approved"
     assert status(exchange, first) == "off"
     assert status(exchange, second) != "off"
@@ -175,7 +175,7 @@ def test_the_sandbox_goes_with_its_client(exchange: Exchange, server: Server, re
     exchange.call("PUT", f"{base}/Patient/mine", token, {"resourceType": "Patient", "id": "mine", "active": True})
     delete(exchange, client)
     (errand,) = relayed()
-    ending.finish(server, errand)
+    errands.finish(server, errand)
     names = server.store.database.raw.list_collection_names()
     left = {
         name
@@ -193,14 +193,10 @@ def test_an_errand_of_others_is_left_alone(
     exchange: Exchange, server: Server, relayed: Callable[[], list[str]]
 ) -> None:
     client = exchange.register()
-    exchange.call(
-        "PUT", f"{REGISTRY}/ClientApplication/{client['id']}", exchange.people["acme"], {**client, "uri": "x:y"}
-    )
-    assert relayed() == []
     consent = codes.Consent(client["id"], "somebody", "openid", exchange.base, family="other")
     kept = Kept(server.store.database)
     token = codes.new_refresh(kept, consent, server.now())
     delete(exchange, exchange.register())
     for errand in relayed():
-        ending.finish(server, errand)
+        errands.finish(server, errand)
     assert codes.held(kept, token, server.now()) is not None
