@@ -207,7 +207,7 @@ def test_who_saw_a_patient_is_found_by_an_index_that_is_there_from_the_beginning
     database = installation.server.store.database
     assert {"s.patient", "own", "client"} <= set(database.current("AuditEvent").index_information())
     id = repository.get("Patient?identifier=m1").ids[0]
-    for search in (f"patient=Patient/{id}", f"patient=Patient/{id}&agent:identifier=urn:staff|n77&_sort=-date"):
+    for search in (f"patient=Patient/{id}", f"patient=Patient/{id}&agent:identifier=urn:staff|n77&_sort=-_lastUpdated"):
         answer = repository.get(f"AuditEvent?{search}&type=110112", X_Explain="true")
         notes = [issue["diagnostics"] for each in answer.json["entry"] if each["search"]["mode"] == "outcome"
                  for issue in each["resource"]["issue"]]  # fmt: skip
