@@ -207,7 +207,8 @@ def _referred(
         if asked.types:
             wanted = [text for text in wanted if _type_of(text) in asked.types]
         seen.update(wanted)
-        fresh = by_references(server.store, access, wanted[: MOST_REFERRED - len(found)]) if wanted else []
+        room = MOST_REFERRED - len(found)
+        fresh = by_references(server.store, access, wanted[:room], session=request.session) if wanted else []
         found += [each for each in fresh if asked.since is None or each.instant >= asked.since]
     return found
 

@@ -31,7 +31,7 @@ def vread(server: Server, request: Request, access: Access) -> Response:
     assert request.id
     assert request.vid
     number = version_number(request.vid)
-    found = server.store.vread(access, request.type, request.id, number) if number else None
+    found = server.store.vread(access, request.type, request.id, number, request.session) if number else None
     if found is None:
         raise problem("not-found", f"{request.type}/{request.id} has no version {request.vid}.")
     if found.deleted:

@@ -98,14 +98,16 @@ class Store:
 
         return self._recent.read((type, id), ask)
 
-    def vread(self, access: Access, type: str, id: str, version: int) -> Stored | None:
+    def vread(self, access: Access, type: str, id: str, version: int, session: Session | None = None) -> Stored | None:
         """One version. Who may not read the current version may not read an older one."""
-        current = self.read(access, type, id)
+        current = self.read(access, type, id, session)
         if current is None or current.version == version:
             return current
-        with translated():
+        with translated(session):
             document = self.database.collection(f"{type}.history").find_one(
-                {"_id": f"{key(access.organization, id)}/{version}"}, max_time_ms=self.database.query_limit_ms
+                {"_id": f"{key(access.organization, id)}/{version}"},
+                session=session,
+                max_time_ms=self.database.query_limit_ms,
             )
         return stored(type, document) if document else None
 

@@ -427,6 +427,20 @@ def test_a_search_in_a_transaction_waits_for_no_index_while_it_runs(api: Api, in
 
 def test_a_history_in_a_transaction_has_what_the_others_wrote(api: Api) -> None:
     api.store(patient(id="p"))
-    body = bundle("transaction", entry("GET", "Patient/p/_history"), entry("PUT", "Patient/p", patient(id="p")))
-    history = api.post("", body).json["entry"][0]["resource"]
+    doctor = {"resourceType": "Practitioner", "id": "doc", "name": [{"family": "Doktor"}]}
+    changed = patient(id="p", generalPractitioner=[{"reference": "Practitioner/doc"}])
+    body = bundle(
+        "transaction",
+        entry("GET", "Patient/p/_history"),
+        entry("GET", "Patient/p/_history/2"),
+        entry("GET", "Patient/p/_history/1"),
+        entry("GET", "Patient/p/$everything"),
+        entry("PUT", "Patient/p", changed),
+        entry("PUT", "Practitioner/doc", doctor),
+    )
+    answer = api.post("", body)
+    assert answer.status == 200, answer.data
+    history, second, first, whole = (each["resource"] for each in answer.json["entry"][:4])
     assert [each["response"]["etag"] for each in history["entry"]] == ['W/"2"', 'W/"1"']
+    assert [each["meta"]["versionId"] for each in (second, first)] == ["2", "1"]
+    assert [each["resource"]["id"] for each in whole["entry"]] == ["p", "doc"]
