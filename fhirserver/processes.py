@@ -112,7 +112,7 @@ def _ship(installation: app.Installation, stop: threading.Event) -> None:
     """Ships the audit spool of this machine; what is there when the process ends is shipped by the next."""
     while not stop.wait(SHIP_SECONDS):
         try:
-            while ship(installation.server, installation.settings.data / app.SPOOL):
+            while ship(installation.server, installation.settings.data / app.SPOOL) and not stop.is_set():
                 pass
         except Problem as trouble:
             log.warning("audit records wait: %s", trouble)
