@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from fhirserver.store import bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
+RELAY_SECONDS = 3.0  # until it has started
 
 
 @dataclass
@@ -119,6 +122,19 @@ class Installation:
         self.process.terminate()
         self.process.wait(30)
 
+    @contextmanager
+    def relay(self) -> Iterator[None]:
+        """With the relay beside the web server: audit records go from the spool into the database."""
+        environ = bare_environ() | self.settings.variables()
+        argv = [sys.executable, "-m", "fhirserver", "relay"]
+        process = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, cwd=ROOT)
+        try:
+            time.sleep(RELAY_SECONDS)
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
     @property
     def base(self) -> str:
         """The path of the organization's base."""
@@ -214,6 +230,26 @@ class Bare:
         return tree_cpu_seconds(self.process.pid)
 
 
+class Unaudited:
+    """The same web server on the same data, keeping no audit records: a switch of the bench, which no setting has."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.port = embedded.free_port()
+        variables = installation.settings.variables() | {"FHIRSERVER_PORT": str(self.port)}
+        argv = [sys.executable, "-m", "bench.unaudited"]
+        self.process = subprocess.Popen(argv, env=bare_environ() | variables, stdin=subprocess.DEVNULL, cwd=ROOT)
+        wait_for(self.port, f"{installation.base}/metadata?_summary=true", self.process)
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+        self.process.wait(30)
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it has used."""
+        return tree_cpu_seconds(self.process.pid)
+
+
 def wait_for(port: int, path: str, process: subprocess.Popen[bytes], timeout: float = 60.0) -> None:
     """Returns when GET `path` answers 200."""
     deadline = time.monotonic() + timeout
@@ -264,4 +300,4 @@ def _parameters(*parameter: dict[str, Any]) -> dict[str, Any]:
     return {"resourceType": "Parameters", "parameter": list(parameter)}
 
 
-__all__ = ["Bare", "Installation", "Servers", "resident_mb", "tree"]
+__all__ = ["Bare", "Installation", "Servers", "Unaudited", "resident_mb", "tree"]

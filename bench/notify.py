@@ -1,9 +1,9 @@
 """Measures notifications: from a commit to the receiver's answer, how many a second, and how an event is matched.
 
-    python -m bench.notify [latency] [rate] [plain] [match]
+    make bench ONLY=notify.latency,notify.rate,notify.plain,match.10k
 
 Relay and workers are the real processes; mongod and Redis are their own; the receiver answers at once. One JSON line a
-figure, as bench.run writes them: notify.latency (ms at 50 events a second), notify.rate (deliveries a second, two
+figure: notify.latency (ms at 50 events a second), notify.rate (deliveries a second, two
 workers), notify.plain (the same POSTs by RQ's own worker and requests), match.10k (ms an event).
 """
 
@@ -16,10 +16,9 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -27,15 +26,15 @@ import rq
 import yaml
 from redis import Redis
 
+from bench.figures import OUT, line
 from bench.installation import ROOT, Servers
-from bench.run import OUT, _line
 from fhirserver import app, embedded
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.json import decode, encode
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.indexing import entry_of
-from fhirserver.interactions.model import Request
+from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import stamped
 from fhirserver.rules.organization import kind_concept
 from fhirserver.search.index import indexer
@@ -51,7 +50,7 @@ WORKERS = 2
 SUBSCRIPTIONS = 10
 
 
-class Line:
+class Wired:
     """An installation with one hospital, subscriptions to a fast receiver, and the processes that notify it."""
 
     def __init__(self, servers: Servers, arrived: Any, port: int) -> None:
@@ -80,17 +79,7 @@ class Line:
 
     def subscribe(self, number: int, criteria: str) -> None:
         """A subscription of the hospital's own."""
-        channel = {
-            "type": "rest-hook",
-            "endpoint": f"http://127.0.0.1:{self.port}/in/{number}",
-            "payload": "application/fhir+json",
-        }
-        made = {"resourceType": "Subscription", "status": "requested", "reason": "bench", "criteria": criteria}
-        by = Principal("operator", id="o", organization=self.hospital, operator=True, scopes="system/*.cruds", name="o")
-        body = {**made, "channel": channel}
-        id = _id(dispatch(self.server, Request("create", self.hospital, self.base, by, type="Subscription", body=body)))
-        approve = Request("operation", self.hospital, self.base, by, type="Subscription", id=id, operation="$approve")
-        dispatch(self.server, approve)
+        subscribe(self.server, self.hospital, self.port, number, criteria)
 
     def start(self) -> None:
         """Starts the relay and the workers."""
@@ -140,40 +129,54 @@ class Line:
         return found
 
 
-def latency(line: Line) -> None:
+def subscribe(server: Server, hospital: str, port: int, number: int, criteria: str) -> None:
+    """A subscription of an organization's own to a receiver on this machine, approved."""
+    channel = {
+        "type": "rest-hook",
+        "endpoint": f"http://127.0.0.1:{port}/in/{number}",
+        "payload": "application/fhir+json",
+    }
+    made = {"resourceType": "Subscription", "status": "requested", "reason": "bench", "criteria": criteria}
+    by = Principal("operator", id="o", organization=hospital, operator=True, scopes="system/*.cruds", name="o")
+    base, body = server.base(hospital), {**made, "channel": channel}
+    id = _id(dispatch(server, Request("create", hospital, base, by, type="Subscription", body=body)))
+    dispatch(server, Request("operation", hospital, base, by, type="Subscription", id=id, operation="$approve"))
+
+
+def latency(wired: Wired) -> None:
     """From the commit to the receiver's answer, at PACE events a second, one subscription."""
-    line.subscribe(0, "create.patient")
-    line.start()
-    line.commit(1)
-    line.wait(1, 60)
+    wired.subscribe(0, "create.patient")
+    wired.start()
+    wired.commit(1)
+    wired.wait(1, 60)
     time.sleep(3)
     committed: dict[str, float] = {}
     count = min(EVENTS, PACE * 20)
     begin = time.monotonic()
     for number in range(count):
-        [id] = line.commit(1)
+        [id] = wired.commit(1)
         committed[id] = time.time()
         time.sleep(max(0.0, begin + (number + 1) / PACE - time.monotonic()))
-    waits = sorted((at - committed[id]) * 1000 for id, at in line.wait(count, 30) if id in committed)
+    waits = sorted((at - committed[id]) * 1000 for id, at in wired.wait(count, 30) if id in committed)
     p50, p99 = waits[len(waits) // 2], waits[int(len(waits) * 0.99)]
     said = {"events": count, "arrived": len(waits), "pace": PACE, "to_reach": 50, "p99_to_reach": 250}
-    _line("notify.latency", p50, "ms", round(p50, 1), round(p99, 1), None, said)
+    line("notify.latency", p50, "ms", round(p50, 1), round(p99, 1), None, said)
 
 
-def rate(line: Line) -> None:
+def rate(wired: Wired) -> None:
     """Deliveries a second of events that wait already, two workers, several subscriptions."""
     for number in range(SUBSCRIPTIONS):
-        line.subscribe(number, "Patient?gender=" + ("male", "female")[number % 2])
+        wired.subscribe(number, "Patient?gender=" + ("male", "female")[number % 2])
     events = EVENTS // (SUBSCRIPTIONS // 2)
     for _ in range(0, events, 100):
-        line.commit(100)
-    line.start()
+        wired.commit(100)
+    wired.start()
     wanted = events * SUBSCRIPTIONS // 2
-    times = [at for _, at in line.wait(wanted, 180)]
+    times = [at for _, at in wired.wait(wanted, 180)]
     steady = times[len(times) // 10 :]  # without the start of the processes
     value = (len(steady) - 1) / (steady[-1] - steady[0])
     said = {"deliveries": len(times), "of": wanted, "workers": WORKERS, "to_reach": 500}
-    _line("notify.rate", value, "deliveries/s", None, None, None, said)
+    line("notify.rate", value, "deliveries/s", None, None, None, said)
 
 
 def plain(servers: Servers, port: int) -> None:
@@ -189,7 +192,7 @@ def plain(servers: Servers, port: int) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    _line("notify.plain", 600 / (time.monotonic() - begin), "deliveries/s", None, None, None, {"workers": WORKERS})
+    line("notify.plain", 600 / (time.monotonic() - begin), "deliveries/s", None, None, None, {"workers": WORKERS})
     connection.close()
 
 
@@ -228,7 +231,7 @@ def match() -> None:
         times.append((time.perf_counter() - begin) * 1000)
     times.sort()
     said = {"matched": matched, "subscriptions": len(subscriptions), "to_reach": 5}
-    _line("match.10k", times[100], "ms", round(times[100], 3), round(times[198], 3), None, said)
+    line("match.10k", times[100], "ms", round(times[100], 3), round(times[198], 3), None, said)
 
 
 def _asking(number: int, type: str, row: int) -> dict[str, Any]:
@@ -255,7 +258,7 @@ def _receive(port: int, arrived: Any) -> None:
                 length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
                 body = await reader.readexactly(length)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                arrived.put((decode(body)["entry"][1]["resource"]["id"], time.time()))
+                arrived.put((decode(body)["entry"][1]["resource"].get("id", ""), time.time()))
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
@@ -279,25 +282,23 @@ def receiving() -> Iterator[tuple[int, Any]]:
         process.join()
 
 
-def main() -> None:
-    """Runs the figures named, all of them by default."""
-    named = sys.argv[1:] or ["match", "latency", "rate", "plain"]
-    OUT.mkdir(exist_ok=True)
+def run(named: Sequence[str]) -> None:
+    """Runs the figures named."""
     if "match" in named:
         match()
     if set(named) <= {"match"}:
         return
-    servers = Servers(Path(OUT) / "data-notify", 0.5)
+    servers = Servers(OUT / "data-notify", 0.5)
     servers.start()
     try:
         for name, measure in (("latency", latency), ("rate", rate)):
             if name in named:
                 with receiving() as (port, arrived):
-                    line = Line(servers, arrived, port)
+                    wired = Wired(servers, arrived, port)
                     try:
-                        measure(line)
+                        measure(wired)
                     finally:
-                        line.stop()
+                        wired.stop()
         if "plain" in named:
             with receiving() as (port, _):
                 plain(servers, port)
@@ -306,4 +307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1:] or ["match", "latency", "rate", "plain"])

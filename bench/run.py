@@ -8,12 +8,11 @@ The lines are appended to bench/out/latest.jsonl.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import people
 from bench.drive import Call, Result, drive
-from bench.installation import Bare, Installation, Servers, resident_mb, tree
+from bench.figures import OUT, line
+from bench.installation import Bare, Installation, Servers, Unaudited, resident_mb, tree
 from bench.searches import SEARCHES
 from fhirserver.fhir.json import encode
 
-OUT = Path(__file__).with_name("out")
 SIZES = {"small": (2_000, 20_000, 0.5), "full": (64_000, 1_000_000, 4.0)}
 FEW = (1_000, 15_000)
 """What growth is measured from."""
@@ -34,6 +33,7 @@ CONNECTIONS = 16
 SECONDS = float(os.environ.get("DURATION", "5"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 ENTRIES = 100
+Served = Installation | Bare | Unaudited
 
 
 class Bench:
@@ -99,6 +99,40 @@ class Bench:
         result, cpu = self._ours(calls, connections=4)
         self._write("transaction", result.rate * ENTRIES, "resources/s", result, cpu, goal=2_000)
 
+    def audit_read(self) -> None:
+        """Reads with their audit records over reads without any; and beside them reads while the relay stores the
+        records, which it does of what has been read so far at its own pace.
+        """
+        without, one = Unaudited(self.installation), self.installation
+        calls = [Call("GET", f"{one.base}/Patient/p{self.chance.randrange(self.patients):07d}") for _ in range(5_000)]
+        runs: dict[str, list[tuple[Result, tuple[float, float]]]] = {"on": [], "off": [], "shipped": []}
+        try:
+            for _ in range(ROUNDS):
+                for name, process in (("on", one), ("off", without)):
+                    runs[name].append(self._driven(process, calls))
+                with one.relay():
+                    runs["shipped"].append(self._driven(one, calls))
+        finally:
+            without.stop()
+        on, off, shipped = (max(each, key=lambda run: run[0].rate) for each in runs.values())
+        pairs = list(zip(runs["on"], runs["off"], runs["shipped"], strict=True))
+        said = {
+            "on": round(on[0].rate, 1),
+            "off": round(off[0].rate, 1),
+            "cpu_us_server_off": round(off[1][0]),
+            "ratio_cpu": round(median(sum(its[1]) / sum(mine[1]) for mine, its, _ in pairs), 3),
+            "while_shipped": round(shipped[0].rate, 1),
+            "ratio_while_shipped": round(median(its[0].rate / mine[0].rate for _, mine, its in pairs), 3),
+            "errors": sum(run[0].errors for each in runs.values() for run in each),
+            "to_reach": 0.8,
+        }
+        ratio = median(mine[0].rate / its[0].rate for mine, its, _ in pairs)
+        line("audit.read", ratio, "times", on[0].p50_ms, on[0].p99_ms, on[1], said)
+
+    def _driven(self, process: Served, calls: Sequence[Call]) -> tuple[Result, tuple[float, float]]:
+        drive(process.port, self.installation.token, calls, 0.7, CONNECTIONS)
+        return self._counted(process, lambda: drive(process.port, self.installation.token, calls, SECONDS, CONNECTIONS))
+
     def growth(self) -> None:
         """The median latency of each search at all patients over that at 1,000, one connection."""
         few = Installation(self.servers, f"bench_{FEW[0]}", *FEW).ready()
@@ -114,7 +148,7 @@ class Bench:
                 least, most = (min(pair[at].p50_ms for pair in pairs) for at in (0, 1))
                 errors = sum(each.errors for pair in pairs for each in pair)
                 said = {"at_1000_ms": least, "at_all_ms": most, "errors": errors, "to_reach": 1.35}
-                _line(f"growth.{name}", most / least, "times", most, None, None, said)
+                line(f"growth.{name}", most / least, "times", most, None, None, said)
         finally:
             few.stop()
 
@@ -136,7 +170,7 @@ class Bench:
         ]
         least, most = (min(pair[index].p50_ms for pair in pairs) for index in (0, 1))
         said = {"page": page, "first_ms": least, "deep_ms": most, "to_reach": 1.2}
-        _line("page.deep", most / least, "times", most, None, None, said)
+        line("page.deep", most / least, "times", most, None, None, said)
 
     def start(self) -> None:
         """A cold start of the web server to its first answer, and what a worker then has in memory."""
@@ -149,11 +183,11 @@ class Bench:
             one.stop()
         one.start()
         said = {"resident_mb": round(resident, 1), "to_reach": 1.5, "resident_to_reach_mb": 150}
-        _line("start", min(seconds), "s", min(seconds) * 1e3, None, None, said)
+        line("start", min(seconds), "s", min(seconds) * 1e3, None, None, said)
 
     def load(self) -> None:
         """What the bulk loader did when it made the data set."""
-        _line("load", self.installation.load_rate, "resources/s", None, None, None, {})
+        line("load", self.installation.load_rate, "resources/s", None, None, None, {})
 
     def _median(self, installation: Installation | None, calls: Sequence[Call]) -> Result:
         one = installation or self.installation
@@ -178,7 +212,7 @@ class Bench:
         mine = [Call(call.method, one.base + call.path, call.body) for call in calls]
         return min(drive(one.port, one.token, mine, 1, 1).p50_ms for _ in range(ROUNDS))
 
-    def _counted(self, process: Installation | Bare, run: Callable[[], Result]) -> tuple[Result, tuple[float, float]]:
+    def _counted(self, process: Served, run: Callable[[], Result]) -> tuple[Result, tuple[float, float]]:
         """The result of a run, and the CPU microseconds a request of the server and of mongod."""
         server, mongod = process.cpu(), self.servers.mongod_cpu()
         result = run()
@@ -214,33 +248,8 @@ class Bench:
     def _write(
         self, name: str, value: float, unit: str, result: Result, cpu: tuple[float, float], goal: float, **said: Any
     ) -> None:
-        beside = {**said, "p99": result.p99_ms, "errors": result.errors, "to_reach": goal}
-        _line(name, value, unit, result.p50_ms, result.p99_ms, cpu, beside)
-
-
-def _line(
-    name: str,
-    value: float,
-    unit: str,
-    p50: float | None,
-    p99: float | None,
-    cpu: tuple[float, float] | None,
-    beside: dict[str, Any],
-) -> None:
-    line = {
-        "name": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "p50_ms": p50,
-        "p99_ms": p99,
-        "cpu_us_server": round(cpu[0]) if cpu else None,
-        "cpu_us_mongod": round(cpu[1]) if cpu else None,
-        "beside": {key: each for key, each in beside.items() if key != "p99"},
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    with (OUT / "latest.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
+        beside = {**said, "errors": result.errors, "to_reach": goal}
+        line(name, value, unit, result.p50_ms, result.p99_ms, cpu, beside)
 
 
 def _searches(path: str, patients: int, chance: random.Random) -> Iterator[Call]:
@@ -286,7 +295,20 @@ def _entry(resource: dict[str, Any], url: str | None = None) -> dict[str, Any]:
     return ({"fullUrl": url} if url else {}) | {"resource": kept, "request": asked}
 
 
-FIGURES = ("load", "start", "read", "search", "create", "update", "transaction", "page.deep", "growth")
+OF_A_LOADED_SERVER = (
+    "load", "start", "read", "search", "create", "update", "transaction", "page.deep", "growth", "audit.read",
+)  # fmt: skip
+# Figures that bring a server of their own: the module that has them, and their names in it.
+OTHERS = {
+    "notify.latency": ("notify", "latency"),
+    "notify.rate": ("notify", "rate"),
+    "notify.plain": ("notify", "plain"),
+    "match.10k": ("notify", "match"),
+    "hl7v2.transform": ("hl7v2", "transform"),
+    "hl7v2.ack": ("hl7v2", "ack"),
+    "hl7v2.pipeline": ("hl7v2", "pipeline"),
+}
+FIGURES = (*OF_A_LOADED_SERVER, *OTHERS)
 
 
 def main() -> None:
@@ -297,14 +319,19 @@ def main() -> None:
     if unknown or size not in SIZES:
         sys.exit(f"ONLY names some of {', '.join(FIGURES)}; SIZE is one of {', '.join(SIZES)}")
     OUT.mkdir(exist_ok=True)
-    bench = Bench(size)
-    bench.servers.start()
-    try:
-        for name in FIGURES:
-            if name in only:
-                getattr(bench, name.replace(".", "_"))()
-    finally:
-        bench.close()
+    if set(only) & set(OF_A_LOADED_SERVER):
+        bench = Bench(size)
+        bench.servers.start()
+        try:
+            for name in OF_A_LOADED_SERVER:
+                if name in only:
+                    getattr(bench, name.replace(".", "_"))()
+        finally:
+            bench.close()
+    for module in dict.fromkeys(module for module, _ in OTHERS.values()):
+        wanted = [OTHERS[name][1] for name in OTHERS if name in only and OTHERS[name][0] == module]
+        if wanted:
+            import_module(f"bench.{module}").run(wanted)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from fhirserver.web.bodies import Bodies
 _LOGGERS = {name: {"handlers": [], "propagate": True} for name in ("_granian", "granian.access")}
 
 
-def web(settings: Settings) -> None:
-    """Serve `app.wsgi` until SIGTERM or SIGINT."""
+def web(settings: Settings, target: str = "fhirserver.serve:worker") -> None:
+    """Serve what `target` makes in each worker until SIGTERM or SIGINT."""
     Granian(
-        "fhirserver.serve:worker",
+        target,
         factory=True,
         interface=Interfaces.WSGI,
         address=settings.host,
@@ -42,9 +42,17 @@ def web(settings: Settings) -> None:
 
 def worker() -> Any:
     """What granian calls in each worker: the WSGI application."""
+    tied()
+    return bounded(app.wsgi(), Settings.from_env())
+
+
+def tied() -> None:
+    """Ties a worker to its parent, and lets signals end it while it still loads: granian hears them only later."""
     lifeline.tie()
-    # Until granian hears these here, they end a worker that is still loading.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
-    settings = Settings.from_env()
-    return Bodies(app.wsgi(), settings.max_body, max(1, settings.threads * 3 // 4))
+
+
+def bounded(application: Any, settings: Settings) -> Any:
+    """The application behind what reads bodies, within the bounds of the settings."""
+    return Bodies(application, settings.max_body, max(1, settings.threads * 3 // 4))
