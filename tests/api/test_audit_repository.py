@@ -206,7 +206,9 @@ def test_who_saw_a_patient_is_found_by_an_index_that_is_there_from_the_beginning
 ) -> None:
     database = installation.server.store.database
     assert {"s.patient", "own", "client"} <= set(database.current("AuditEvent").index_information())
-    id = repository.get("Patient?identifier=m1").ids[0]
+    id, other = (repository.get(f"Patient?identifier=m{number}").ids[0] for number in (1, 2))
+    many = [{"resource": event(f"Patient/{other}"), "request": {"method": "POST", "url": "AuditEvent"}}] * 200
+    assert repository.post("", {"resourceType": "Bundle", "type": "batch", "entry": many}).status == 200
     for search in (f"patient=Patient/{id}", f"patient=Patient/{id}&agent:identifier=urn:staff|n77&_sort=-_lastUpdated"):
         answer = repository.get(f"AuditEvent?{search}&type=110112", X_Explain="true")
         notes = [issue["diagnostics"] for each in answer.json["entry"] if each["search"]["mode"] == "outcome"
