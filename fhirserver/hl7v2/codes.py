@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from fhirserver.auth.access import Access, everything
@@ -29,7 +30,9 @@ from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
 from fhirserver.interactions.read import answer, current
 from fhirserver.rules.model import Prepared
+from fhirserver.search.parse import parse
 from fhirserver.store.model import REGISTRY, Stored
+from fhirserver.store.search import compile_search, total
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,10 @@ MOST_CODES = 20
 """Unmapped codes of one message that get a Task."""
 MOST_TASKS = 500
 MOST_AT_ONCE = 500
+EXACT = 10
+"""Messages of one code that are counted each; after that the count is brought up to date every so many seconds."""
+COUNT_SECONDS = 60.0
+MOST_COUNTED = 100_000
 JOB = "process"
 
 
@@ -140,7 +147,9 @@ def _count(server: Server, organization: str, id: str, make: Any) -> None:
         if before is not None and before.get("status") in LET_BE:
             return
         fresh = before is None or before.get("status") == "completed"
-        task = make() if before is None else _counted(server, before)
+        if before is not None and not fresh and _is_recent(server, before):
+            return
+        task = make() if before is None else _counted(server, organization, id, before)
         try:
             _put(server, organization, stored, id, task, None if fresh else {})
             return
@@ -188,11 +197,24 @@ def _input(name: str, **value: Any) -> dict[str, Any]:
     return {"type": {"coding": [{"system": SYSTEM_OF_TASKS, "code": name}]}, **value}
 
 
-def _counted(server: Server, task: Resource) -> Resource:
-    said = [dict(each) for each in task.get("input", ())]
-    for each in said:
-        if "valueInteger" in each:
-            each["valueInteger"] += 1
+def _is_recent(server: Server, task: Resource) -> bool:
+    """Whether a Task of many messages was counted a short while ago: not every message shall write a version of it."""
+    written = datetime.fromisoformat(task["meta"]["lastUpdated"].replace("Z", "+00:00"))
+    return _met(task) >= EXACT and (server.now() - written).total_seconds() < COUNT_SECONDS
+
+
+def _met(task: Mapping[str, Any]) -> int:
+    return next((each["valueInteger"] for each in task.get("input") or () if "valueInteger" in each), 0)
+
+
+def _counted(server: Server, organization: str, id: str, task: Resource) -> Resource:
+    """The Task with one message more; of many, with as many as refer to it."""
+    number = _met(task) + 1
+    if number > EXACT:
+        query = parse(server.definitions, "InboundMessage", [("code-task", f"Task/{id}")], strict=True)
+        search = compile_search(server.store, everything(organization), "InboundMessage", query.clauses, None)
+        number = max(number, 1 + (total(server.store, search, MOST_COUNTED).count if search else 0))
+    said = [{**each, "valueInteger": number} if "valueInteger" in each else each for each in task.get("input", ())]
     kept = {name: value for name, value in task.items() if name != "output"}
     status = "requested" if task.get("status") == "completed" else task["status"]
     return kept | {"status": status, "input": said, "lastModified": write.instant_text(server.now())}

@@ -10,10 +10,14 @@ import pytest
 
 from fhirserver import app
 from fhirserver.fhir.json import decode
-from fhirserver.hl7v2 import process, shipped
+from fhirserver.fhir.problem import Problem
+from fhirserver.hl7v2 import codes, process, shipped
+from fhirserver.hl7v2.effective import Overlays
 from fhirserver.hl7v2.mapping.conceptmaps import concept_maps
+from fhirserver.hl7v2.message import Message
 from fhirserver.settings import folder
 from tests.api.client import Api
+from tests.api.test_definitions_added import element, structure
 
 EXAMPLE = decode((folder("examples") / "hl7v2" / "overlay.json").read_bytes())
 RAW = (folder("examples") / "hl7v2" / "06-z-segments-a01-2.5.hl7").read_bytes()
@@ -338,3 +342,48 @@ def test_the_settings_of_an_overlay_are_those_its_messages_are_read_with(api: Ap
     found = {e["resource"]["resourceType"]: e["resource"] for e in told(answer, "bundle")[0]["entry"]}
     assert found["Patient"]["identifier"][0]["system"] == "urn:oid:2.16.840.1.113883.3.9999.1"
     assert found["Encounter"]["period"]["start"] == "2026-09-14T12:55:00-07:00"
+
+
+def test_a_code_that_comes_often_is_not_written_for_every_message(
+    api: Api, send: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(*(message(number, sex="Q", patient=str(number)) for number in range(14)))
+    [task] = every(api, "Task")
+    assert (counted(task), task["meta"]["versionId"]) == (10, "10")
+    monkeypatch.setattr(codes, "COUNT_SECONDS", 0.0)
+    send(message(14, sex="Q", patient="14"))
+    [task] = every(api, "Task")
+    assert (counted(task), task["meta"]["versionId"]) == (15, "11")
+
+
+def counted(task: dict[str, Any]) -> int:
+    return next(int(each["valueInteger"]) for each in task["input"] if "valueInteger" in each)
+
+
+def test_the_last_good_maps_stay_where_definitions_change_under_an_overlay(
+    api: Api, registry: Api, installation: app.Installation
+) -> None:
+    defined = structure("Gadget", "specialization", "DomainResource", "Gadget", element("Gadget.color", 0, "1", "code"))
+    definition = registry.create(defined)
+    overlay = copy.deepcopy(EXAMPLE)
+    overlay["group"][0]["extension"][0]["extension"][2]["valueString"] = "Gadget"
+    overlay["group"][0]["element"][:] = [overlay["group"][0]["element"][0]]
+    rule = overlay["group"][0]["element"][0]
+    rule["target"][0]["code"] = "color"
+    del rule["extension"][0]["extension"][1]
+    made = overlay["group"][2]["element"][0]
+    made["target"][0]["code"] = "Gadget"
+    made["extension"][0]["extension"][1]["valueString"] = "make"
+    assert api.put("ConceptMap/lakeside-adt", overlay).status == 201
+
+    def types() -> set[str]:
+        answer = api.post("InboundMessage/$convert", asked(message=RAW.decode()))
+        return {each["resource"]["resourceType"] for each in told(answer, "bundle")[0]["entry"]}
+
+    assert "Gadget" in types()
+    assert registry.delete(f"StructureDefinition/{definition['id']}").status in (200, 204)
+    assert "Gadget" in types()
+    started = Overlays(installation.server, installation.intake().maps)
+    with pytest.raises(Problem, match="Gadget is no resource type"):
+        started.effective(api.organization, None, Message.parse(RAW))
+    assert started.effective("another", None, Message.parse(RAW)).maps.overlays == ()
