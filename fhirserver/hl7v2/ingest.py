@@ -128,7 +128,23 @@ class Intake:
         now, registry = self.server.now(), self.server.base(QUARANTINE)
         check = check or (self.points.check if self.points else None)
         given: dict[str, Any] = {"received": now, "sequence": self._sequence(), "registry": registry, "check": check}
-        return prepare(raw, peer, senders, self.maps, **given)
+        found = prepare(raw, peer, senders, self.maps, **given)
+        if found.resource.get("reason") == "unsupported" and found.organization != QUARANTINE:
+            if check is _not_at_once:
+                raise _NotAtOnce
+            return prepare(raw, peer, senders, self._maps_of(found), **given)
+        return found
+
+    def _maps_of(self, message: Inbound) -> Maps:
+        """The maps of a message's sender: its overlays may take what the shipped maps do not."""
+        said = message.resource
+        endpoint = str(said.get("endpoint", {}).get("reference", "")).rpartition("/")[2]
+        try:
+            names = said.get("sendingApplication", ""), said.get("sendingFacility", "")
+            return self.overlays.maps(message.organization, endpoint, *names)
+        except Problem as fault:
+            log.warning("the overlays of %s could not be asked: %s", message.organization, fault.issues[0].code)
+            return self.maps
 
     def _sequence(self) -> int:
         """Nanoseconds, and always more than the last: the clock may stand still or step back."""

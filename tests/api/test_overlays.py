@@ -344,6 +344,20 @@ def test_the_settings_of_an_overlay_are_those_its_messages_are_read_with(api: Ap
     assert found["Encounter"]["period"]["start"] == "2026-09-14T12:55:00-07:00"
 
 
+def test_an_event_that_an_overlay_adds_is_taken_at_the_door(api: Api, send: Callable[..., None]) -> None:
+    raw = message(1).replace(b"ADT^A01", b"ADT^Z07")
+    headers = {"Authorization": f"Bearer {api.token}"}
+    path = f"/1/health/organizations/{api.organization}/hl7v2"
+    refused = api.app.test_client().post(path, data=raw, content_type="application/hl7-v2", headers=headers)
+    assert b"MSA|AR|M00001" in refused.data
+    parts = [{"url": "map", "valueString": "triggers"}, {"url": "kind", "valueCode": "triggers"}]
+    row = {"code": "ADT_Z07", "target": [{"code": "ADT_A01", "equivalence": "relatedto"}]}
+    group = {"extension": [{"url": f"{BASE}/hl7v2-map", "extension": parts}], "element": [row]}
+    assert api.post("ConceptMap", {**required("administrative-sex"), "group": [group]}).status == 201
+    send(message(2).replace(b"ADT^A01", b"ADT^Z07"))
+    assert [each["status"] for each in every(api, "InboundMessage?control-id=M00002")] == ["processed"]
+
+
 def test_a_code_that_comes_often_is_not_written_for_every_message(
     api: Api, send: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
