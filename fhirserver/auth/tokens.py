@@ -75,6 +75,18 @@ def verify(
     return claims
 
 
+def hinted(keys: Mapping[str, SigningKey], token: str, issuer: str) -> Mapping[str, Any]:
+    """The claims of an id token that we issued once, expired or not: a hint, no proof of anything. Empty for others."""
+    if len(token) > MOST_TOKEN:
+        return {}
+    try:
+        key = keys.get(str(jws.extract_compact(token.encode()).protected.get("kid", "")))
+        claims = jwt.decode(token, key.pair, algorithms=[ALGORITHM]).claims if key else {}
+    except (JoseError, ValueError, TypeError):
+        return {}
+    return claims if claims.get("iss") == issuer else {}
+
+
 def _check(claims: Mapping[str, Any], issuer: str, now: float, audience: str | None) -> None:
     if claims.get("iss") != issuer:
         raise refused("The access token is from another issuer.")
@@ -89,8 +101,11 @@ def _check(claims: Mapping[str, Any], issuer: str, now: float, audience: str | N
 
 
 def refused(diagnostics: str, error: str = "invalid_token") -> Problem:
-    """The Problem for a request whose credentials are no good: 401, with the challenge of RFC 6750."""
-    challenge = f'Bearer realm="fhir", error="{error}", error_description="{diagnostics}"'
+    """The Problem for a request whose credentials are no good: 401, with the challenge of RFC 6750; without an `error`
+    for a request that has none of a kind we know (RFC 6750 3.1).
+    """
+    why = f', error="{error}", error_description="{diagnostics}"' if error else ""
+    challenge = f'Bearer realm="fhir"{why}'
     return problem("login", diagnostics, headers={"WWW-Authenticate": challenge})
 
 

@@ -17,6 +17,9 @@ from fhirserver.rules.model import Context, Prepared, Rule, instant, only_on_reg
 
 ROLES = ("admin", "member")
 LEAST_PASSWORD = 16
+PERSONS = ("Practitioner", "PractitionerRole", "Patient", "RelatedPerson", "Person")
+"""What SMART App Launch lets `fhirUser` name."""
+_PERSON = re.compile(rf"(?:{'|'.join(PERSONS)})/[A-Za-z0-9\-.]{{1,64}}")
 _EMAIL = re.compile(r"[^@\s\"<>()\[\],;:\\]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])")
 
 
@@ -54,6 +57,7 @@ def create(context: Context, resource: Resource) -> Prepared:
     user.setdefault("role", "member")
     user["registered"] = instant(context.now)
     _place(context.principal, user)
+    _check_person(user)
     return _prepared(context, user, {})
 
 
@@ -74,12 +78,23 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     if moved and not _is_operator(context.principal):
         raise problem("forbidden", "Only an operator may move a user to another organization.", "User.organization")
     _place(context.principal, user)
+    _check_person(user)
     return _prepared(context, user, private)
 
 
 def delete(context: Context, user: Resource) -> None:
     """Raises Problem(business-rule) for somebody who would remove himself."""
     _not_oneself(context.principal, user, {**user, "active": False})
+
+
+def _check_person(user: Resource) -> None:
+    """Raises Problem(value) unless the person is a resource on the base of the user's organization."""
+    person = user.get("person")
+    reference_ = person.get("reference") if isinstance(person, Mapping) else None
+    known = isinstance(reference_, str) and _PERSON.fullmatch(reference_) and user["role"] != "operator"
+    if person is not None and not known:
+        text = f"User.person is a resource of the user's organization, as in Practitioner/123: {', '.join(PERSONS)}."
+        raise problem("value", text, "User.person")
 
 
 def _not_oneself(principal: Principal, previous: Resource, user: Resource) -> None:

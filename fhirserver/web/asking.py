@@ -24,7 +24,12 @@ PARAMETERS = (
     "aud",
     "nonce",
     "prompt",
+    "max_age",
+    "request",
+    "request_uri",
+    "response_mode",
 )
+PROMPTS = frozenset({"none", "login", "consent", "select_account"})
 MOST_PARAMETER = 8192
 
 
@@ -80,6 +85,7 @@ def asked(tokens: Tokens, parameters: Mapping[str, str], client: Resource) -> As
     """What the request asks for. Raises Refused for what may not be asked."""
     if parameters["response_type"] != "code":
         raise Refused("unsupported_response_type", "Only response_type code is supported.")
+    _check_extras(parameters)
     if "authorization_code" not in client.get("grantType", ()):
         raise Refused("unauthorized_client", "The client is not registered for authorization_code.")
     if parameters["code_challenge_method"] != "S256" or not codes.CHALLENGE.fullmatch(parameters["code_challenge"]):
@@ -94,6 +100,26 @@ def asked(tokens: Tokens, parameters: Mapping[str, str], client: Resource) -> As
     if about_patient(scope) and (tokens.patients is None or organization == "registry"):
         raise Refused("invalid_scope", "Scopes of one patient are not supported on this base.")
     return Asked(parameters, client, organization, scope)
+
+
+def prompts(parameters: Mapping[str, str]) -> frozenset[str]:
+    """What `prompt` asks for (OpenID Connect Core 3.1.2.1)."""
+    return frozenset(parameters.get("prompt", "").split())
+
+
+def _check_extras(parameters: Mapping[str, str]) -> None:
+    """Raises Refused for what OpenID Connect and its kin may ask and we do not do: it must not be passed over."""
+    for name in ("request", "request_uri"):
+        if parameters.get(name):
+            raise Refused(f"{name}_not_supported", f"The parameter {name} is not supported.")
+    if parameters.get("response_mode", "") not in ("", "query"):
+        raise Refused("invalid_request", "Only response_mode query is supported.")
+    asked_for = prompts(parameters)
+    if asked_for - PROMPTS or ("none" in asked_for and len(asked_for) > 1):
+        raise Refused("invalid_request", "prompt is none alone, or some of login, consent and select_account.")
+    age = parameters.get("max_age", "")
+    if age and not (age.isascii() and age.isdigit() and len(age) < 10):
+        raise Refused("invalid_request", "max_age is a number of seconds.")
 
 
 def _organization(tokens: Tokens, audience: str) -> str:

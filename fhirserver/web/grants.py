@@ -31,6 +31,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.client import is_public
+from fhirserver.rules.model import target
 from fhirserver.rules.user import older
 from fhirserver.store.kept import Kept
 from fhirserver.web import codes
@@ -290,8 +291,10 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
 def identity(issuer: str, user: Resource, words: Sequence[str]) -> dict[str, Any]:
     """What the scopes let an application know of the user: fhirUser, name, e-mail address."""
     url = f"{issuer}/1/health/fhir/4/User/{user['id']}"
+    place, who = target(user.get("organization"), "Organization"), str(user.get("person", {}).get("reference", ""))
+    known = f"{issuer}/1/health/organizations/{place}/fhir/4/{who}" if place and who else url
     return {
-        **({"fhirUser": url} if "fhirUser" in words else {}),
+        **({"fhirUser": known} if "fhirUser" in words else {}),
         **({"profile": url} if "profile" in words else {}),
         **({"name": user["name"]} if "profile" in words and user.get("name") else {}),
         **({"email": user["email"]} if "email" in words else {}),

@@ -109,6 +109,9 @@ def _answered(view: Callable[[], HttpResponse]) -> View:
             answer = jsonify(error=error_code, error_description=refusal.issues[0].diagnostics)
             answer.status_code = refusal.status
             answer.headers.update(refusal.headers)
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        if challenge.startswith("Basic ") and "realm=" not in challenge:  # RFC 7617 wants one, authlib gives none
+            answer.headers["WWW-Authenticate"] = challenge.replace("Basic ", 'Basic realm="oauth2", ', 1)
         answer.headers.update(NO_STORE)
         return answer
 
@@ -188,14 +191,17 @@ def _register(tokens: Tokens) -> HttpResponse:
     """RFC 7591, with the access token of a user who may register clients as the initial access token."""
     principal = tokens.authenticate(http)
     if principal.kind not in ("user", "operator") or tokens.create is None:
-        raise refused("Registration needs the access token of a user who may register clients.")
+        text = "Registration needs the access token of a user who may register clients."
+        raise refused(text, error="" if principal.kind == "anonymous" else "invalid_token")
     return register(tokens.create, principal)
 
 
 def _userinfo(tokens: Tokens) -> HttpResponse:
     """OpenID Connect userinfo: what the scopes of the access token let the application know of the user."""
     scheme, _, token = (http.headers.get("Authorization") or "").partition(" ")
-    claims = tokens.claims(token.strip() if scheme.lower() == "bearer" else "")
+    if scheme.lower() != "bearer":
+        raise refused("Userinfo needs the access token of a user, as 'Authorization: Bearer <token>'.", error="")
+    claims = tokens.claims(token.strip())
     words = str(claims.get("scope", "")).split()
     user = tokens.user(str(claims["sub"])) if claims.get("kind") == "user" else None
     if user is None or user.get("active") is False or "openid" not in words:

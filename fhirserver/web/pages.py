@@ -66,7 +66,7 @@ this at <strong>{{ organization }}</strong>{% if patient %}, for the patient {{ 
     "signed-out": """{% extends "layout" %}{% block body %}<p>You can close this window.</p>{% endblock %}""",
     "sign-out": """{% extends "layout" %}{% block body %}
 <form method="post" action="/oauth2/logout"><input type="hidden" name="csrf" value="{{ csrf }}">
-<input type="hidden" name="client_id" value="{{ client }}">
+{% for name, value in given.items() %}<input type="hidden" name="{{ name }}" value="{{ value }}">{% endfor %}
 <input type="hidden" name="post_logout_redirect_uri" value="{{ to }}"><button>Sign out</button></form>{% endblock %}""",
 }
 _NONE: Mapping[str, Any] = {}

@@ -14,14 +14,15 @@ from flask import Blueprint
 from flask import Response as HttpResponse
 from flask import request as http
 
-from fhirserver.auth import scopes
+from fhirserver.auth import scopes, tokens
+from fhirserver.auth.keys import by_kid
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.model import instant, target
 from fhirserver.store.kept import Kept, grants_of, of_client
 from fhirserver.web import codes
-from fhirserver.web.asking import PARAMETERS, Asked, Fault, Refused, about_patient, asked, client_of
+from fhirserver.web.asking import PARAMETERS, Asked, Fault, Refused, about_patient, asked, client_of, prompts
 from fhirserver.web.codes import Consent
 from fhirserver.web.pages import page
 from fhirserver.web.sessions import Sessions, SignedIn, csrf, digest, ours, set_cookie
@@ -45,11 +46,11 @@ WORDS = {
 class SignIn:
     """The authorization endpoint and the pages behind it."""
 
-    def __init__(self, tokens: Tokens) -> None:
-        assert tokens.kept is not None
-        self.tokens = tokens
-        self.kept: Kept = tokens.kept
-        self.sessions = Sessions(tokens)
+    def __init__(self, of: Tokens) -> None:
+        assert of.kept is not None
+        self.tokens = of
+        self.kept: Kept = of.kept
+        self.sessions = Sessions(of)
 
     def add_to(self, blueprint: Blueprint) -> None:
         """Adds the routes."""
@@ -86,8 +87,8 @@ class SignIn:
         signed_in = self.sessions.sign_in(email, password, http.remote_addr or "")
         if signed_in is None:
             return self._sign_in_page(request, flow, "The e-mail address or the password is wrong.")
-        if request.parameters["prompt"] == "login":  # it has been done
-            self._keep(flow, {**request.parameters, "prompt": ""})
+        done = prompts(request.parameters) - {"login", "select_account"}
+        self._keep(flow, {**request.parameters, "prompt": " ".join(done), "max_age": ""})
         answer = HttpResponse(status=303, headers={"Location": "/oauth2/consent"})
         self.sessions.remember(answer, signed_in.cookie)
         return answer
@@ -123,20 +124,23 @@ class SignIn:
         """
         to, signed_in = self._registered(), self.sessions.of(http.cookies)
         if signed_in and http.method == "GET":
-            values = {"csrf": csrf(signed_in.cookie), "to": to, "client": http.values.get("client_id", "")}
+            given = {name: http.values.get(name, "") for name in ("client_id", "id_token_hint", "state")}
+            values = {"csrf": csrf(signed_in.cookie), "to": to, "given": given}
             return page("sign-out", "Sign out?", leads_to=_origin(to), values=values)
         if signed_in:
             if not ours(http.form.get("csrf", ""), signed_in.cookie):
                 raise Fault("This page is out of date.")
             self.sessions.end(signed_in.cookie)
-        answer = HttpResponse(status=303, headers={"Location": to}) if to else page("signed-out", "You are signed out")
+        answer = led_to(to, http.values.get("state", "")) if to else page("signed-out", "You are signed out")
         self.sessions.remember(answer, "")
         return answer
 
     def _registered(self) -> str:
         """Where to lead after signing out: a redirect URI of the client named, else nowhere."""
         to = http.values.get("post_logout_redirect_uri", "")
-        found = self.tokens.client(http.values.get("client_id", "")) if to else None
+        hint = tokens.hinted(by_kid(self.tokens.keys()), http.values.get("id_token_hint", ""), self.tokens.issuer)
+        named, meant = http.values.get("client_id", ""), str(hint.get("aud", ""))
+        found = self.tokens.client(named or meant) if to and (not named or not meant or named == meant) else None
         return to if found and to in found[0].get("redirectUri", ()) else ""
 
     # Which request, by whom
@@ -170,9 +174,9 @@ class SignIn:
 
     def _next(self, request: Asked, flow: str, find: str = "") -> HttpResponse:
         """The page that is next: sign in, choose a patient, consent; or the code where the user consented before."""
-        silent, prompt = request.parameters["prompt"] == "none", request.parameters["prompt"]
-        signed_in = self.sessions.of(http.cookies)
-        if signed_in is None or prompt == "login":
+        wanted = prompts(request.parameters)
+        silent, signed_in = "none" in wanted, self.sessions.of(http.cookies)
+        if signed_in is None or {"login", "select_account"} & wanted or self._too_long_ago(request, signed_in):
             return self._silence(request, "login_required") if silent else self._sign_in_page(request, flow)
         user = signed_in.user
         if request.organization != "registry" and request.organization not in person(user)["roles"]:
@@ -182,10 +186,14 @@ class SignIn:
             if silent:
                 return self._silence(request, "interaction_required")
             return self._patient_page(request, flow, user, find)
-        if prompt != "consent" and self._consented(request, user):
+        if "consent" not in wanted and self._consented(request, user):
             self.kept.drop(f"flow/{digest(flow)}")
             return self._code(request, signed_in, request.scope)
         return self._silence(request, "consent_required") if silent else self._consent_page(request, flow, user)
+
+    def _too_long_ago(self, request: Asked, signed_in: SignedIn) -> bool:
+        age = request.parameters.get("max_age", "")
+        return bool(age) and self._now().timestamp() - signed_in.since > int(age)
 
     def _silence(self, request: Asked, error: str) -> HttpResponse:
         return self._back(request.parameters, error=error, error_description="The user would have to be asked.")
@@ -212,7 +220,7 @@ class SignIn:
         known = self.tokens.organization(request.organization) if self.tokens.organization else None
         values = {
             "csrf": csrf(flow),
-            "scopes": [(word, WORDS.get(word) or scopes.sentence(scopes.cached(word, types))) for word in words],
+            "scopes": [(word, _in_words(word, types)) for word in words],
             "user": user.get("name") or user["email"],
             "organization": (known or {}).get("name", "the registry"),
             "patient": request.parameters.get("patient", ""),
@@ -295,6 +303,18 @@ class SignIn:
                 return answer
 
         return show
+
+
+def _in_words(word: str, types: frozenset[str]) -> str:
+    """One word of a scope as the page says it."""
+    of = " of the chosen patient" if word.startswith("patient/") else ""
+    return WORDS.get(word) or scopes.sentence(scopes.cached(word, types)) + of
+
+
+def led_to(uri: str, state: str) -> HttpResponse:
+    """The way to a redirect URI after signing out, with the application's state."""
+    query = f"{'&' if '?' in uri else '?'}{urlencode({'state': state})}" if state else ""
+    return HttpResponse(status=303, headers={"Location": uri + query})
 
 
 def _origin(uri: str) -> str:

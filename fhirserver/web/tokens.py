@@ -89,7 +89,7 @@ class Tokens:
             return self.principal(self.claims(credentials.strip()), http.path)
         if scheme.lower() == "basic":
             return self._basic(credentials.strip(), http.remote_addr or "")
-        raise tokens.refused("The Authorization header must be 'Bearer <token>'.", "invalid_request")
+        raise tokens.refused("The Authorization header must be 'Bearer <token>'.", error="")
 
     def claims(self, token: str) -> Mapping[str, Any]:
         """The claims of an access token that is in force. Raises Problem(login) for every other one."""

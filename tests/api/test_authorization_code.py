@@ -334,6 +334,102 @@ def test_signing_out_leads_nowhere_but_to_a_registered_address(exchange: Exchang
     assert "Sign in" in browser.begin().text
 
 
+def test_signing_out_knows_the_application_by_its_id_token_and_gives_its_state_back(
+    exchange: Exchange, browser: Browser
+) -> None:
+    tokens = dict(browser.token(browser.code()).json or {})
+    given = {"id_token_hint": tokens["id_token"], "post_logout_redirect_uri": CALLBACK, "state": "bye&x=1"}
+    shown = browser.http.get("/oauth2/logout", query_string=given, base_url=ISSUER)
+    hidden = dict(re.findall(r'name="([a-z_]+)" value="([^"]*)"', shown.text))
+    assert "csrf" in hidden
+    done = browser.post("/oauth2/logout", shown, **given)
+    assert done.headers["Location"] == f"{CALLBACK}?state=bye%26x%3D1"
+    for hint in ("garbage", tokens["access_token"] + "x"):
+        stranger = {"id_token_hint": hint, "post_logout_redirect_uri": CALLBACK}
+        fresh = Browser(exchange, browser.client)
+        assert "Location" not in fresh.http.get("/oauth2/logout", query_string=stranger, base_url=ISSUER).headers
+
+
+def test_an_application_may_want_the_password_again(exchange: Exchange, browser: Browser) -> None:
+    browser.sign_in()
+    assert "Allow access?" in browser.begin(prompt="consent", max_age="3600").text
+    for again in ({"prompt": "login"}, {"prompt": "login consent"}, {"prompt": "select_account"}):
+        shown = browser.begin(**again)
+        assert "Sign in" in shown.text
+        done = browser.post("/oauth2/sign-in", shown, email="hospital@example.org", password=PASSWORD)
+        assert "Sign in to" not in browser.get(done.headers["Location"]).text
+    assert back(browser.begin(prompt="none login"))["error"] == "invalid_request"
+    assert back(browser.begin(prompt="sing"))["error"] == "invalid_request"
+    assert back(browser.begin(max_age="soon"))["error"] == "invalid_request"
+    assert back(Browser(exchange, browser.client).begin(prompt="none"))["error"] == "login_required"
+
+
+def test_granular_scopes_are_told_in_words_and_granted_as_they_are(exchange: Exchange) -> None:
+    scope = "user/Observation.rs?category=laboratory patient/Condition.r launch/patient"
+    client = exchange.register(grantType=["authorization_code"], redirectUri=[CALLBACK], scope=scope)
+    exchange.authorize(client)
+    patient = {"resourceType": "Patient", "name": [{"family": "Curie"}]}
+    made = exchange.call("POST", f"{exchange.base}/Patient", exchange.people["hospital"], patient)
+    browser = Browser(exchange, client, scope=scope)
+    browser.sign_in()
+    shown = browser.get("/oauth2/consent?find=Curie")
+    chosen = browser.post("/oauth2/patient", shown, patient=dict(made.json or {})["id"])
+    page = browser.get(chosen.headers["Location"])
+    assert "Read Observation (category is laboratory), Search Observation (category is laboratory)" in page.text
+    assert "Read Condition of the chosen patient" in page.text
+    only = "user/Observation.rs?category=laboratory"
+    tokens = dict(browser.token(browser.allow(page, only)["code"]).json or {})
+    assert tokens["scope"] == only
+    assert "patient" not in tokens
+    for text in ("laboratory", "exam"):
+        coding = {"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": text}
+        seen = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
+        seen["category"] = [{"coding": [coding]}]
+        assert (
+            exchange.call("POST", f"{exchange.base}/Observation", exchange.people["hospital"], seen).status_code == 201
+        )
+    found = dict(exchange.call("GET", f"{exchange.base}/Observation", tokens["access_token"]).json or {})
+    codes = {entry["resource"]["category"][0]["coding"][0]["code"] for entry in found["entry"]}
+    assert codes == {"laboratory"}
+
+
+def test_fhir_user_names_who_the_user_is_in_the_organization(exchange: Exchange, portal: dict[str, Any]) -> None:
+    admin = exchange.people["hospital"]
+    user = {
+        "resourceType": "User",
+        "email": "curie@example.org",
+        "password": PASSWORD,
+        "organization": {"reference": f"Organization/{exchange.hospital}"},
+        "person": {"reference": "Practitioner/curie"},
+    }
+    assert exchange.call("POST", f"{REGISTRY}/User", admin, user).status_code == 201
+    for wrong in ("Organization/x", "https://evil.example/Practitioner/1", "Practitioner/../x"):
+        other = {**user, "email": "other@example.org", "person": {"reference": wrong}}
+        assert exchange.call("POST", f"{REGISTRY}/User", admin, other).status_code == 400
+    browser = Browser(exchange, portal)
+    tokens = dict(browser.token(browser.allow(browser.sign_in("curie"))["code"]).json or {})
+    info = dict(exchange.call("GET", "/oauth2/userinfo", tokens["access_token"]).json or {})
+    assert info["fhirUser"] == f"{ISSUER}{exchange.base}/Practitioner/curie"
+
+
+def test_userinfo_challenges_as_rfc_6750_says(exchange: Exchange, browser: Browser) -> None:
+    http = exchange.http
+    for headers in ({}, {"Authorization": "Digest x"}):
+        answer = http.get("/oauth2/userinfo", headers=headers)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="fhir"')
+    wrong = http.get("/oauth2/userinfo", headers={"Authorization": "Bearer x"})
+    assert 'error="invalid_token"' in wrong.headers["WWW-Authenticate"]
+    token = dict(browser.token(browser.allow(browser.sign_in(), "user/Patient.rs")["code"]).json or {})["access_token"]
+    less = http.get("/oauth2/userinfo", headers={"Authorization": f"Bearer {token}"})
+    assert less.status_code == 403
+    assert 'error="insufficient_scope"' in less.headers["WWW-Authenticate"]
+    basic = http.post(
+        "/oauth2/token", data={"grant_type": "client_credentials"}, headers={"Authorization": "Basic eDp5"}
+    )
+    assert basic.status_code == 401
+    assert basic.headers["WWW-Authenticate"].startswith('Basic realm="oauth2"')
+
+
 def test_a_patient_is_chosen_and_the_token_is_confined_to_it(exchange: Exchange, portal: dict[str, Any]) -> None:
     admin = exchange.people["hospital"]
     ids = []
