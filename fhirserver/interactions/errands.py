@@ -1,4 +1,4 @@
-"""What a write makes necessary beyond itself, done to its end by a job: see `ending` and `renaming`.
+"""What a write makes necessary beyond itself, done to its end by a job: see `ending` and `following`.
 
 The errand is noted in the transaction that takes the write's event off its document, so none is lost; a sweep enqueues
 it until it is done, and its work stands being done twice.
@@ -6,14 +6,14 @@ it until it is done, and its work stands being done twice.
 
 from __future__ import annotations
 
-from fhirserver.interactions import ending, renaming
+from fhirserver.interactions import ending, following
 from fhirserver.interactions.model import Server
 from fhirserver.store import errands
 from fhirserver.store.database import Session
 from fhirserver.store.model import Pending
 
 JOB = "errand"
-_KINDS = {kind.ERRAND: kind for kind in (ending, renaming)}
+_KINDS = {kind.ERRAND: kind for kind in (ending, following)}
 
 
 def note(server: Server, pending: Pending, session: Session) -> None:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from fhirserver.auth import scopes
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.sandbox import require_same_world
 from fhirserver.fhir import Resource
@@ -131,9 +132,24 @@ def step(context: Context, previous: Resource, action: str, note: str = "") -> P
 
 def _wants_more(client: Resource, existing: Resource | None) -> bool:
     """Whether an approved client has registered another scope since, and asks for that."""
-    if existing is None or existing["status"] != APPROVED:
+    if existing is None or existing["status"] != APPROVED or not client.get("scope"):
         return False
-    return bool(client.get("scope")) and client["scope"] not in (existing.get("scope"), existing.get("pendingScope"))
+    if client["scope"] == existing.get("pendingScope"):
+        # It is pending since the client changed; asking for it, with a reason, may be done once.
+        return bool(existing.get("decision")) and existing["decision"][-1]["action"] != "request"
+    return client["scope"] != existing.get("scope")
+
+
+def follow(existing: Resource, client: Resource, types: frozenset[str]) -> Resource:
+    """The ClientAuthorization as its client's new scope leaves it: what an approved production client registers beyond
+    what it may is pending; what is within that needs no decision.
+    """
+    if existing["status"] != APPROVED or client.get("kind") != "production":
+        return existing
+    wanted, held = str(client.get("scope", "")), str(existing.get("scope", ""))
+    within = scopes.parse(held, types).covers(scopes.parse(wanted, types))
+    after = {**existing, "pendingScope": None if within else wanted, "iheProfile": client.get("iheProfile")}
+    return {name: value for name, value in after.items() if value not in (None, "")}
 
 
 def _require_side(step: Step, principal: Principal, client: str, provider: str, organization: str) -> None:

@@ -35,6 +35,7 @@ FORM = "application/x-www-form-urlencoded"
 Named = list[tuple[str, str]]
 PRIVATE: Named = [("Cache-Control", "no-cache, private"), ("X-Content-Type-Options", "nosniff")]
 JSON: Named = [("Content-Type", MEDIA), ("Vary", "Accept, Accept-Encoding, Authorization")]
+MOST_WARNINGS = 5
 COMPRESS_FROM = 1_400  # Below one network packet compression only costs.
 MOST_PARAMETERS = 1_000
 """What is taken apart at all; a search may have fewer."""
@@ -206,6 +207,7 @@ def render(http: HttpRequest, response: Response) -> Answer:
         headers.append(("Last-Modified", date_text(response.instant)))
     if response.location:
         headers.append(("Location", response.location))
+    headers += [("Warning", f'199 - "{_plain(issue.diagnostics)}"') for issue in response.warnings[:MOST_WARNINGS]]
     headers += response.headers.items()
     return finish(http, response.status, headers, _text(response))
 
@@ -215,6 +217,11 @@ def date_text(instant: datetime) -> str:
     at = instant.astimezone(UTC)
     day = f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at.year:04d}"
     return f"{day} {at.hour:02d}:{at.minute:02d}:{at.second:02d} GMT"
+
+
+def _plain(text: str) -> str:
+    """A text as a quoted string of a header takes it."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text[:300])
 
 
 def refuse(http: HttpRequest, error: Problem) -> Answer:

@@ -121,6 +121,47 @@ def test_no_search_of_authorizations_scans_a_collection(
     assert used & {"IXSCAN", "EOF"}
 
 
+def test_wider_scopes_are_pending_until_the_hospital_decides(exchange: Exchange, settled: Callable[[], None]) -> None:
+    client = exchange.register(name="Widening", scope="system/Patient.rs")
+    id = exchange.authorize(client)
+    settled()
+    path = f"{REGISTRY}/ClientApplication/{client['id']}"
+
+    def written(scope: str, **more: Any) -> dict[str, Any]:
+        changed = {**client, "scope": scope, **more}
+        changed.pop("secret")
+        assert exchange.call("PUT", path, exchange.people["acme"], changed).status_code == 200
+        settled()
+        return dict(exchange.call("GET", f"{LIST}/{id}", exchange.people["hospital"]).json)  # type: ignore[arg-type]
+
+    wider = "system/Patient.rs system/Encounter.rs"
+    pending = written(wider, iheProfile=["pdqm-consumer"])
+    assert (pending["status"], pending["scope"], pending["pendingScope"]) == ("approved", "system/Patient.rs", wider)
+    assert (len(pending["decision"]), pending["iheProfile"]) == (2, ["pdqm-consumer"])
+    token = exchange.token({**client}).json["access_token"]  # type: ignore[index]
+    assert exchange.call("GET", f"{exchange.base}/Patient", token).status_code == 200
+    assert exchange.call("GET", f"{exchange.base}/Encounter", token).status_code == 403
+    assert "pendingScope" not in written("system/Patient.r")  # within what was approved
+    assert written(wider)["pendingScope"] == wider
+    asked = {
+        "resourceType": "Parameters",
+        "parameter": [
+            {"name": "organization", "valueReference": {"reference": f"Organization/{exchange.hospital}"}},
+            {"name": "reason", "valueString": "to show visits"},
+        ],
+    }
+    for status in (200, 409):  # a reason may be given, once
+        answer = exchange.call("POST", f"{path}/$request-authorization", exchange.people["acme"], asked)
+        assert answer.status_code == status, answer.text
+    assert exchange.step(id, "reject").status_code == 200
+    left = written(wider, description="the same scope")
+    assert (left["status"], left["scope"], left.get("pendingScope")) == ("approved", "system/Patient.rs", None)
+    assert written(f"{wider} system/Procedure.r")["pendingScope"] == f"{wider} system/Procedure.r"
+    assert exchange.step(id, "approve").status_code == 200
+    token = exchange.token({**client}).json["access_token"]  # type: ignore[index]
+    assert exchange.call("GET", f"{exchange.base}/Encounter", token).status_code == 200
+
+
 def test_who_is_renamed_is_found_by_the_new_name(
     exchange: Exchange, server: Server, settled: Callable[[], None]
 ) -> None:

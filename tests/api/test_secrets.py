@@ -99,7 +99,16 @@ def test_a_use_is_no_version_and_is_written_once_a_minute_whoever_writes(exchang
 
 
 def test_a_weak_secret_is_warned_of_as_long_as_it_is_in_force(exchange: Exchange) -> None:
-    client = exchange.register(kind="test", secret="my-super-secret")
+    given = {
+        "resourceType": "ClientApplication",
+        "name": "Weak",
+        "grantType": ["client_credentials"],
+        "secret": "my-super-secret",
+    }
+    answer = exchange.call("POST", f"{REGISTRY}/ClientApplication", exchange.people["acme"], given)
+    assert answer.status_code == 201
+    assert "The secret is weak" in answer.headers["Warning"]
+    client = dict(answer.json)  # type: ignore[arg-type]
     assert "weak" in seen(exchange, client)[0]["warning"]
     body = {"resourceType": "Parameters", "parameter": [{"name": "overlap", "valueInteger": 0}]}
     exchange.call("POST", f"{REGISTRY}/ClientApplication/{client['id']}/$rotate-secret", exchange.people["acme"], body)
