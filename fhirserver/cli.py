@@ -247,6 +247,7 @@ _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path
 def send_messages(file: Path, to: str | None, data: Path | None) -> None:
     """Send the messages of FILE over MLLP and print their acknowledgments; exit 1 if one is not accepted."""
     from fhirserver import supervisor
+    from fhirserver.hl7v2.ack import answer_code
     from fhirserver.hl7v2.batch import messages_in
     from fhirserver.hl7v2.send import send
 
@@ -258,7 +259,7 @@ def send_messages(file: Path, to: str | None, data: Path | None) -> None:
     try:
         for answer in send(messages_in(file.read_bytes()), host.strip("[]"), int(port)):
             text = answer.decode("utf-8", "replace").replace("\r", "\n")
-            refused += not any(line.startswith(("MSA|AA", "MSA|CA")) for line in text.splitlines())
+            refused += answer_code(answer) not in ("AA", "CA")
             click.echo(text)
     except OSError as error:
         raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from None

@@ -73,6 +73,7 @@ class Children:
 
     changed: Callable[[dict[str, int]], None] = lambda pids: None  # told name -> pid after every start
     _kept: dict[str, _Kept] = field(default_factory=dict)
+    _untold: bool = False
 
     def start(self, child: Child) -> None:
         self._kept[child.name] = _Kept(child, _spawn(child), time.monotonic())
@@ -83,7 +84,11 @@ class Children:
         return self._kept[name].process.poll()
 
     def tend(self) -> None:
-        """Start again every child that has died, after a pause that grows while it keeps dying."""
+        """Start again every child that has died, after a pause that grows while it keeps dying. A full disk is no
+        reason to end: what could not be done is done later.
+        """
+        if self._untold:
+            self._tell()
         for kept in self._kept.values():
             code = kept.process.poll()
             if code is None:
@@ -93,7 +98,12 @@ class Children:
                 _mourn(kept, code, now)
             elif now >= kept.again_at:
                 _end_group(kept.process.pid)
-                kept.process, kept.since, kept.again_at = _spawn(kept.child), now, 0.0
+                try:
+                    kept.process, kept.since, kept.again_at = _spawn(kept.child), now, 0.0
+                except (OSError, subprocess.SubprocessError) as error:
+                    kept.again_at = now + _LONGEST_PAUSE
+                    facts = {"child": kept.child.name, "why": str(error)}
+                    _log.error("a child process could not be started and is tried again", extra={"facts": facts})
                 self._tell()
 
     def stop(self) -> None:
@@ -111,7 +121,14 @@ class Children:
         self._kept.clear()
 
     def _tell(self) -> None:
-        self.changed({name: kept.process.pid for name, kept in self._kept.items()})
+        try:
+            self.changed({name: kept.process.pid for name, kept in self._kept.items()})
+        except OSError as error:
+            if not self._untold:
+                _log.error("what runs could not be written down: %s", error)
+            self._untold = True
+        else:
+            self._untold = False
 
 
 def _spawn(child: Child) -> subprocess.Popen[bytes]:

@@ -159,6 +159,8 @@ class Run:
             self.log.append(one)
             time.sleep(self.chance.uniform(0, 2 * pause))
             while not one.answer:
+                if self.running.process.poll() is not None:
+                    raise AssertionError(f"the installation has ended: {self.running.log.read_text()[-2000:]}")
                 one.attempts += 1
                 answer = exchange(sender, one.raw)
                 if _accepts(answer, control):

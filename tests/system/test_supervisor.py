@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -55,6 +56,26 @@ def test_a_child_that_keeps_dying_is_started_again_ever_later(
     facts = [record.facts for record in caplog.records]  # type: ignore[attr-defined] # given by `extra`
     assert {(each["child"], each["exit"]) for each in facts} == {("mayfly", 3)}
     assert facts[0]["pause"] < facts[1]["pause"] < facts[2]["pause"]
+
+
+def test_a_full_disk_does_not_end_it(children: Children) -> None:
+    told: list[dict[str, int]] = []
+    full = [True]
+
+    def changed(pids: dict[str, int]) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        told.append(pids)
+
+    children.changed = changed
+    children.start(Child("a", SLEEP, dict(os.environ), stage=0))
+    children.tend()
+    assert not told
+    full.clear()
+    children.tend()
+    assert [list(each) for each in told] == [["a"]]
+    children.tend()
+    assert len(told) == 1, "once, when there is room again"
 
 
 def test_the_highest_stage_is_stopped_first(children: Children, tmp_path: Path) -> None:
