@@ -40,6 +40,7 @@ from fhirserver.interactions import pix, profiles, sandbox
 from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
+from fhirserver.interactions.guests import guest_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.people import PEOPLE
 from fhirserver.interactions.process_message import OPERATIONS as MESSAGE_OPERATIONS
@@ -388,12 +389,14 @@ class _Accesses:
         # Whoever is nobody is told so, not which organizations there are.
         if organization != REGISTRY and authorization is None and principal.kind != "anonymous":
             require_organization(server, organization)
+        guest = guest_of(server, principal, organization)
         key = (
             principal.token or id_of(principal),
             organization,
             server.definitions.generation,
             client.version if client else 0,
             authorization.version if authorization else 0,
+            guest,
         )
         with self._lock:
             kept = self._kept.get(key)
@@ -406,6 +409,7 @@ class _Accesses:
             client=client.resource() if client else None,
             authorization=authorization.resource() if authorization else None,
             policies=_policies(server),
+            guest=guest,
         )
         # The layers are pure: what each says of a type and a letter is worked out once.
         layers = (replace(layer, permits=lru_cache(MOST_ANSWERS)(layer.permits)) for layer in access.layers)

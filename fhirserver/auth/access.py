@@ -39,7 +39,8 @@ URL.
 """
 
 OWNED = ("Subscription", "NotificationDelivery")
-"""The types on an organization's base of which a client sees only its own, by the identifier in `client`."""
+"""The types on an organization's base of which a client sees only its own, by the identifier in `client`, and
+the people of its own organization only those of their clients."""
 
 ABOUT_CLIENT = ("ClientApplication", "ClientAuthorization", "Communication")
 """The types of the registry whose resources about a client that client may read without a scope for it."""
@@ -48,6 +49,29 @@ INTERNAL = ("InboundMessage", "User")
 """The types that no client sees, however wide its scopes: they belong to the organization's own people. (A message
 may be sent
 in by a client: that is a create.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The clients of a user's own organization that asked another one to be let in: of which he may see the
+    subscriptions there, write them (an administrator), and ask for new ones (an administrator; those approved now).
+    """
+
+    seen: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
+    asking: frozenset[str] = frozenset()
+
+    def rows(self) -> Iterable[Row]:
+        """The table of rights."""
+        yield Row(OWNED, "rs", _owned_by(self.seen))
+        if self.written:
+            yield Row(("Subscription",), "ud", _owned_by(self.written))
+        if self.asking:
+            yield Row(("Subscription",), "c", _owned_by(self.asking))
+            yield Row(("SubscriptionTopic",), "rs")
+
+
+NO_GUEST = Guest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +143,14 @@ def decide(
     authorization: Resource | None = None,
     client: Resource | None = None,
     policies: Iterable[Policy] = (),
+    guest: Guest = NO_GUEST,
 ) -> Access:
     """The access of a principal in an organization (`registry` or an Organization's id).
 
     `client` is the ClientApplication the principal is or acts through, `authorization` that client's
     ClientAuthorization for the organization; both as the database has them now. `policies` are those of the
-    installation; operators are not subject to any. Raises Problem: login (401) for nobody, forbidden (403) saying
+    installation; operators are not subject to any; `guest` is what a user without a role here has of his own
+    organization's clients. Raises Problem: login (401) for nobody, forbidden (403) saying
     whether the client, its authorization or a role is missing.
     """
     if principal.kind == "system":
@@ -146,7 +172,7 @@ def decide(
         capped = [_but_own(layer) for layer in capped] if principal.kind == "client" else capped
         permitted = [table_layer("role", registry_rows(principal), f"{principal.kind.title()} {who}")]
     else:
-        permitted = _permitted(principal, organization, authorization, definitions)
+        permitted = _permitted(principal, organization, authorization, definitions, guest)
     owner = str((client or {}).get("managingOrganization", {}).get("reference", "")).rpartition("/")[2]
     mine = () if _operates(principal) else tuple(p for p in policies if p.concerns(principal, organization, owner))
     seen = facts_of(principal, organization, client) if mine else {}
@@ -210,7 +236,7 @@ def _but_own(layer: Layer) -> Layer:
 
 
 def _permitted(
-    principal: Principal, organization: str, authorization: Resource | None, definitions: Definitions
+    principal: Principal, organization: str, authorization: Resource | None, definitions: Definitions, guest: Guest
 ) -> list[Layer]:
     layers = []
     if principal.kind == "client" or principal.client:
@@ -218,7 +244,7 @@ def _permitted(
     if principal.kind == "client":
         layers.append(_own(principal))
     if principal.kind == "user":
-        layers.append(_role(principal, organization))
+        layers.append(_role(principal, organization, guest))
     if principal.kind == "operator" and principal.organization != organization:
         raise problem("forbidden", "This operator token was issued for another organization.")
     return layers
@@ -252,7 +278,7 @@ def _authorization(
 def _own(principal: Principal) -> Layer:
     """Narrows a client to what is its own among the types that clients share an organization's base for."""
 
-    own = Leaf("client", "reference", ((token.stored(CLIENT_SYSTEM, principal.id),),), "identifier")
+    own = _owned_by((principal.id,))
 
     def permits(type_: str, letter: str) -> Alternatives:
         if type_ in INTERNAL and not (type_ == "InboundMessage" and letter == "c"):
@@ -264,9 +290,18 @@ def _own(principal: Principal) -> Layer:
     return Layer("role", permits, lambda type_, letter: f"{type_} is not for clients.")
 
 
-def _role(principal: Principal, organization: str) -> Layer:
+def _owned_by(clients: Iterable[str]) -> Clause:
+    """The clause of what belongs to one of these clients, among the OWNED types."""
+    return Leaf(
+        "client", "reference", tuple((token.stored(CLIENT_SYSTEM, id),) for id in sorted(clients)), "identifier"
+    )
+
+
+def _role(principal: Principal, organization: str, guest: Guest) -> Layer:
     role = principal.roles.get(organization)
     who = f"User {principal.name or principal.id}"
+    if role is None and guest.seen:
+        return table_layer("role", guest.rows(), f"{who}, a guest with clients of his own organization,")
     if role is None:
         raise problem("forbidden", f"{who} has no role in organization {organization}.")
     letters = {"admin": "cruds", "member": "rs"}.get(role)

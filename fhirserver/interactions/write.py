@@ -168,7 +168,7 @@ def put(
     issues = validate(server.definitions, resource)
     refuse_errors(issues)
     entry = entry_of(server, resource, request.base)
-    _may_write(access, resource, "u" if previous else "c", entry, instant)
+    may_write(access, resource, "u" if previous else "c", entry, instant)
     action = "update" if previous and not previous.deleted else "create"
     change = Change(
         organization=access.organization,
@@ -355,8 +355,10 @@ def _private(prepared: Prepared, previous: Stored | None) -> Mapping[str, Any]:
     return previous.private if previous else {}
 
 
-def _may_write(access: Access, resource: Resource, letter: str, entry: Entry, instant: datetime) -> None:
-    """A granular scope is a search clause: what does not match it may not be written. Policies see the resource."""
+def may_write(access: Access, resource: Resource, letter: str, entry: Entry, instant: datetime) -> None:
+    """Raises Problem(forbidden) for a resource that may not be written: a granular scope is a search clause that it
+    must match. Policies see the resource.
+    """
     type = resource["resourceType"]
     clauses = access.clauses(type, letter, resource)
     if clauses is None or not all(matches(clause, entry, resource["id"], instant) for clause in clauses):

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fhirserver.auth.access import CLIENT_SYSTEM
-from fhirserver.auth.principal import Principal
+from fhirserver.auth.sandbox import is_sandbox, sandbox_of
 from fhirserver.auth.secrets import signing_secret
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
@@ -86,7 +86,7 @@ def create(context: Context, resource: Resource) -> Prepared:
         )
     subscription = _filled(context, resource)
     subscription["status"] = REQUESTED
-    subscription = _decided(_owned(context, subscription, _owner(context.principal)), None)
+    subscription = _decided(_owned(context, subscription, _owner(context, resource)), None)
     check(context, subscription)
     secret = signing_secret(context.new_secret())
     headers = _headers(context, subscription, ())
@@ -151,8 +151,30 @@ def decision(subscription: Mapping[str, Any]) -> dict[str, str] | None:
     return None
 
 
-def _owner(principal: Principal) -> str:
-    return principal.id if principal.kind == "client" else principal.client
+def _owner(context: Context, resource: Resource) -> str:
+    """The client that asks. A person of its own organization, who has no role here, names it; so may he at its sandbox.
+    Whether it is one of his is for the access to say.
+    """
+    principal = context.principal
+    if principal.kind == "client" or principal.client:
+        return principal.id if principal.kind == "client" else principal.client
+    named = _named(resource) if principal.kind == "user" else ""
+    if is_sandbox(context.organization):
+        return named if named and sandbox_of(named) == context.organization else ""
+    if principal.kind != "user" or context.organization in principal.roles:
+        return ""
+    if not named:
+        text = f"Say whose Subscription it is: the identifier of your client in the extension {CLIENT}."
+        raise problem("required", text, "Subscription.extension")
+    return named
+
+
+def _named(resource: Resource) -> str:
+    """The client that a Subscription names, "" where that cannot be read: rules run before validation."""
+    try:
+        return owner(resource)
+    except (AttributeError, TypeError):
+        return ""
 
 
 def _filled(context: Context, resource: Resource) -> Resource:

@@ -77,7 +77,7 @@ def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: s
         action, reason = BY_STATUS.get(resource["status"], (HOLD, f"The subscription is {resource['status']}."))
         return Gate(action, reason, found, resource)
     try:
-        access = _access(server, organization, resource)
+        access = client_access(server, organization, resource)
     except Problem as refusal:
         if refusal.status >= 500:
             raise
@@ -92,8 +92,10 @@ def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: s
     return Gate(SEND, "", found, resource, access, channel)
 
 
-def _access(server: Server, organization: str, resource: Resource) -> Access:
-    """What the client may read now, with all that it registered for; the organization's own subscriptions may all."""
+def client_access(server: Server, organization: str, resource: Resource) -> Access:
+    """What the client of a Subscription may read now, with all that it registered for; the organization's own
+    subscriptions may all. Raises Problem where it may not be there now.
+    """
     client = owner(resource)
     if not client:
         return everything(organization)

@@ -15,10 +15,13 @@ from fhirserver.auth.secrets import signing_secret
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
+from fhirserver.fhir.validation import validate
+from fhirserver.interactions.guests import is_guest
+from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import persist, put
+from fhirserver.interactions.write import may_write, persist, put, refuse_errors, stamped
 from fhirserver.rules.model import Prepared
 from fhirserver.search.parse import parse
 from fhirserver.search.query import SortKey
@@ -26,7 +29,7 @@ from fhirserver.store.model import Stored
 from fhirserver.store.search import by_references, compile_search, find
 from fhirserver.subscriptions import delivery, notification
 from fhirserver.subscriptions.delivery import Delivery, text
-from fhirserver.subscriptions.gate import OVERLAP, SEND, channel_of, gate
+from fhirserver.subscriptions.gate import OVERLAP, SEND, channel_of, client_access, gate
 from fhirserver.subscriptions.lanes import Lanes
 from fhirserver.subscriptions.match import Event, Subscriptions
 from fhirserver.subscriptions.post import Endpoints
@@ -61,7 +64,7 @@ class Operations:
             _row("events", "Subscription", one, "r", events, affects_state=False),
             _row("get-ws-binding-token", "Subscription", both, "r", no_websockets, affects_state=False),
             _row("why", "Subscription", one, "r", self.why, affects_state=False),
-            _row("preview", "Subscription", one, "r", self.preview, affects_state=False),
+            _row("preview", "Subscription", both, "r", self.preview, affects_state=False),
             _row("test", "Subscription", one, "u", self.test),
             _row("rotate-secret", "Subscription", one, "u", rotate_secret),
             _row("redeliver", "Subscription", one, "u", redeliver),
@@ -77,7 +80,7 @@ class Operations:
         subscription = current(server, access, "Subscription", request.id or "", request)
         resource = subscription.resource()
         watching = Watching(server, self.catalogue)
-        document = _event_of(server, request, access, values)
+        document = _event_of(server, request, _seeing(server, access, resource), values)
         event = watching.event(access.organization, document)
         compiled = Subscriptions.compiled(watching.compiler(access.organization), [resource])
         matched, reason = compiled.explain(resource["id"], event)
@@ -89,16 +92,22 @@ class Operations:
         return Response(200, {"resourceType": "Parameters", "parameter": parts})
 
     def preview(self, server: Server, request: Request, access: Access) -> Response:
-        """$preview: how many of the last changes the criteria would have matched, and some of them."""
-        values = parameters(request, "count")
+        """$preview: how many of the last changes the criteria would have matched, and some of them. Of a Subscription
+        that is there, or, on the type, of one that is in `subscription`, as a create would take it.
+        """
+        values = parameters(request, "count", "subscription")
         count = _number(values, "count", MOST_EVENTS, MOST_PREVIEWED)
-        subscription = current(server, access, "Subscription", request.id or "", request).resource()
+        if request.id:
+            subscription = current(server, access, "Subscription", request.id, request).resource()
+        else:
+            subscription = _draft(server, request, access, values.get("subscription"))
+        seeing = _seeing(server, access, subscription)
         watching = Watching(server, self.catalogue)
         compiled = Subscriptions.compiled(watching.compiler(access.organization), [subscription])
         if compiled.refused:
             raise problem("business-rule", compiled.refused[subscription["id"]], "Subscription.criteria")
         looked, matched = 0, []
-        for version in _recent(server, access, compiled.types(), count):
+        for version in _recent(server, seeing, compiled.types(), count):
             looked += 1
             event = watching.event(access.organization, _written(version))
             if compiled.matching(event):
@@ -256,6 +265,28 @@ def _again(server: Server, organization: str, subscription: str, found: Sequence
 
 
 # What is told of
+
+
+def _seeing(server: Server, access: Access, subscription: Resource) -> Access:
+    """With what eyes the data is looked at: the caller's; the client's own for a person of its organization, who sees
+    no data here. Raises Problem(forbidden) where the client may not be here now.
+    """
+    guest = is_guest(access.principal, access.organization)
+    return client_access(server, access.organization, subscription) if guest else access
+
+
+def _draft(server: Server, request: Request, access: Access, given: Any) -> Resource:
+    """A Subscription as a create would store it. Raises Problem for all that a create would refuse."""
+    if not isinstance(given, dict) or given.get("resourceType") != "Subscription":
+        raise problem(
+            "required", "Give the Subscription to try in the parameter `subscription`.", "Parameters.parameter"
+        )
+    context = server.context(server, request.principal, request.organization)
+    prepared = server.rules["Subscription"].create(context, {**given, "id": "draft"})
+    resource = stamped(prepared.resource, "draft", 1, server.now())
+    refuse_errors(validate(server.definitions, resource))
+    may_write(access, resource, "c", entry_of(server, resource, request.base), server.now())
+    return resource
 
 
 def _event_of(server: Server, request: Request, access: Access, values: dict[str, Any]) -> dict[str, Any]:

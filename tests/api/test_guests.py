@@ -1,0 +1,230 @@
+"""A person of an application provider at a hospital: the subscriptions of its own clients, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from fhirserver import app
+from fhirserver.auth.access import CLIENT_SYSTEM
+from fhirserver.auth.principal import Principal
+from fhirserver.interactions.recording import ship
+from fhirserver.rules.subscription import CLIENT
+from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
+
+NARROW = "system/Patient.rs"
+PREVIEW = "Subscription/$preview"
+
+
+@pytest.fixture(scope="module")
+def exchange(mongo_url: str) -> Iterator[Exchange]:
+    with exchange_of(mongo_url, "test_guests") as made:
+        made.people["member"] = person(made, "member", made.acme, "member")
+        other = made.call("POST", f"{REGISTRY}/Organization", made.operator(), ORGANIZATION).json["id"]  # type: ignore[index]
+        made.people["other"] = person(made, "other", other, "admin")
+        made.call(
+            "POST", f"{made.base}/Patient", made.people["hospital"], {"resourceType": "Patient", "gender": "male"}
+        )
+        yield made
+
+
+ORGANIZATION = {
+    "resourceType": "Organization",
+    "name": "Other Apps",
+    "type": [
+        {"coding": [{"system": "https://fhirserver.example/fhir/CodeSystem/organization-kind", "code": "application"}]}
+    ],
+}
+
+
+def person(exchange: Exchange, name: str, organization: str, role: str) -> str:
+    user = {
+        "resourceType": "User",
+        "email": f"{name}@example.org",
+        "role": role,
+        "organization": {"reference": f"Organization/{organization}"},
+        "password": PASSWORD,
+    }
+    made = exchange.call("POST", f"{REGISTRY}/User", exchange.operator(), user)
+    assert made.status_code == 201, made.text
+    return exchange.installation.tokens.issue(Principal("user", made.json["id"]))  # type: ignore[index]
+
+
+def asked(client: str = "", criteria: str = "create.patient") -> dict[str, Any]:
+    named = {"url": CLIENT, "valueReference": {"identifier": {"system": CLIENT_SYSTEM, "value": client}}}
+    return {
+        "resourceType": "Subscription",
+        "status": "requested",
+        "reason": "Ward board",
+        "criteria": criteria,
+        "channel": {"type": "rest-hook", "endpoint": "https://8.8.8.8/hook", "payload": "application/fhir+json"},
+        **({"extension": [named]} if client else {}),
+    }
+
+
+def make(exchange: Exchange, who: str, client: str, criteria: str = "create.patient") -> TestResponse:
+    return exchange.call("POST", f"{exchange.base}/Subscription", exchange.people[who], asked(client, criteria))
+
+
+def see(exchange: Exchange, who: str, path: str) -> TestResponse:
+    return exchange.call("GET", f"{exchange.base}/{path}", exchange.people[who])
+
+
+def ids(answer: TestResponse) -> set[str]:
+    assert answer.status_code == 200, answer.text
+    return {entry["resource"]["id"] for entry in dict(answer.json or {}).get("entry", ())}
+
+
+@pytest.fixture(scope="module")
+def client(exchange: Exchange) -> dict[str, Any]:
+    made = exchange.register(scope=NARROW)
+    made["authorization"] = exchange.authorize(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def subscription(exchange: Exchange, client: dict[str, Any]) -> str:
+    answer = make(exchange, "acme", client["id"])
+    assert answer.status_code == 201, answer.text
+    assert "whsec_" in answer.text
+    id: str = answer.json["id"]  # type: ignore[index]
+    return id
+
+
+def test_an_administrator_asks_for_a_subscription_of_his_client_and_the_organization_decides(
+    exchange: Exchange, client: dict[str, Any], subscription: str
+) -> None:
+    found = see(exchange, "hospital", f"Subscription/{subscription}").json
+    assert found["status"] == "requested"  # type: ignore[index]
+    assert found["extension"][0]["valueReference"]["identifier"]["value"] == client["id"]  # type: ignore[index]
+    path = f"{exchange.base}/Subscription/{subscription}/$approve"
+    assert exchange.call("POST", path, exchange.people["acme"], {"resourceType": "Parameters"}).status_code == 403
+
+
+def test_its_people_see_it_and_nobody_elses(exchange: Exchange, client: dict[str, Any], subscription: str) -> None:
+    exchange.call("POST", f"{exchange.base}/Subscription", exchange.people["hospital"], asked(criteria="Patient"))
+    assert ids(see(exchange, "acme", "Subscription")) == ids(see(exchange, "member", "Subscription")) == {subscription}
+    assert subscription in ids(see(exchange, "hospital", "Subscription"))
+    assert ids(see(exchange, "acme", "NotificationDelivery")) == set()
+    other = see(exchange, "other", "Subscription")
+    assert (other.status_code, "no role in organization" in other.text) == (403, True)
+
+
+def test_a_stranger_whose_own_client_is_there_sees_only_that_clients(exchange: Exchange, subscription: str) -> None:
+    made = exchange.register("other", name="Theirs", scope=NARROW)
+    path = f"{REGISTRY}/ClientApplication/{made['id']}/$request-authorization"
+    organization = {"name": "organization", "valueReference": {"reference": f"Organization/{exchange.hospital}"}}
+    given = {"resourceType": "Parameters", "parameter": [organization, {"name": "reason", "valueString": "To look"}]}
+    assert exchange.call("POST", path, exchange.people["other"], given).status_code == 200
+
+    assert ids(see(exchange, "other", "Subscription")) == set()
+    assert see(exchange, "other", f"Subscription/{subscription}").status_code == 404
+    assert see(exchange, "other", f"Subscription/{subscription}/$status").status_code == 404
+    assert make(exchange, "other", made["id"]).status_code == 403  # it waits for approval
+    deleted = exchange.call("DELETE", f"{exchange.base}/Subscription/{subscription}", exchange.people["other"])
+    assert deleted.status_code in (200, 204)
+    assert see(exchange, "acme", f"Subscription/{subscription}").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["Patient", "Observation", "AuditEvent", "InboundMessage", "Encounter?_id=1", "Task"])
+def test_nothing_else_of_the_organization_is_seen(exchange: Exchange, subscription: str, path: str) -> None:
+    assert see(exchange, "acme", path).status_code == 403
+
+
+@pytest.mark.parametrize("query", [
+    "Subscription?_revinclude=Provenance:target",
+    "NotificationDelivery?_include=NotificationDelivery:focus",
+    "Subscription?_has:NotificationDelivery:subscription:status=delivered",
+])  # fmt: skip
+def test_what_is_joined_shows_nothing_else(exchange: Exchange, subscription: str, query: str) -> None:
+    assert ids(see(exchange, "acme", query)) <= {subscription}
+
+
+@pytest.mark.parametrize(
+    ("who", "whose", "status"), [("acme", "", 400), ("member", "own", 403), ("acme", "theirs", 403)]
+)
+def test_a_subscription_is_asked_for_by_administrators_for_their_own_clients_alone(
+    exchange: Exchange, client: dict[str, Any], who: str, whose: str, status: int
+) -> None:
+    theirs = exchange.register("other", name="Theirs too", scope=NARROW)["id"]
+    named = {"own": client["id"], "theirs": theirs}.get(whose, "")
+
+    assert make(exchange, who, named).status_code == status
+
+
+def test_an_organizations_own_people_name_nobody(exchange: Exchange, client: dict[str, Any]) -> None:
+    made = make(exchange, "hospital", client["id"])
+    assert made.status_code == 201
+    assert "extension" not in made.json  # type: ignore[operator]
+
+
+def preview(exchange: Exchange, who: str, given: Any) -> TestResponse:
+    body = {"resourceType": "Parameters", "parameter": [{"name": "subscription", "resource": given}]}
+    return exchange.call("POST", f"{exchange.base}/{PREVIEW}", exchange.people[who], body)
+
+
+def test_a_draft_is_tried_with_the_eyes_of_the_client_before_it_is_asked_for(
+    exchange: Exchange, client: dict[str, Any]
+) -> None:
+    told = preview(exchange, "acme", asked(client["id"], "Patient?gender=male")).json["parameter"]  # type: ignore[index]
+    values = {part["name"]: next(value for name, value in part.items() if name != "name") for part in told}
+    assert (values["events"], values["matched"]) == (1, 1)
+    hidden = preview(exchange, "acme", asked(client["id"], "Observation?status=final")).json["parameter"]  # type: ignore[index]
+    assert hidden[0]["valueInteger"] == 0
+
+
+@pytest.mark.parametrize(
+    ("criteria", "status"), [("Patient?colour=red", 400), ("create.nonsense", 400), ("Patient?gender", 400)]
+)
+def test_a_draft_that_would_be_refused_is(
+    exchange: Exchange, client: dict[str, Any], criteria: str, status: int
+) -> None:
+    assert preview(exchange, "acme", asked(client["id"], criteria)).status_code == status
+
+
+@pytest.mark.parametrize("who", ["member", "other"])
+def test_a_draft_is_tried_by_those_alone_who_may_ask(exchange: Exchange, client: dict[str, Any], who: str) -> None:
+    assert preview(exchange, who, asked(client["id"])).status_code == 403
+
+
+def test_the_owner_pauses_deletes_and_is_recorded_there(exchange: Exchange, client: dict[str, Any]) -> None:
+    id = make(exchange, "acme", client["id"]).json["id"]  # type: ignore[index]
+    path = f"{exchange.base}/Subscription/{id}"
+    exchange.call("POST", f"{path}/$approve", exchange.people["hospital"], {"resourceType": "Parameters"})
+    stored = exchange.call("GET", path, exchange.people["acme"]).json
+    assert exchange.call("PUT", path, exchange.people["member"], {**stored, "status": "off"}).status_code == 403  # type: ignore[dict-item]
+    paused = exchange.call("PUT", path, exchange.people["acme"], {**stored, "status": "off"})  # type: ignore[dict-item]
+    assert (paused.status_code, paused.json["status"]) == (200, "off")  # type: ignore[index]
+    assert exchange.call("DELETE", path, exchange.people["acme"]).status_code in (200, 204)
+    server, settings = exchange.installation.server, exchange.installation.settings
+    while ship(server, settings.data / app.SPOOL):
+        pass
+    records = see(exchange, "hospital", f"AuditEvent?entity=Subscription/{id}").text
+    assert "Acme" in records
+
+
+def test_a_disabled_client_can_be_looked_at_and_ask_for_nothing(exchange: Exchange) -> None:
+    client = exchange.register(name="Stopped", scope=NARROW)
+    authorization = exchange.authorize(client)
+    id = make(exchange, "acme", client["id"]).json["id"]  # type: ignore[index]
+    assert exchange.step(authorization, "disable").status_code == 200
+
+    assert see(exchange, "acme", f"Subscription/{id}").status_code == 200
+    assert make(exchange, "acme", client["id"]).status_code == 403
+    refused = see(exchange, "acme", f"Subscription/{id}/$preview")
+    assert (refused.status_code, "disabled" in refused.text) == (403, True)
+
+
+def test_a_client_that_was_given_away_is_no_business_of_its_old_owner(exchange: Exchange) -> None:
+    client = exchange.register(name="Sold", scope=NARROW)
+    exchange.authorize(client)
+    id = make(exchange, "acme", client["id"]).json["id"]  # type: ignore[index]
+    path = f"{REGISTRY}/ClientApplication/{client['id']}"
+    stored = exchange.call("GET", path, exchange.people["acme"]).json
+    moved = {**stored, "managingOrganization": {"reference": f"Organization/{exchange.hospital}"}}  # type: ignore[dict-item]
+    assert exchange.call("PUT", path, exchange.operator(), moved).status_code == 200
+
+    assert see(exchange, "acme", f"Subscription/{id}").status_code == 404
