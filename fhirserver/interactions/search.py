@@ -27,7 +27,7 @@ from fhirserver.interactions.own_events import with_own_events
 from fhirserver.interactions.parts import Part, back_through, of_type, through
 from fhirserver.interactions.reindex import unready
 from fhirserver.interactions.summary import subset
-from fhirserver.search.parse import Limits, parse, render
+from fhirserver.search.parse import CONTROLS, Limits, parse, render
 from fhirserver.search.query import Clause, Query, compartment
 from fhirserver.store.database import Session
 from fhirserver.store.model import Page, Stored, Total
@@ -63,7 +63,12 @@ def prepare(server: Server, request: Request, type: str | None, pairs: Pairs, *,
 
 
 def selection(server: Server, request: Request, type: str, pairs: Pairs) -> Query:
-    """The query of a conditional interaction or reference. Raises Problem(invalid) where it would match everything."""
+    """The query of a conditional interaction or reference. Raises Problem(invalid) where it would match everything, or
+    says what an answer is to look like: there is none.
+    """
+    for name, _ in pairs:
+        if name.partition(":")[0] in CONTROLS:
+            raise problem("invalid", f"{name[:64]} is not a criterion: leave it out.", f"http.{name[:64]}")
     query = prepare(server, request, type, pairs)
     if not query.clauses:
         raise problem("invalid", "The criteria select nothing: name a search parameter, as in identifier=urn:mrn|1.")

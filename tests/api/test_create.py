@@ -167,3 +167,11 @@ def test_two_hundred_concurrent_conditional_creates_make_exactly_one_resource(ap
     assert [status for status, _ in answers].count(201) == 1
     assert len({id for _, id in answers}) == 1
     assert len(api.get("Patient?identifier=urn:race|1").ids) == 1
+
+
+@pytest.mark.parametrize("control", ["_contained=true", "_count=1", "_sort=birthdate", "_include=*", "_format=json"])
+def test_criteria_that_say_how_to_answer_are_refused_not_ignored(api: Api, control: str) -> None:
+    body = patient(identifier=[{"system": "urn:mrn", "value": "7"}])
+    answer = api.post("Patient", body, If_None_Exist=f"identifier=urn:mrn|7&{control}")
+    assert (answer.status, answer.issue["expression"]) == (400, [f"http.{control.partition('=')[0]}"])
+    assert api.found("Patient") == []
