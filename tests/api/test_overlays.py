@@ -324,7 +324,14 @@ def test_a_task_that_somebody_rejected_is_let_be(api: Api, send: Callable[..., N
     assert [each["meta"]["versionId"] for each in every(api, "Task")] == ["2"]
 
 
-@pytest.mark.parametrize(("values", "text"), [({}, "code is required"), ({"code": "x", "scope": "world"}, "scope is")])
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "code is required"),
+        ({"code": "male", "scope": "world"}, "scope is"),
+        ({"code": "man"}, "`gender` does not take the code man"),
+    ],
+)
 def test_a_code_is_mapped_by_what_is_said(
     values: dict[str, str], text: str, api: Api, send: Callable[..., None]
 ) -> None:

@@ -264,6 +264,7 @@ class Compiler:
     def _coded(self, where: str, spec: Spec, path: Target, depth: int) -> Convert:
         table, unmapped, lenient = self.tables[str(spec["table"])], spec.get("unmapped"), bool(spec.get("lenient"))
         needed = bool(spec.get("required"))
+        self._bound(table, path)
         is_code = path.property.type in TEXTUAL
         is_boolean = path.property.type == "boolean"
         if not is_code and not is_boolean and path.property.type not in ("Coding", "CodeableConcept"):
@@ -288,6 +289,23 @@ class Compiler:
             return coding if path.property.type == "Coding" else {"coding": [coding]}
 
         return convert
+
+    def _bound(self, table: Table, path: Target) -> None:
+        """Notes a fault for each code that a table gives and the element, whose codes are FHIR's, does not take."""
+        binding = path.property.binding
+        known = self.definitions.codes(binding.value_set) if binding and binding.strength == "required" else None
+        if known is None or path.property.type != "code":
+            return
+        allowed = frozenset[str]().union(*known.values())
+        given = {**table.codes, **({"*": table.fallback} if table.fallback else {})}
+        for code, target in given.items():
+            issue = Issue(
+                "code-invalid",
+                f"{table.name}/{code}: `{path.text}` does not take the code {target.code[:40]}",
+                (f"{table.name}/{code}",),
+            )
+            if target.code not in allowed and issue not in self.issues:
+                self.issues.append(issue)
 
     def _function(self, kind: str, spec: Spec, own: str, depth: int) -> Convert:
         function = FUNCTIONS[kind]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from fhir.resources.R4B.bundle import Bundle
 from fhirserver.fhir.json import decode, encode, pretty
 from fhirserver.fhir.validation import validate
 from fhirserver.hl7v2.mapping import Result, to_bundle
+from fhirserver.hl7v2.mapping.load import compiled
+from fhirserver.hl7v2.mapping.tables import Mapped
 from fhirserver.hl7v2.message import Message
 from tests.unit.hl7v2.maps import CASES, CONTEXT, definitions, golden, mapped, maps
 
@@ -69,6 +72,31 @@ def test_mapping_the_same_message_again_gives_the_same_bytes(path: Path) -> None
 def test_every_rule_is_used_by_some_case() -> None:
     used = frozenset[str]().union(*(result(path).rules for path in PATHS))
     assert sorted(maps().rule_ids - used) == []
+
+
+class Asked(dict[str, Mapped]):
+    """The codes of a table, and whether one of them was found."""
+
+    found = False
+
+    def get(self, code: str, default: Any = None) -> Any:
+        self.found = self.found or code in self
+        return super().get(code, default)
+
+
+def test_every_table_translates_a_code_of_some_case() -> None:
+    asked = {name: Asked(table.codes) for name, table in maps().tables.items()}
+    tables = {name: replace(table, codes=asked[name]) for name, table in maps().tables.items()}
+    watched = compiled(replace(maps().source, tables=tables), definitions())
+    for path in PATHS:
+        to_bundle(watched, Message.parse(path.read_bytes()), CONTEXT)
+    assert sorted(name for name, codes in asked.items() if not codes.found) == []
+
+
+def test_at_least_sixty_messages_of_all_listed_types_have_a_golden_bundle() -> None:
+    events = [result(path).event for path in PATHS]
+    assert len(events) >= 60
+    assert {event.partition("_")[0] for event in events} == {"ADT", "SIU", "ORM", "OMG", "OML", "ORU"}
 
 
 def test_every_event_has_a_case() -> None:

@@ -256,6 +256,16 @@ def test_a_faulty_overlay_is_refused_with_the_place_and_the_fault(
     assert any(place in e for i in caught.value.issues for e in i.expression), caught.value.issues
 
 
+def test_a_code_that_the_element_does_not_take_is_refused_where_it_stands() -> None:
+    codes = [
+        {"code": code, "target": [{"code": target, "equivalence": "equivalent"}]}
+        for code, target in (("1", "male"), ("2", "woman"))
+    ]
+    with pytest.raises(Problem, match="`gender` does not take the code woman") as caught:
+        laid(made(group("table", "administrative-sex", *codes)))
+    assert [i.expression for i in caught.value.issues] == [("ConceptMap.group[0].element[1]",)]
+
+
 @pytest.mark.parametrize(
     ("name", "type", "text"),
     [("ZP", "ST", "is no Z segment"), ("PID", "ST", "is no Z segment"), ("ZPI", "XYZ", "is no datatype of HL7v2")],
