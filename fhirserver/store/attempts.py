@@ -7,7 +7,7 @@ the bucket has run dry enough. The keys are hashes: nothing that somebody typed 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -38,6 +38,8 @@ ADDRESS = Limit(100, 0.6)
 """Of one address."""
 PERSON = Limit(100, 36.0)
 """Of anybody as one person, from wherever: a password is short enough to be guessed by many machines together."""
+REGISTRATION = Limit(60, 60.0)
+"""Of one user or operator: clients registered, whether that works or not."""
 
 
 class Attempts:
@@ -51,19 +53,28 @@ class Attempts:
         """Raises Problem(throttled) with Retry-After where this address, or somebody there as `who`, or with `person`
         anybody as `who`, has failed too often.
         """
-        limits = dict(_limits(address, who, person))
+        self._refuse(dict(_limits(address, who, person)), now, "failed attempts")
+
+    def failed(self, address: str, who: str, now: datetime, *, person: bool = False) -> None:
+        """Counts a failure of an address as `who`, with `person` also against that person."""
+        self._count(dict(_limits(address, who, person)), now)
+
+    def take(self, what: str, who: str, limit: Limit, now: datetime) -> None:
+        """Counts something that somebody does. Raises Problem(throttled) with Retry-After where it was too often."""
+        limits = {_key(what, who): limit}
+        self._refuse(limits, now, "requests")
+        self._count(limits, now)
+
+    def _refuse(self, limits: Mapping[str, Limit], now: datetime, what: str) -> None:
         with translated():
             found = list(self._collection().find({"_id": {"$in": list(limits)}}))
         wait = max((_wait(each, limits[each["_id"]], now) for each in found), default=0)
         if wait:
-            text = f"Too many failed attempts: try again in {wait} seconds."
+            text = f"Too many {what}: try again in {wait} seconds."
             raise problem("throttled", text, headers={"Retry-After": str(wait)})
 
-    def failed(self, address: str, who: str, now: datetime, *, person: bool = False) -> None:
-        """Counts a failure of an address as `who`, with `person` also against that person."""
-        counts = [
-            UpdateOne({"_id": key}, _counted(limit, now), upsert=True) for key, limit in _limits(address, who, person)
-        ]
+    def _count(self, limits: Mapping[str, Limit], now: datetime) -> None:
+        counts = [UpdateOne({"_id": key}, _counted(limit, now), upsert=True) for key, limit in limits.items()]
         with translated():
             try:
                 self._collection().bulk_write(counts, ordered=False)

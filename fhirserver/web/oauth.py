@@ -17,6 +17,7 @@ from fhirserver.auth.keys import public_set
 from fhirserver.auth.tokens import refused
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.people import LINK_PATH
+from fhirserver.store.attempts import REGISTRATION
 from fhirserver.web import codes
 from fhirserver.web.accounts import lasting
 from fhirserver.web.grants import Client, Server, grants, identity
@@ -193,6 +194,8 @@ def _register(tokens: Tokens) -> HttpResponse:
     if principal.kind not in ("user", "operator") or tokens.create is None:
         text = "Registration needs the access token of a user who may register clients."
         raise refused(text, error="" if principal.kind == "anonymous" else "invalid_token")
+    if tokens.attempts:
+        tokens.attempts.take("registration", principal.id, REGISTRATION, tokens.now())
     return register(tokens.create, principal)
 
 

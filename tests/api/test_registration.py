@@ -89,3 +89,13 @@ def test_strangers_register_nothing(exchange: Exchange) -> None:
 def test_discovery_names_the_endpoint(exchange: Exchange) -> None:
     found = exchange.http.get("/.well-known/oauth-authorization-server").json or {}
     assert found["registration_endpoint"] == f"{ISSUER}/oauth2/register"
+
+
+def test_registering_without_end_is_slowed_down(exchange: Exchange) -> None:
+    statuses = [register(exchange, {**SERVICE, "scope": "nonsense"}, "hospital").status_code for _ in range(61)]
+    assert statuses[0] == 400
+    assert statuses[-2:] == [400, 429]
+    answer = register(exchange, SERVICE, "hospital")
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["Retry-After"]) <= 120
+    assert register(exchange, SERVICE).status_code == 201, "others are not slowed down"
