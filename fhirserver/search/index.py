@@ -72,6 +72,8 @@ Indexer = Callable[[Resource], Entry]
 
 # Answered from the document itself (`_id`: i, `_lastUpdated`: t), so not indexed a second time.
 _OF_THE_DOCUMENT = frozenset({"_id", "_lastUpdated"})
+MOST_CONTAINED = 1_000
+"""Contained resources of one that are indexed: index values are several times as large as what they are of."""
 _NO_NAME = frozenset(".$:\0")  # cannot stand in the name of an index field
 
 
@@ -123,7 +125,8 @@ class _Inside:
     def entries(self, container: Resource, wanted: Iterable[_Parameter]) -> Iterator[Inside]:
         """An entry for each that has an id and a type we know. wanted: the search parameters of the container."""
         held = container["contained"]
-        local = {each["id"]: each for each in (held if isinstance(held, list) else ()) if self._has_name(each)}
+        held = held[:MOST_CONTAINED] if isinstance(held, list) else []
+        local = {each["id"]: each for each in held if self._has_name(each)}
         by = _referring(container, local, [each for each in wanted if each.type.name == "reference"])
         for id, resource in local.items():
             type = resource["resourceType"]

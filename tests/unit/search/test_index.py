@@ -11,7 +11,7 @@ import pytest
 
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.search import mongo, units
-from fhirserver.search.index import Entry, indexer
+from fhirserver.search.index import MOST_CONTAINED, Entry, indexer
 from fhirserver.search.match import matches
 from fhirserver.search.parse import parse
 from fhirserver.search.query import And, Chain, Clause, Has, Ids, Listed, NeedsCodes, NeedsHierarchy, Not, Nothing, Or
@@ -185,3 +185,24 @@ def test_equal_quantities_have_one_canonical_form(one: tuple[float, str], other:
 )
 def test_what_cannot_be_converted_is_left_as_it_is(code: str) -> None:
     assert units.canonical(1.0, code) is None
+
+
+def test_contained_resources_are_indexed_with_what_refers_to_them_and_not_without_bound() -> None:
+    inside = [{"resourceType": "Patient", "id": str(n), "gender": "male"} for n in range(MOST_CONTAINED + 5)]
+    found = entry(
+        {
+            "resourceType": "Observation",
+            "contained": [7, {"resourceType": "Patient"}, {"resourceType": "Nothing", "id": "x"}, *inside],
+            "subject": {"reference": "#0"},
+            "performer": [{"reference": "#1"}, {"reference": "Practitioner/1"}],
+        }
+    )
+    assert len(found.contained) == MOST_CONTAINED - 3
+    assert [(each.type, each.id, sorted(each.by)) for each in found.contained[:3]] == [
+        ("Patient", "0", ["patient", "subject"]),
+        ("Patient", "1", ["performer"]),
+        ("Patient", "2", []),
+    ]
+    assert "gender" in found.contained[0].entry.search
+    assert found.document()["c"][1]["i"] == "1"
+    assert "c" not in entry({"resourceType": "Observation"}).document()
