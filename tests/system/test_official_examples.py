@@ -162,7 +162,7 @@ def _id(location: str) -> str:
 def _read(api: Api, part: list[Sent]) -> dict[str, str]:
     found = {}
     for name, sent in part:
-        answer = api.get(f"{sent['resourceType']}/{sent['id']}")
+        answer = api.get(f"{sent['resourceType']}/{sent['id']}", Accept="application/fhir+json")
         if answer.status != 200 or _meant(answer.json) != _meant(sent):
             found[name] = f"read back with {answer.status} as something else"
     return found
