@@ -14,7 +14,7 @@ from fhirserver.interactions.codes import with_known_codes
 from fhirserver.interactions.contained import SEARCHED, inner_searches
 from fhirserver.interactions.model import Request, Server
 from fhirserver.search.parse import CONTROLS, parse
-from fhirserver.search.query import Chain, Clause, Has, NeedsCodes, Query, walk
+from fhirserver.search.query import Chain, Clause, Contained, Has, NeedsCodes, Or, Query, walk
 from fhirserver.store.model import Total
 from fhirserver.store.plans import plan
 from fhirserver.store.search import Search, compile_search, total
@@ -37,6 +37,7 @@ def explained(
         count = _counted(server, request, access, type, (*fixed, *alone))
         yield _said(count, f"match {name}={value[:200]} alone", name)
         yield from _joined(server, request, access, alone, name)
+        yield from _led_inside(server, request, access, type, alone, name)
     if len(criteria) > 1:
         yield _said(_counted(server, request, access, type, (*fixed, *query.clauses)), "match all of it")
     yield from _planned(server, request, access, type, (*fixed, *query.clauses), query)
@@ -56,6 +57,18 @@ def _joined(
             known = with_known_codes(server, access, part, request.session)
             codes = {value for each in walk(known) for value in getattr(each, "values", ())}
             yield _said(str(len(codes)), f"codes are what {name} stands for", name)
+
+
+def _led_inside(
+    server: Server, request: Request, access: Access, type: str, clauses: tuple[Clause, ...], name: str
+) -> Iterator[Issue]:
+    """What a chain finds inside the resources themselves, where any of them may hold such a resource."""
+    for clause in clauses:
+        for part in clause.clauses if isinstance(clause, Or) else (clause,):
+            if isinstance(part, Chain) and server.store.containers.holds(type, part.type):
+                inside = Contained(part.type, part.clause, part.parameter)
+                count = _counted(server, request, access, type, (inside,))
+                yield _said(count, f"{type} have a {part.type} inside that {name} leads to", name)
 
 
 def _planned(

@@ -228,6 +228,12 @@ def test_explain_says_what_is_found_inside_and_how(filled: Api) -> None:
     assert "2 MedicationRequest have a Medication inside that matches. Answered by c.type" in said
 
 
+def test_explain_says_what_a_chain_finds_inside(filled: Api) -> None:
+    said = filled.get("MedicationRequest?medication:Medication.code=abc", X_Explain="true").notes
+    assert "1 Medication match the inner criteria of medication:Medication.code" in said
+    assert "2 MedicationRequest have a Medication inside that medication:Medication.code leads to." in said
+
+
 def test_what_was_stored_before_is_indexed_in_the_background(filled: Api, installation: Installation) -> None:
     server = installation.server
     collection = server.store.database.collection("MedicationRequest")
