@@ -62,6 +62,7 @@ class Operations:
         return (
             _row("status", "Subscription", both, "r", status, affects_state=False),
             _row("events", "Subscription", one, "r", events, affects_state=False),
+            _row("topics", "Subscription", ("type",), "r", self.topics, affects_state=False),
             _row("get-ws-binding-token", "Subscription", both, "r", no_websockets, affects_state=False),
             _row("why", "Subscription", one, "r", self.why, affects_state=False),
             _row("preview", "Subscription", both, "r", self.preview, affects_state=False),
@@ -115,6 +116,19 @@ class Operations:
         parts = [_part("events", valueInteger=looked), _part("matched", valueInteger=len(matched))]
         parts += [_part("match", valueReference={"reference": reference}) for reference in matched[:LISTED]]
         return Response(200, {"resourceType": "Parameters", "parameter": parts})
+
+    def topics(self, server: Server, request: Request, access: Access) -> Response:
+        """$topics: a collection of the SubscriptionTopics that can be subscribed to here, by title: those shipped, the
+        registry's, and the organization's own, which replace others of the same URL. What is not active is left out.
+        """
+        parameters(request)
+        known = Watching(server, self.catalogue).compiler(access.organization).topics
+        active = [topic for topic in known.values() if topic.get("status") == "active"]
+        entries = [
+            {"fullUrl": topic["url"], "resource": topic}
+            for topic in sorted(active, key=lambda topic: (str(topic.get("title", "")), topic["url"]))
+        ]
+        return Response(200, {"resourceType": "Bundle", "type": "collection", "entry": entries})
 
     def test(self, server: Server, request: Request, access: Access) -> Response:
         """$test: one signed POST without any event to the endpoint, and what came of it."""

@@ -228,3 +228,17 @@ def test_a_client_that_was_given_away_is_no_business_of_its_old_owner(exchange: 
     assert exchange.call("PUT", path, exchange.operator(), moved).status_code == 200
 
     assert see(exchange, "acme", f"Subscription/{id}").status_code == 404
+
+
+def test_what_can_be_subscribed_to_is_listed_for_those_who_may_ask(exchange: Exchange, client: dict[str, Any]) -> None:
+    retired = {
+        "resourceType": "SubscriptionTopic",
+        "url": "https://fhirserver.example/fhir/SubscriptionTopic/ADT-A01",
+        "status": "retired",
+    }
+    exchange.call("POST", f"{exchange.base}/SubscriptionTopic", exchange.people["hospital"], retired)
+    entries = see(exchange, "acme", "Subscription/$topics").json["entry"]  # type: ignore[index]
+    urls = {entry["resource"]["url"].rpartition("/")[2] for entry in entries}
+    assert {"create.patient", "ADT-A03"} <= urls
+    assert "ADT-A01" not in urls
+    assert see(exchange, "member", "Subscription/$topics").status_code == 200
