@@ -21,13 +21,14 @@ MOST_FOUND = 200
 class Filter:
     """A choice above a list: its name in the address, the search parameter, the codes, the family of their texts.
 
-    The text `<family>.label` is its label.
+    The text `<family>.label` is its label. `words` are the texts of codes that no catalogue knows: names of resources.
     """
 
     name: str
     parameter: str
     codes: tuple[str, ...]
     family: str
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Listing:
     path: str
     entries: list[Resource] = field(default_factory=list)
     included: Mapping[str, Resource] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=dict)
+    """The absolute URL of each entry by its id: an audit record may lie on any base."""
     total: int | None = None
     find: str = ""
     """What was typed into the search box."""
@@ -94,6 +97,7 @@ def listing_of(bundle: Resource, path: str, **asked: Any) -> Listing:
         path,
         [entry["resource"] for entry in entries if entry["search"]["mode"] == "match"],
         {f"{each['resourceType']}/{each['id']}": each for each in included},
+        {entry["resource"]["id"]: entry.get("fullUrl", "") for entry in entries},
         bundle.get("total"),
         before=links.get("previous", ""),
         after=links.get("next", ""),
