@@ -367,12 +367,17 @@ def _in_entry(error: Problem, index: int) -> Problem:
         Issue(
             issue.code,
             f"Entry {index}: {issue.diagnostics}",
-            tuple(f"{where}.resource.{path}" for path in issue.expression) or (where,),
+            tuple(_below(where, path) for path in issue.expression) or (where,),
             issue.severity,
         )
         for issue in error.issues
     )
     return Problem(issues, status=error.status, headers=error.headers)
+
+
+def _below(where: str, path: str) -> str:
+    """A place in the entry: what is said of a parameter (`http.name`, `_list`) is about its URL."""
+    return f"{where}.request.url" if path.startswith(("http.", "_")) else f"{where}.resource.{path}"
 
 
 def _answer(request: Request, entry: Entry, response: Response) -> Resource:

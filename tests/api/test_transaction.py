@@ -444,3 +444,13 @@ def test_a_history_in_a_transaction_has_what_the_others_wrote(api: Api) -> None:
     assert [each["response"]["etag"] for each in history["entry"]] == ['W/"2"', 'W/"1"']
     assert [each["meta"]["versionId"] for each in (second, first)] == ["2", "1"]
     assert [each["resource"]["id"] for each in whole["entry"]] == ["p", "doc"]
+
+
+@pytest.mark.parametrize(
+    "url", ["Patient?birthdate=never", "Patient?_list=nowhere", "Patient?_has:Observation:nope:code=1"]
+)
+def test_a_fault_in_the_url_of_an_entry_is_said_to_be_there(api: Api, url: str) -> None:
+    answer = api.post("", bundle("transaction", entry("POST", "Patient", patient()), entry("GET", url)))
+    assert 400 <= answer.status < 500
+    assert answer.issue["expression"] == ["Bundle.entry[1].request.url"]
+    assert url.partition("?")[2].partition("=")[0].strip("_") in answer.issue["diagnostics"].replace("List", "list")
