@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -95,7 +96,7 @@ def up(data: Path | None, host: str | None, port: int | None, mllp_port: int | N
 
     settings = Settings.from_env(data=data, host=host, port=port, mllp_port=mllp_port, workers=workers)
     logs.configure(settings.log_level, settings.log_format, "supervisor")
-    supervisor.up(settings, click.echo)
+    supervisor.up(settings, click.echo, supervisor.Ours(_load, _live))
 
 
 @commands.command(short_help="Print every setting: value in force and meaning.")
@@ -151,6 +152,16 @@ def create_user(email: str, organization: str, role: str, data: Path | None) -> 
     from fhirserver import local
 
     click.echo(local.create_user(_beside(data), email, organization, role))
+
+
+@user.command("link")
+@click.argument("email")
+@_data
+def link_user(email: str, data: Path | None) -> None:
+    """Print a link with which a User sets a password, once and within a day."""
+    from fhirserver import local
+
+    click.echo(local.password_link(_beside(data), email))
 
 
 @commands.command(short_help="Print an access token of an operator or a user.")
@@ -380,16 +391,6 @@ def demo(keep: bool) -> None:
     sys.exit(story.play(settings, keep))
 
 
-def _process(name: str, says: str, run: Callable[[Settings], object]) -> None:
-    """A command that the supervisor gives its child processes; not for people, so the help does not list it."""
-
-    @commands.command(name, help=says, hidden=True)
-    def process() -> None:
-        settings = Settings.from_env()
-        logs.configure(settings.log_level, settings.log_format, name)
-        run(settings)
-
-
 def _prepare(settings: Settings) -> None:
     from fhirserver import local
 
@@ -420,8 +421,29 @@ def _mllp(settings: Settings) -> None:
     processes.listener(settings)
 
 
-_process("prepare", "Lay the ground in the database and print the first credentials.", _prepare)
-_process("web", "Serve HTTP.", _web)
-_process("worker", "Run jobs from the queue.", _worker)
-_process("relay", "Turn pending events into deliveries.", _relay)
-_process("mllp", "Listen for HL7v2 messages.", _mllp)
+# What the supervisor gives its child processes to do; commands too, but not for people: the help does not list them.
+_LIVES: dict[str, tuple[str, Callable[[Settings], object]]] = {
+    "prepare": ("Lay the ground in the database and print the first credentials.", _prepare),
+    "web": ("Serve HTTP.", _web),
+    "worker": ("Run jobs from the queue.", _worker),
+    "relay": ("Turn pending events into deliveries.", _relay),
+    "mllp": ("Listen for HL7v2 messages.", _mllp),
+}
+
+
+def _live(name: str) -> None:
+    """The life of a child process."""
+    settings = Settings.from_env()
+    logs.configure(settings.log_level, settings.log_format, name)
+    _LIVES[name][1](settings)
+
+
+def _load() -> None:
+    """Imports and compiles what all child processes need, so that they begin with it."""
+    from fhirserver import app, local, processes, serve  # noqa: F401 - loaded for those who are forked
+
+    app.loaded()
+
+
+for _name, (_says, _) in _LIVES.items():
+    commands.command(_name, help=_says, hidden=True)(partial(_live, _name))

@@ -105,6 +105,16 @@ def create_user(settings: Settings, email: str, organization: str, role: str) ->
         return existing.id
 
 
+def password_link(settings: Settings, email: str) -> str:
+    """A link with which the User of this address sets a password. Raises Problem(not-found) where there is none."""
+    with app.opened(settings) as installation:
+        server, id = installation.server, user_id(email)
+        base = server.base(REGISTRY)
+        asked = Request("operation", REGISTRY, base, OPERATOR, type="User", id=id, operation="reset-password")
+        made = dispatch(server, asked).content() or {}
+    return str(next(part["valueUri"] for part in made["parameter"] if part["name"] == "link"))
+
+
 def create_endpoint(
     settings: Settings, organization: str, *, sending_application: str, sending_facility: str, default: bool
 ) -> str:

@@ -72,7 +72,9 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     if "organization" not in user and "organization" in previous:
         user["organization"] = previous["organization"]
     user.pop("registered", None)
-    user |= {name: previous[name] for name in ("registered",) if name in previous}
+    again = previous.get("active") is False and user["active"] is not False
+    since = instant(context.now) if again else previous.get("registered")
+    user |= {"registered": since} if since else {}
     _not_oneself(context.principal, previous, user)
     moved = target(user.get("organization"), "Organization") != target(previous.get("organization"), "Organization")
     if moved and not _is_operator(context.principal):
@@ -106,7 +108,7 @@ def _not_oneself(principal: Principal, previous: Resource, user: Resource) -> No
 
 
 def older(seconds: int, user: Mapping[str, Any]) -> bool:
-    """Whether something of that second is of an earlier user with the same e-mail address, deleted since."""
+    """Whether something of that second is from before the user was added or activated again: it counts no more."""
     registered = str(user.get("registered") or "")
     return bool(registered) and seconds < int(datetime.fromisoformat(registered).timestamp())
 

@@ -313,6 +313,24 @@ def test_who_is_added_again_under_the_same_address_inherits_nothing(
     assert dict(kept.json or {})["registered"] == again["registered"]
 
 
+def test_who_is_activated_again_signs_in_again(
+    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import timedelta
+
+    user = add()
+    browser, mine = signed_in(exchange, portal, user), person(exchange, user)
+    path, admin = f"{REGISTRY}/User/{user['id']}", exchange.people["hospital"]
+    off = exchange.call("PUT", path, admin, {**user, "active": False})
+    assert not alive(browser)
+    server = exchange.installation.server
+    now = server.now
+    monkeypatch.setattr(server, "now", lambda: now() + timedelta(seconds=2))
+    assert exchange.call("PUT", path, admin, {**dict(off.json or {}), "active": True}).status_code == 200
+    assert not alive(browser)
+    assert exchange.call("GET", path, mine).status_code == 401
+
+
 def test_each_of_it_is_recorded_without_what_was_typed(exchange: Exchange, add: Callable[..., dict[str, Any]]) -> None:
     user = add()
     mine = person(exchange, user)

@@ -21,6 +21,7 @@ from fhirserver import app
 from fhirserver.auth.principal import Principal
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Server
+from fhirserver.notices.telling import Teller
 from fhirserver.rules import RULES
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.subscription import SIGNING_SECRET
@@ -67,7 +68,8 @@ class Exchange:
         server.rules = admitting(RULES, lambda: server, CATALOGUE, self.endpoints.guard)
         rows = Operations(CATALOGUE, self.endpoints, decrypt).rows()
         server.operations = {**server.operations, **{f"{row.types[0]}/{row.name}": row for row in rows}}
-        self.deliverer = Deliverer(server, self.endpoints, decrypt, self.enqueue, lambda: 0.5, quick)
+        gave_up = Teller(server).gave_up
+        self.deliverer = Deliverer(server, self.endpoints, decrypt, self.enqueue, lambda: 0.5, quick, gave_up)
         self.schedule = quick
         receiver.reply = None
 

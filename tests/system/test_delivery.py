@@ -144,6 +144,9 @@ def test_after_three_days_it_is_a_dead_letter_and_the_next_goes_on(exchange: Exc
     exchange.receiver.reply = None
     exchange.later(3700)
     assert [one["status"] for one in exchange.deliveries(subscription)] == ["dead-letter", "delivered"]
+    told = exchange.installation.server.store.database.collection("Communication")
+    about = f"{exchange.installation.server.public_url}{exchange.base}/Subscription/{subscription['id']}"
+    assert told.count_documents({"s.about": about}) == 1, "the application's organization is told of it"
 
 
 def test_an_endpoint_that_fails_is_left_alone_between_single_tries(exchange: Exchange) -> None:

@@ -122,9 +122,7 @@ def _organizations(running: Running) -> tuple[str, str]:
 
 def _furnished(place: Place) -> Place:
     """Lets the doctor set a password by a link, and puts a patient in."""
-    found = place.registry("GET", f"User?email={EMAIL}", EMAIL).json()["entry"][0]["resource"]["id"]
-    made = place.registry("POST", f"User/{found}/$reset-password", EMAIL).json()
-    link = next(part["valueUri"] for part in made["parameter"] if part["name"] == "link")
+    link = place.running.cli("user", "link", EMAIL)
     hidden = re.findall(r'name="link" value="([^"]+)"', requests.get(link, timeout=30).text)[0]
     form = {"link": hidden, "password": PASSWORD, "again": PASSWORD}
     done = requests.post(f"{place.running.base_url}/oauth2/password", data=form, timeout=30)
