@@ -136,8 +136,8 @@ def _wants_more(client: Resource, existing: Resource | None) -> bool:
         return False
     if client["scope"] == existing.get("pendingScope"):
         # It is pending since the client changed; asking for it, with a reason, may be done once.
-        return bool(existing.get("decision")) and existing["decision"][-1]["action"] != "request"
-    return client["scope"] != existing.get("scope")
+        return bool(existing.get("decision")) and bool(existing["decision"][-1]["action"] != "request")
+    return bool(client["scope"] != existing.get("scope"))
 
 
 def follow(existing: Resource, client: Resource, types: frozenset[str]) -> Resource:

@@ -183,3 +183,18 @@ def test_a_name_that_was_public_when_it_was_saved_reaches_nothing_inside(
     assert answer.status_code == 401
     assert "not public" in answer.json["error_description"]  # type: ignore[index]
     inside.close()
+
+
+@pytest.mark.parametrize("uri", ["https://192.168.1.4/jwks", "http://app.example/jwks"])
+def test_dynamic_registration_refuses_the_inside_as_well(exchange: Exchange, uri: str) -> None:
+    metadata = {"client_name": "Inside", "grant_types": ["client_credentials"], "jwks_uri": uri}
+    headers = {"Authorization": f"Bearer {exchange.people['acme']}"}
+    answer = exchange.http.post("/oauth2/register", json=metadata, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json["error"] == "invalid_client_metadata"  # type: ignore[index]
+    assert "jwksUri" in answer.json["error_description"]  # type: ignore[index]
+    good = exchange.http.post(
+        "/oauth2/register", json={**metadata, "jwks_uri": "https://app.example/k"}, headers=headers
+    )
+    assert good.status_code == 201, good.text
+    assert good.json["token_endpoint_auth_method"] == "private_key_jwt"  # type: ignore[index]
