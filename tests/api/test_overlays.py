@@ -15,6 +15,7 @@ from fhirserver.hl7v2 import codes, process, shipped
 from fhirserver.hl7v2.effective import Overlays
 from fhirserver.hl7v2.mapping.conceptmaps import concept_maps
 from fhirserver.hl7v2.message import Message
+from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.settings import folder
 from tests.api.client import Api
 from tests.api.test_definitions_added import element, structure
@@ -314,6 +315,24 @@ def test_a_code_mapped_for_the_organization_holds_for_all_its_senders(
     work()
     assert [each["gender"] for each in patients(api)] == ["male", "male"]
     assert {each["status"] for each in every(api, "Task")} == {"completed"}
+
+
+def test_the_code_of_an_endpoint_is_mapped_for_that_endpoint(
+    api: Api, registry: Api, installation: app.Installation, send: Callable[..., None], work: Callable[[], None]
+) -> None:
+    endpoint = registry.create(endpoint_resource(api.organization, "ADT1", "", False))
+    installation.intake().senders(0.0)
+    assert api.post("ConceptMap", required("administrative-sex")).status == 201
+    send(message(1, sex="Q"))
+    [task] = every(api, "Task?status=requested")
+    said = next(each for each in task["input"] if "valueReference" in each)
+    assert said["valueReference"]["reference"] == f"http://api.test/1/health/fhir/4/Endpoint/{endpoint['id']}"
+    assert api.post(f"Task/{task['id']}/$map-code", asked(code="male")).json["status"] == "completed"
+    work()
+    assert [each["gender"] for each in patients(api)] == ["male"]
+    [overlay] = every(api, "ConceptMap?context=overlay&title:contains=Codes")
+    parts = {each["url"]: each for each in overlay["extension"][0]["extension"]}
+    assert parts["endpoint"]["valueReference"]["reference"] == f"Endpoint/{endpoint['id']}"
 
 
 def test_a_task_that_somebody_rejected_is_let_be(api: Api, send: Callable[..., None]) -> None:
