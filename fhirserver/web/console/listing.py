@@ -22,6 +22,7 @@ class Filter:
     """A choice above a list: its name in the address, the search parameter, the codes, the family of their texts.
 
     The text `<family>.label` is its label. `words` are the texts of codes that no catalogue knows: names of resources.
+    With `typed` (text or date) it is a field to type in instead; `prefix` comes before what was typed, as ge.
     """
 
     name: str
@@ -29,6 +30,17 @@ class Filter:
     codes: tuple[str, ...]
     family: str
     words: Mapping[str, str] = field(default_factory=dict)
+    typed: str = ""
+    prefix: str = ""
+
+    def taken(self, value: str) -> str:
+        """Of what the address says the part that counts: a code that is offered, or what was typed."""
+        value = value.strip()[:MOST_FOUND]
+        return value if self.typed or value in self.codes else ""
+
+    def sought(self, value: str) -> str:
+        """The value of the search parameter."""
+        return self.prefix + (_literal(value) if self.typed == "text" else value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,7 @@ class Listing:
 def asked_of(args: Mapping[str, str], find: str, filters: Sequence[Filter]) -> tuple[str, dict[str, str], str]:
     """Of a screen's query: the text searched for, the codes chosen, the cursor. What no filter offers is left out."""
     text = args.get("q", "").strip()[:MOST_FOUND] if find else ""
-    chosen = {each.name: args[each.name] for each in filters if args.get(each.name) in each.codes}
+    chosen = {each.name: value for each in filters if (value := each.taken(args.get(each.name, "")))}
     return text, chosen, args.get("page", "")
 
 
@@ -80,9 +92,9 @@ def search_of(
     text: str, chosen: Mapping[str, str], cursor: str, find: str, filters: Sequence[Filter]
 ) -> list[tuple[str, str]]:
     """The search parameters of what was asked."""
-    pairs = [(each.parameter, chosen[each.name]) for each in filters if each.name in chosen]
+    pairs = [(each.parameter, each.sought(chosen[each.name])) for each in filters if each.name in chosen]
     if text:
-        pairs.append((find, "".join(f"\\{sign}" if sign in ",|$\\" else sign for sign in text)))
+        pairs.append((find, _literal(text)))
     if cursor:
         pairs.append(("_cursor", cursor))
     return pairs
@@ -103,6 +115,11 @@ def listing_of(bundle: Resource, path: str, **asked: Any) -> Listing:
         after=links.get("next", ""),
         **asked,
     )
+
+
+def _literal(text: str) -> str:
+    """A text as a search parameter's value means it, whatever signs are in it."""
+    return "".join(f"\\{sign}" if sign in ",|$\\" else sign for sign in text)
 
 
 def _cursor(url: str) -> str:
