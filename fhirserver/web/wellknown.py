@@ -30,6 +30,7 @@ USER_SCOPES = (
     "user/*.cruds",
     "user/*.rs",
 )
+CLAIMS = ("sub", "iss", "aud", "iat", "exp", "auth_time", "nonce", "fhirUser", "profile", "name", "email")
 PATIENT_SCOPES = ("launch/patient", "patient/*.cruds", "patient/*.rs")
 
 
@@ -50,6 +51,9 @@ def documents(issuer: str, grants: Sequence[str], has: Container[str]) -> Mappin
             **metadata,
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": [ALGORITHM],
+            "request_parameter_supported": False,
+            "request_uri_parameter_supported": False,  # unsaid it would be true
+            "claims_supported": list(CLAIMS),
         },
     }
 
@@ -73,11 +77,15 @@ def _metadata(issuer: str, grants: Sequence[str], lasting: bool, users: bool, pa
     if lasting:
         metadata |= {
             "token_endpoint_auth_signing_alg_values_supported": ["RS384", "ES384"],
+            "introspection_endpoint_auth_methods_supported": ways,
+            "revocation_endpoint_auth_methods_supported": [*ways, *(["none"] if users else [])],
             "introspection_endpoint": issuer + INTROSPECT_PATH,
             "revocation_endpoint": issuer + REVOKE_PATH,
         }
     if users:
         metadata |= {
+            "response_modes_supported": ["query"],
+            "prompt_values_supported": ["none", "login", "consent", "select_account"],
             "authorization_endpoint": issuer + AUTHORIZE_PATH,
             "userinfo_endpoint": issuer + USERINFO_PATH,
             "end_session_endpoint": issuer + LOGOUT_PATH,

@@ -471,3 +471,7 @@ def test_discovery_now_lists_signing_in(exchange: Exchange) -> None:
     assert {"launch-standalone", "client-public", "context-standalone-patient"} <= set(found["capabilities"])
     for name in ("authorization_endpoint", "introspection_endpoint", "revocation_endpoint"):
         assert found[name].startswith(ISSUER)
+    assert "none" not in found["introspection_endpoint_auth_methods_supported"]
+    assert found["response_modes_supported"] == ["query"]
+    openid = exchange.http.get(f"{exchange.base}/.well-known/openid-configuration").json or {}
+    assert openid["request_parameter_supported"] is openid["request_uri_parameter_supported"] is False
