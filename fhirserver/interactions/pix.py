@@ -1,4 +1,4 @@
-"""Patient/$ihe-pix: from one identifier of a person to those of other domains. IHE PIXm, ITI-83.
+"""Patient/$ihe-pix: from one identifier of a person to those of other domains. IHE PIXm, ITI-83; the feed of ITI-104.
 
 A person is the Patient resources that have the identifier, and those that these are linked to: `seealso` in either
 direction, `replaced-by` to whom they have become, where the link names a Patient of this base or an identifier. A
@@ -8,11 +8,13 @@ Patient that was merged into another has no identifiers any more, as after an IT
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem, problem
+from fhirserver.interactions import conditional
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.interactions.search import matching, selection
@@ -43,6 +45,31 @@ def ihe_pix(server: Server, request: Request, access: Access) -> Response:
     answered = [*_identifiers(person, (system, value), targets), *_ids(request, person, (system, value), targets)]
     body: Resource = {"resourceType": "Parameters", **({"parameter": answered} if answered else {})}
     return Response(200, resource=body, seen=[f"{TYPE}/{one.id}" for one in person])
+
+
+def feed(server: Server, request: Request, access: Access) -> Response:
+    """A conditional update; of a Patient as ITI-104 has it, where a duplicate names its survivor by identifier: the
+    link gets the reference too, so that whoever follows references finds the survivor.
+    """
+    if request.type == TYPE and request.unit is None and isinstance(request.body, dict):
+        links = request.body.get("link")
+        if isinstance(links, list):
+            request = replace(
+                request,
+                body={**request.body, "link": [_referring(server, request, access, link) for link in links]},
+            )
+    return conditional.update(server, request, access)
+
+
+def _referring(server: Server, request: Request, access: Access, link: Any) -> Any:
+    other = link.get("other") if isinstance(link, dict) else None
+    if not isinstance(other, dict) or "reference" in other or not isinstance(other.get("identifier"), dict):
+        return link
+    access.require(TYPE, "s")
+    found = _linked(server, request, access, other)
+    if len(found) != 1:
+        return link
+    return {**link, "other": {"reference": f"{TYPE}/{found[0].id}", **other}}
 
 
 def _source(given: Any) -> tuple[str, str]:

@@ -97,6 +97,9 @@ def test_a_duplicate_is_resolved_and_its_identifier_leads_to_the_survivor(
     link = [{"other": {"identifier": {"system": RED, "value": "keep"}}, "type": "replaced-by"}]
     merged = fed(source, RED, "gone", patient((RED, "gone"), (BLUE, "old"), active=False, link=link))
     assert (merged.status, merged.json["id"]) == (200, subsumed)
+    assert merged.json["link"][0]["other"]["reference"] == f"Patient/{survivor}"
+    included = hospital(exchange).get(f"Patient?_id={subsumed}&_include=Patient:link").included
+    assert included == [f"Patient/{survivor}"]
     for query in (f"{RED}|gone", f"{BLUE}|old"):
         found, ids = translated(consumer, f"sourceIdentifier={query}")
         assert found == {(RED, "keep"), (GREEN, "kept")}
@@ -144,6 +147,24 @@ def test_the_scopes_of_the_profile_open_nothing_else(exchange: Exchange, source:
     id = hospital(exchange).create(patient((RED, "y")))["id"]
     assert source.get(f"Patient/{id}").status == 403
     assert source.get(f"Patient/$ihe-pix?sourceIdentifier={RED}|y").status == 403
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        [{"other": {"identifier": {"system": RED, "value": "nobody-here"}}, "type": "replaced-by"}],
+        [{"other": {"identifier": {"value": "no domain"}}, "type": "seealso"}],
+    ],
+)
+def test_a_survivor_that_is_not_known_stays_an_identifier(source: Api, link: list[dict[str, Any]]) -> None:
+    made = fed(source, RED, "early", patient((RED, "early"), active=False, link=link))
+    assert made.status in (200, 201), made.data
+    assert made.json["link"] == link
+
+
+@pytest.mark.parametrize("link", ["x", ["x"], [{"other": "x"}], [{"other": {"identifier": "x"}}]])
+def test_links_that_are_none_are_refused(source: Api, link: Any) -> None:
+    assert fed(source, RED, "odd", patient((RED, "odd"), link=link)).status in (400, 422)
 
 
 def test_circles_of_links_end(source: Api, consumer: Api) -> None:
