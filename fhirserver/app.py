@@ -32,6 +32,7 @@ from fhirserver.fhir.definitions import VERSION, Definitions, Shelf, official_ur
 from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
+from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.hl7v2.operations import operations as message_operations
 from fhirserver.hl7v2.points import settled
@@ -132,7 +133,7 @@ def build(settings: Settings) -> Installation:
     vault = Vault(settings.master_key.reveal().encode(), os.urandom)
     database = Database(settings.mongo_url.reveal(), settings.mongo_database, query_limit_ms=settings.query_time_limit)
     store = Store(database)
-    shipped = Definitions.load().extended(resources_in("profiles"), generation=-1)
+    shipped = _shipped()
     queue = Queue(settings.redis_url.reveal()) if settings.redis_url else None
     spool = Spool(settings.data / SPOOL)
 
@@ -167,10 +168,25 @@ def build(settings: Settings) -> Installation:
         page_size_limit=settings.page_size_max,
     )
     put = queue.enqueue_many if queue else None
-    intake = cache(lambda: settled(Intake(server, load_maps(folder("mappings"), server.definitions), put)))
+    intake = cache(lambda: settled(Intake(server, _maps(server.definitions), put)))
     endpoints = Endpoints(Guard(settings.webhook_allow))
     _complete(server, endpoints, vault, intake)
     return Installation(settings, server, vault, _tokens(settings, server, vault, endpoints), queue, intake)
+
+
+def loaded() -> None:
+    """Reads what is shipped, the same for every installation: a process that is forked after it starts with it."""
+    _maps(_shipped())
+
+
+@cache
+def _shipped() -> Definitions:
+    return Definitions.load().extended(resources_in("profiles"), generation=-1)
+
+
+@lru_cache(maxsize=4)
+def _maps(definitions: Definitions) -> Maps:
+    return load_maps(folder("mappings"), definitions)
 
 
 def _complete(server: Server, endpoints: Endpoints, vault: Vault, intake: Callable[[], Intake]) -> None:

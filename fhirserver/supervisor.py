@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from fhirserver import embedded, lifeline
+from fhirserver.forked import Forked, fork
 from fhirserver.settings import Secret, Settings, bare_environ
 from fhirserver.store import bootstrap
 
@@ -50,18 +51,19 @@ class Child:
     """A process to keep running. Children of a higher stage stand on those of a lower one, and are stopped first."""
 
     name: str
-    argv: Sequence[str]
+    argv: Sequence[str]  # empty for one of ours: it is forked, and does `work`
     environ: Mapping[str, str]
     stage: int
     last: signal.Signals = signal.SIGKILL  # what it gets when the supervisor is killed
     output: Path | None = None  # the file that gets what it prints; ours if there is none
     patience: float = 10.0  # seconds it may take to stop
+    work: Callable[[], object] | None = None
 
 
 @dataclass(slots=True)
 class _Kept:
     child: Child
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     since: float
     deaths: int = 0
     again_at: float = 0.0
@@ -131,7 +133,9 @@ class Children:
             self._untold = False
 
 
-def _spawn(child: Child) -> subprocess.Popen[bytes]:
+def _spawn(child: Child) -> subprocess.Popen[bytes] | Forked:
+    if child.work:
+        return fork(child.work, child.environ, child.name, child.last)
     with contextlib.ExitStack() as held:
         printed = held.enter_context(open(child.output, "ab")) if child.output else sys.stderr
         # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops the others in order.
@@ -159,7 +163,20 @@ def _end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def up(settings: Settings, say: Callable[[str], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """Our own child processes: `load` imports and compiles what they need, `run` is the life of one, by its name."""
+
+    load: Callable[[], object]
+    run: Callable[[str], object]
+
+    def child(self, name: str, environ: Mapping[str, str], stage: int, patience: float = 10.0) -> Child:
+        """The child of this name; worker-1 and worker-2 are workers."""
+        work = partial(self.run, name.partition("-")[0])
+        return Child(name, (), environ, stage, patience=patience, work=work)
+
+
+def up(settings: Settings, say: Callable[[str], None], ours: Ours) -> None:
     """Run the installation until SIGINT or SIGTERM. `say` prints a line for who started it. Raises CannotRun."""
     settings = replace(settings, data=settings.data.resolve())
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,10 +184,10 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
         _refuse_taken_ports(settings)
         children = Children()
         try:
-            settings = _databases(settings, children)
+            settings = _databases(settings, children, ours.load)
             children.changed = partial(_remember, settings)
-            credentials = _prepared(settings)
-            for child in _children(settings):
+            credentials = _prepared(settings, ours)
+            for child in _children(settings, ours):
                 children.start(child)
             _until_ready(settings, children)
             for line in _greeting(settings, credentials):
@@ -235,10 +252,11 @@ def _refuse_taken_ports(settings: Settings) -> None:
             raise CannotRun(f"the {what} cannot listen on {host}:{port}: it is in use; name another with {option}")
 
 
-def _databases(settings: Settings, children: Children) -> Settings:
-    """Start the databases that are not given, and say where they are."""
+def _databases(settings: Settings, children: Children, meanwhile: Callable[[], object]) -> Settings:
+    """Start the databases that are not given, and say where they are. `meanwhile` is done while they start."""
     settings = with_master_key(settings, make=True)
     if settings.mongo_url and settings.redis_url:
+        meanwhile()
         return settings
     known = embedded.remembered(settings.data)
     environ = bare_environ()
@@ -248,6 +266,7 @@ def _databases(settings: Settings, children: Children) -> Settings:
         children.start(Child("mongod", argv, environ, stage=0, last=signal.SIGTERM, output=log, patience=30.0))
     if not settings.redis_url:
         children.start(Child("redis", embedded.redis(settings.data, known), environ, stage=1, last=signal.SIGTERM))
+    meanwhile()
     if not settings.mongo_url:
         _ready(children, "mongod", partial(bootstrap.initiate, known.mongo_port, known.password, timeout=1.0))
         settings = replace(settings, mongo_url=Secret(known.mongo_url))
@@ -272,29 +291,25 @@ def _ready(children: Children, name: str, wait: Callable[[], None]) -> None:
                 raise CannotRun(str(error)) from error
 
 
-def _prepared(settings: Settings) -> str:
+def _prepared(settings: Settings, ours: Ours) -> str:
     """Let a process of its own lay the ground in the database before the others come; the first credentials."""
-    argv = _ourselves("prepare")
-    tied = partial(lifeline.tie, signal.SIGKILL, os.getpid())
-    done = subprocess.run(
-        argv, env=settings.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=tied, check=False
-    )
-    if done.returncode:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as said:
+        process = fork(partial(ours.run, "prepare"), settings.environ(), "prepare", signal.SIGKILL, writing)
+        os.close(writing)
+        credentials = said.read()
+    if process.wait():
         raise CannotRun("the database could not be prepared; the log above says why")
-    return done.stdout.decode()
+    return credentials.decode()
 
 
-def _children(settings: Settings) -> Iterable[Child]:
+def _children(settings: Settings, ours: Ours) -> Iterable[Child]:
     environ = settings.environ()
     for number in range(1, settings.queue_workers + 1):
-        yield Child(f"worker-{number}", _ourselves("worker"), environ, stage=2)
-    yield Child("relay", _ourselves("relay"), environ, stage=2)
-    yield Child("mllp", _ourselves("mllp"), environ, stage=3)
-    yield Child("web", _ourselves("web"), environ, stage=3, patience=15.0)
-
-
-def _ourselves(command: str) -> list[str]:
-    return [sys.executable, "-m", "fhirserver", command]
+        yield ours.child(f"worker-{number}", environ, stage=2)
+    yield ours.child("relay", environ, stage=2)
+    yield ours.child("mllp", environ, stage=3)
+    yield ours.child("web", environ, stage=3, patience=15.0)
 
 
 def _until_ready(settings: Settings, children: Children) -> None:
