@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -263,7 +263,18 @@ def new_id() -> str:
     index.
     """
     stamp = int(time.time() * 1000) & ((1 << 48) - 1)
-    return f"{stamp:012x}{os.urandom(10).hex()}"
+    while True:
+        try:
+            return f"{stamp:012x}{_chance.pop()}"
+        except IndexError:
+            # Many at once: each call of the system lets another thread go first, and a create makes three ids.
+            drawn = os.urandom(_DRAWN * 10).hex()
+            _chance.extend(drawn[at : at + 20] for at in range(0, len(drawn), 20))
+
+
+_DRAWN = 64
+_chance: deque[str] = deque()
+os.register_at_fork(after_in_child=_chance.clear)  # or parent and child would make the same ids
 
 
 def create_app(installation: Installation) -> WSGIApplication:

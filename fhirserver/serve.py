@@ -6,6 +6,7 @@ supervisor.
 
 from __future__ import annotations
 
+import gc
 import signal
 from typing import Any
 
@@ -55,4 +56,6 @@ def tied() -> None:
 
 def bounded(application: Any, settings: Settings) -> Any:
     """The application behind what reads bodies, within the bounds of the settings."""
+    gc.collect()
+    gc.freeze()  # what is loaded stays, and need not be looked through again and again
     return Bodies(application, settings.max_body, max(1, settings.threads * 3 // 4))

@@ -272,7 +272,7 @@ def stamped(resource: Resource, id: str, version: int, instant: datetime) -> Res
 
 def instant_text(instant: datetime) -> str:
     """A FHIR instant in UTC with milliseconds."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def refuse_errors(issues: list[Issue]) -> None:
