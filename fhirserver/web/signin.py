@@ -17,6 +17,7 @@ from flask import request as http
 from fhirserver.auth import scopes, tokens
 from fhirserver.auth.keys import by_kid
 from fhirserver.auth.principal import Principal
+from fhirserver.auth.sandbox import sandbox_of
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.model import instant, target
@@ -179,7 +180,7 @@ class SignIn:
         if signed_in is None or {"login", "select_account"} & wanted or self._too_long_ago(request, signed_in):
             return self._silence(request, "login_required") if silent else self._sign_in_page(request, flow)
         user = signed_in.user
-        if request.organization != "registry" and request.organization not in person(user)["roles"]:
+        if request.organization != "registry" and _whose(request) not in person(user)["roles"]:
             text = "The user has no role in this organization."
             return self._back(request.parameters, error="access_denied", error_description=text)
         if request.about_patient and not request.parameters.get("patient"):
@@ -303,6 +304,13 @@ class SignIn:
                 return answer
 
         return show
+
+
+def _whose(request: Asked) -> str:
+    """The organization whose people may sign in here: of a client's own sandbox, the one that owns the client."""
+    if request.organization == sandbox_of(request.client["id"]):
+        return target(request.client.get("managingOrganization"), "Organization")
+    return request.organization
 
 
 def _in_words(word: str, types: frozenset[str]) -> str:

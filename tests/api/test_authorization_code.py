@@ -475,3 +475,26 @@ def test_discovery_now_lists_signing_in(exchange: Exchange) -> None:
     assert found["response_modes_supported"] == ["query"]
     openid = exchange.http.get(f"{exchange.base}/.well-known/openid-configuration").json or {}
     assert openid["request_parameter_supported"] is openid["request_uri_parameter_supported"] is False
+
+
+def test_an_applications_own_people_sign_in_at_its_sandbox_and_nobody_else(exchange: Exchange) -> None:
+    trial = exchange.register(
+        kind="test",
+        grantType=["authorization_code"],
+        redirectUri=[CALLBACK],
+        scope="openid user/Patient.rs patient/Observation.rs launch/patient",
+    )
+    made = exchange.call("POST", f"/1/health/fhir/4/ClientApplication/{trial['id']}/$sandbox", exchange.people["acme"])
+    base = made.json["parameter"][1]["valueUrl"]  # type: ignore[index]
+    browser = Browser(exchange, trial, scope="user/Patient.rs")
+    shown = browser.begin(aud=base)
+    done = browser.post("/oauth2/sign-in", shown, email="acme@example.org", password=PASSWORD)
+    page = browser.get(done.headers["Location"])
+    token = dict(browser.token(browser.allow(page)["code"]).json or {})["access_token"]
+    path = base.removeprefix(ISSUER)
+    assert len(exchange.call("GET", f"{path}/Patient", token).json["entry"]) == 8  # type: ignore[index]
+    assert exchange.call("GET", f"{exchange.base}/Patient", token).status_code in (401, 403)
+    stranger = Browser(exchange, trial, scope="user/Patient.rs")
+    shown = stranger.begin(aud=base)
+    done = stranger.post("/oauth2/sign-in", shown, email="hospital@example.org", password=PASSWORD)
+    assert back(stranger.get(done.headers["Location"]))["error"] == "access_denied"
