@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import smtplib
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
@@ -373,7 +377,56 @@ def test_what_the_mail_server_did_not_take_is_sent_later_and_to_nobody_twice(
     assert len(first) < 2
 
 
-def test_a_password_for_the_mail_server_never_goes_in_the_clear() -> None:
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Inbox, int, list[LoginPassword]]]:
+    """A mail server that takes mail after STARTTLS and a login only, and what it was logged in with."""
+    authority, box, port, given = trustme.CA(), Inbox(), free_port(), list[LoginPassword]()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def known(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword) -> AuthResult:
+        given.append(data)
+        return AuthResult(success=data == LoginPassword(b"robot", b"s@cret"))
+
+    controller = Controller(
+        box, hostname="127.0.0.1", port=port, tls_context=context, require_starttls=True, auth_required=True,
+        authenticator=known,
+    )  # fmt: skip
+    controller.start()
+    yield box, port, given
+    controller.stop()
+
+
+def test_mail_goes_through_tls_and_after_a_login(
+    exchange: Exchange,
+    relay: Callable[[], None],
+    waiting: Waiting,
+    client: dict[str, Any],
+    guarded: tuple[Inbox, int, list[LoginPassword]],
+) -> None:
+    box, port, given = guarded
+    server = exchange.installation.server
+    mailer = Mailer(server, waiting, smtp_of(f"smtp://robot:s%40cret@127.0.0.1:{port}", "exchange@example.org"))
+    request(exchange, client)
+    relay()
+    assert sent(exchange, waiting, mailer) >= 1
+    assert box.taken
+    assert set(given) == {LoginPassword(b"robot", b"s@cret")}
+
+
+def test_a_password_is_not_given_to_a_mail_server_without_tls(inbox: tuple[Inbox, int]) -> None:
+    _, port = inbox
+    far = smtp_of(
+        f"smtp://robot:secret@0.0.0.0:{port}", "exchange@example.org"
+    )  # reaches this machine, but not by name
+    with pytest.raises(smtplib.SMTPException, match="no TLS"):
+        far.connect()
+    smtp_of(f"smtp://0.0.0.0:{port}", "exchange@example.org").connect().quit()
+
+
+def test_the_url_of_a_mail_server_says_all_of_it() -> None:
     smtp = smtp_of("smtp://robot:s%40cret@mail.example.org:2525", "exchange@example.org")
     assert (smtp.host, smtp.port, smtp.user, smtp.password, smtp.tls) == (
         "mail.example.org",
