@@ -62,7 +62,7 @@ def resources(database: Database, type: str, filter: Mapping[str, Any]) -> Itera
 
 
 def versions(database: Database, type: str, organization: str, filter: Mapping[str, Any]) -> dict[str, int]:
-    """The ids and versions of an organization's resources that a filter admits: one small query that shows any change."""
+    """The ids and versions of an organization's resources that a filter admits, in one small query."""
     wanted = {"o": organization, "x": None, **filter}
     with translated():
         cursor = database.collection(type).find(wanted, {"i": 1, "v": 1}, max_time_ms=database.query_limit_ms)

@@ -427,3 +427,55 @@ def test_the_last_good_maps_stay_where_definitions_change_under_an_overlay(
     with pytest.raises(Problem, match="Gadget is no resource type"):
         started.effective(api.organization, None, Message.parse(RAW))
     assert started.effective("another", None, Message.parse(RAW)).maps.overlays == ()
+
+
+HOSTILE: list[Any] = [None, 0, "x", [], ["x"], [None], {}, {"extension": "x"}, [{"url": 1}], [{"extension": [1]}], [[]]]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "useContext",
+        "group",
+        "status",
+        "extension.0.extension",
+        "group.0.element",
+        "group.0.extension",
+        "group.0.element.0.target",
+        "group.0.element.0.extension",
+        "group.0.element.0.extension.0.extension",
+        "group.0.element.0.code",
+        "extension.0.extension.3.extension",
+    ],
+)
+def test_nonsense_in_an_overlay_is_refused_or_stored_as_what_it_is(path: str, api: Api) -> None:
+    for value in HOSTILE:
+        overlay: Any = {**copy.deepcopy(EXAMPLE), "status": "draft"}
+        *steps, last = path.split(".")
+        node = overlay
+        for step in steps:
+            node = node[int(step) if step.isdigit() else step]
+        node[last] = value
+        for status in ("active", "draft"):
+            body = overlay if path == "status" else {**overlay, "status": status}
+            answer = api.post("ConceptMap", body)
+            assert answer.status in (201, 400, 422), (value, answer.data)
+
+
+def test_maps_that_lie_too_deep_or_say_too_much_are_refused(api: Api) -> None:
+    def chain(number: int) -> dict[str, Any]:
+        parts = {"map": f"CX.N{number}", "kind": "datatype", "type": "Identifier", "v2": "CX"}
+        said = [{"url": name, "valueString": value} for name, value in parts.items()]
+        rule = [{"url": "id", "valueString": "x"}, {"url": "as", "valueString": f"CX.N{number + 1}"}]
+        target = [{"code": "assigner.identifier", "equivalence": "relatedto"}]
+        element = {"code": "^", "target": target, "extension": [{"url": f"{BASE}/hl7v2-rule", "extension": rule}]}
+        return {"extension": [{"url": f"{BASE}/hl7v2-map", "extension": said}], "element": [element]}
+
+    deep = {**required("administrative-sex"), "group": [chain(number) for number in range(900)]}
+    long = copy.deepcopy(EXAMPLE)
+    when = {"url": "when", "valueString": " or ".join(["valued(ZPI-2)"] * 400)}
+    long["group"][0]["element"][0]["extension"][0]["extension"].append(when)
+    for body, text in ((deep, "too deep"), (long, "at most 2000 characters")):
+        refused = api.post("ConceptMap", body)
+        assert refused.status == 400
+        assert any(text in each["diagnostics"] for each in refused.json["issue"]), refused.data[:500]

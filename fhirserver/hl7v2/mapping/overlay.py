@@ -8,7 +8,7 @@ segments, and sets time zone, character set and assigning authorities.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +34,11 @@ ACTIONS = ("add", "replace", "remove")
 SENDER = ("endpoint", "sending-application", "sending-facility")
 SETTINGS = frozenset(("organization", *SENDER, "timezone", "charset", "authority", "required-table", "segment"))
 MOST_RULES = 2_000
+MOST_CODES = 20_000
+MOST_TEXT = 2_000
+"""Characters of one text of a rule."""
+MOST_SIZE = 500_000
+"""Characters of the rules of one group."""
 PLAIN = frozenset(("ST", "NM", "DT", "DTM", "TM", "ID", "IS", "SI", "TX", "FT", "varies"))
 _Z = re.compile(r"Z[A-Z0-9]{2}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}\Z")
@@ -106,7 +111,10 @@ def is_overlay(resource: Mapping[str, Any]) -> bool:
 def marked(resource: Resource) -> Resource:
     """The overlay with the useContext by which a search finds it: `ConceptMap?context=overlay`."""
     mark = context(OVERLAY)
-    others = [each for each in resource.get("useContext") or () if each != mark]
+    said = resource.get("useContext", [])
+    if not isinstance(said, list):
+        return resource  # validation says so
+    others = [each for each in said if each != mark]
     return {**resource, "useContext": [*others, mark]}
 
 
@@ -127,8 +135,10 @@ def overlay(resource: Resource, version: str = "") -> Overlay:
         if found:
             settings[found[0]] = (found[1], place)
             changes += found[2]
-    if len(changes) > MOST_RULES:
-        issues.append(Issue("too-costly", f"An overlay has at most {MOST_RULES} elements.", ("ConceptMap.group",)))
+    codes = sum(change.kind == TABLE for change in changes)
+    if len(changes) - codes > MOST_RULES or codes > MOST_CODES:
+        text = f"An overlay has at most {MOST_RULES} rules and {MOST_CODES} codes."
+        issues.append(Issue("too-costly", text, ("ConceptMap.group",)))
     head: Overlay | None = _guarded(issues, "ConceptMap.extension", lambda: _head(said))
     if issues or head is None:
         raise Problem(tuple(issues))
@@ -212,6 +222,8 @@ def _group(
     name = name or (kind if kind in ROWS else "")
     if not _NAME.match(name):
         raise problem("required", "hl7v2-map names the map: letters, digits, `.`, `_` and `-`")
+    if kind != TABLE and len(str(group)) > MOST_SIZE:
+        raise problem("too-costly", f"The rules of a group have at most {MOST_SIZE} characters.")
     changes: list[Change] = []
     for number, element in enumerate(group.get("element") or ()):
         where = f"{place}.element[{number}]"
@@ -235,7 +247,18 @@ def _change(kind: str, name: str, element: Mapping[str, Any], group: Mapping[str
     id = str(element.get("code", "") if kind in ROWS else value.get("id", ""))
     if not id:
         raise problem("required", "a rule needs its id: the part `id` of hl7v2-rule")
+    if any(len(text) > MOST_TEXT for text in _texts(value)):
+        raise problem("too-costly", f"a text of a rule has at most {MOST_TEXT} characters")
     return Change(kind, name, id, action, place, value, str(said.get("before", "")), str(said.get("after", "")))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in the value of a rule."""
+    if isinstance(value, str):
+        yield value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    for each in inner:
+        yield from _texts(each)
 
 
 def _code(name: str, element: Mapping[str, Any], group: Mapping[str, Any], place: str) -> Change:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fhirserver.fhir.definitions import Definitions
-from fhirserver.fhir.problem import Issue, Problem
+from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.hl7v2.mapping.load import compiled
 from fhirserver.hl7v2.mapping.maps import Maps
 from fhirserver.hl7v2.mapping.overlay import Overlay, layered
@@ -24,6 +24,10 @@ def stacked(package: Package, overlays: Sequence[Overlay], definitions: Definiti
     """
     try:
         maps = compiled(layered(package, overlays), definitions)
+    except RecursionError:
+        raise problem(
+            "too-costly", "The maps of the overlay lie too deep in one another.", "ConceptMap.group"
+        ) from None
     except Problem as fault:
         raise Problem(tuple(_placed(issue, overlays) for issue in fault.issues)) from None
     return replace(maps, overlays=tuple(each.reference for each in overlays))
