@@ -86,6 +86,10 @@ class Here:
         """All values of a field of the form."""
         return http.form.getlist(name)
 
+    def form_pairs(self) -> list[tuple[str, str]]:
+        """Every field of the form with each of its values."""
+        return list(http.form.items(multi=True))
+
     @property
     def asked(self) -> Mapping[str, str]:
         """The query of the address."""
@@ -196,7 +200,7 @@ class Here:
         return listing_of(bundle, http.path, find=text, chosen=chosen, searchable=bool(find), filters=filters)
 
     def operate(
-        self, type: str, id: str | None, name: str, *, base: str = REGISTRY, method: str = "POST", **given: Any
+        self, type: str, id: str | None, name: str, /, *, base: str = REGISTRY, method: str = "POST", **given: Any
     ) -> Resource:
         """Performs an operation (`name` without $) and answers what it returns. `given` are its parameters: texts,
         numbers, truth values, References, resources, lists of them; None and "" are left out. A name's `_` is `-`.
