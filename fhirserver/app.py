@@ -164,6 +164,7 @@ def build(settings: Settings) -> Installation:
         public_url=settings.public_url,
         software=__version__,
         cursor_key=vault.subkey("page cursors"),
+        mails=bool(settings.smtp_url),
         page_size=settings.page_size,
         page_size_limit=settings.page_size_max,
     )
@@ -312,7 +313,7 @@ def mailer(installation: Installation) -> Mailer | None:
     """What sends notices by e-mail, None without a mail server."""
     settings, waiting = installation.settings, _waiting(installation)
     smtp = smtp_of(settings.smtp_url.reveal(), settings.mail_from)
-    return Mailer(installation.server, waiting, smtp) if waiting else None
+    return Mailer(installation.server, waiting, smtp, installation.vault.decrypt) if waiting else None
 
 
 def _waiting(installation: Installation) -> Waiting | None:

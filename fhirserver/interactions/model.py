@@ -177,6 +177,8 @@ class Server:
     public_url: str
     software: str
     cursor_key: bytes
+    mails: bool = False
+    """Whether there is a mail server."""
     page_size: int = 50
     page_size_limit: int = 1000
     total_bound: int = 10_000

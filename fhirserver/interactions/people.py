@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -22,7 +22,7 @@ from fhirserver.interactions.read import current
 from fhirserver.interactions.write import persist, put
 from fhirserver.rules import user as rule
 from fhirserver.rules.model import CANONICAL, REGISTRY, instant, reference, target
-from fhirserver.store.kept import grants_of, link_key, links_of, of_user, session_key, sessions_of
+from fhirserver.store.kept import MAIL, grants_of, link_key, links_of, mail_key, of_user, session_key, sessions_of
 from fhirserver.store.model import Stored
 
 TYPE = "User"
@@ -53,11 +53,14 @@ def change_password(server: Server, request: Request, access: Access) -> Respons
 
 def reset_password(server: Server, request: Request, access: Access) -> Response:
     """$reset-password: a link, good once and for a day, with which a user sets a password; links made before end.
+    With `mail` it goes to the user's address and is not shown.
 
     It is also how a user who was added without a password is let in. Raises Problem: forbidden for anybody but an
-    administrator of the user's organization and an operator.
+    administrator of the user's organization and an operator, not-supported for `mail` without a mail server.
     """
-    parameters(request)
+    mail = str(parameters(request, "mail").get("mail", "false")).lower() == "true"
+    if mail and not server.mails:
+        raise problem("not-supported", "There is no mail server: hand the link over yourself.")
     user = current(server, access, TYPE, request.id or "", request)
     resource, asking = user.resource(), request.principal
     if not (_operates(asking) or asking.admin(target(resource.get("organization"), "Organization"))):
@@ -67,11 +70,19 @@ def reset_password(server: Server, request: Request, access: Access) -> Response
     secret, until = secrets.token_urlsafe(32), server.now() + LINK_LIFETIME
     server.store.kept.drop_group(links_of(user.id))
     server.store.kept.put(link_key(digest(secret)), {"user": user.id}, until, links_of(user.id))
-    parts = [
-        {"name": "link", "valueUri": f"{server.public_url}{LINK_PATH}?link={secret}"},
-        {"name": "expires", "valueInstant": instant(until)},
-    ]
+    link = f"{server.public_url}{LINK_PATH}?link={secret}"
+    if mail:
+        _mail(server, request, user.id, link, until)
+    parts: list[dict[str, Any]] = [] if mail else [{"name": "link", "valueUri": link}]
+    parts.append({"name": "expires", "valueInstant": instant(until)})
     return Response(200, resource={"resourceType": "Parameters", "parameter": parts}, once=True)
+
+
+def _mail(server: Server, request: Request, user: str, link: str, until: datetime) -> None:
+    """Lets the link wait to be sent, sealed: a link is as good as a password."""
+    id, sealed = f"link-{server.new_id()}", server.context(server, request.principal, REGISTRY).encrypt(link)
+    value = {"notice": id, "attempts": 0, "next": server.now(), "until": until, "user": user, "link": sealed}
+    server.store.kept.replace(mail_key(id), value, until, MAIL, links_of(user))
 
 
 def set_password(server: Server, secret: str, password: str, facts: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import smtplib
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.message import EmailMessage
@@ -25,14 +25,13 @@ from fhirserver.interactions.model import Server
 from fhirserver.rules.model import target
 from fhirserver.search.query import References
 from fhirserver.store.database import Session
-from fhirserver.store.kept import Kept
+from fhirserver.store.kept import MAIL, Kept, links_of, mail_key
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.search import compile_search, find
 
 log = logging.getLogger(__name__)
 
 JOB = "mail"
-GROUP = "mail"
 KEEP = timedelta(days=2)
 """How long a notice is tried to be sent."""
 REMEMBER = timedelta(days=7)
@@ -41,6 +40,7 @@ SMTP_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=15), timedelta(hours=1)
 MOST_ADDRESSES = 100
 MOST_SUBJECT = 150
+LINK_SUBJECT = "Set your password"
 
 Put = Callable[[str, Iterable[Sequence[str]]], object]
 
@@ -53,25 +53,29 @@ class Waiting:
 
     def add(self, notice: str, now: datetime, session: Session | None = None) -> None:
         """Lets a notice wait, as of `session`'s transaction where one is given."""
-        self._replace(notice, 0, now, now + KEEP, session)
+        until = now + KEEP
+        value = {"notice": notice, "attempts": 0, "next": now, "until": until}
+        self._kept.replace(mail_key(notice), value, until, MAIL, session=session)
 
     def get(self, notice: str, now: datetime) -> dict[str, Any] | None:
         """What is known of a waiting notice (attempts, next, until), None where it does not wait."""
-        return self._kept.get(f"mail/{notice}", now)
+        return self._kept.get(mail_key(notice), now)
 
     def due(self, now: datetime) -> list[str]:
         """The notices whose next attempt has its time, a thousand at most."""
-        return [value["notice"] for value in self._kept.of_group(GROUP, now) if value["next"] <= now]
+        return [value["notice"] for value in self._kept.of_group(MAIL, now) if value["next"] <= now]
 
     def later(self, value: dict[str, Any], now: datetime) -> None:
         """Puts off what could not be sent: each time twice as long, up to an hour."""
         attempts = int(value["attempts"])
         wait = min(FIRST_WAIT * 2 ** min(attempts, 16), LONGEST_WAIT)
-        self._replace(value["notice"], attempts + 1, now + wait, value["until"])
+        again = {**value, "attempts": attempts + 1, "next": now + wait}
+        groups = [MAIL, *([links_of(value["user"])] if value.get("user") else [])]
+        self._kept.replace(mail_key(value["notice"]), again, value["until"], *groups)
 
     def done(self, notice: str) -> None:
         """Takes off a notice that was sent."""
-        self._kept.drop(f"mail/{notice}")
+        self._kept.drop(mail_key(notice))
 
     def sent(self, notice: str, address: str, now: datetime) -> bool:
         """Whether a notice went to an address before."""
@@ -80,12 +84,6 @@ class Waiting:
     def note(self, notice: str, address: str, now: datetime) -> None:
         """Remembers that a notice went to an address."""
         self._kept.put(_sent(notice, address), {}, now + REMEMBER)
-
-    def _replace(
-        self, notice: str, attempts: int, next_: datetime, until: datetime, session: Session | None = None
-    ) -> None:
-        value = {"notice": notice, "attempts": attempts, "next": next_, "until": until}
-        self._kept.replace(f"mail/{notice}", value, until, GROUP, session=session)
 
 
 def _sent(notice: str, address: str) -> str:
@@ -145,10 +143,11 @@ def _loopback(host: str) -> bool:
 
 
 class Mailer:
-    """Sends what waits. Threads may share it."""
+    """Sends what waits. `decrypt` opens a sealed link. Threads may share it."""
 
-    def __init__(self, server: Server, waiting: Waiting, smtp: Smtp) -> None:
+    def __init__(self, server: Server, waiting: Waiting, smtp: Smtp, decrypt: Callable[[str], str]) -> None:
         self._server = server
+        self._decrypt = decrypt
         self._waiting = waiting
         self._smtp = smtp
 
@@ -172,12 +171,15 @@ class Mailer:
 
     def _send(self, notice: str, value: dict[str, Any]) -> None:
         now = self._server.now()
-        found = self._server.store.read(everything(REGISTRY), "Communication", notice)
         try:
-            if found is None:
-                raise OSError("the notice is not there yet")
-            if not found.deleted:
-                self._deliver(notice, found.resource())
+            if value.get("link"):
+                self._deliver_link(notice, value)
+            else:
+                found = self._server.store.read(everything(REGISTRY), "Communication", notice)
+                if found is None:
+                    raise OSError("the notice is not there yet")
+                if not found.deleted:
+                    self._deliver(notice, found.resource())
         except (smtplib.SMTPException, OSError) as trouble:
             facts = {"notice": notice, "attempts": int(value["attempts"]) + 1, "fault": type(trouble).__name__}
             log.warning("a notice could not be sent by e-mail and is tried again", extra={"facts": facts})
@@ -185,15 +187,30 @@ class Mailer:
         else:
             self._waiting.done(notice)
 
+    def _deliver_link(self, notice: str, value: dict[str, Any]) -> None:
+        """Sends a link to set a password to the one it is for."""
+        found = self._server.store.read(everything(REGISTRY), "User", value["user"])
+        if found is None or found.deleted:
+            return
+        address, link = str(found.resource()["email"]), self._decrypt(value["link"])
+        text = f"Set your password here, until {value['until']:%Y-%m-%d %H:%M} UTC; it works once:\n\n{link}\n"
+        self._send_all(notice, {address: letter(LINK_SUBJECT, text, notice, address, self._smtp.sender)})
+
     def _deliver(self, notice: str, resource: Resource) -> None:
         organizations = [target(each, "Organization") for each in resource.get("recipient", ())]
         wanted = [a for id in organizations for a in administrators(self._server, id)]
-        missing = [a for a in dict.fromkeys(wanted) if not self._waiting.sent(notice, a, self._server.now())]
+        sender, url = self._smtp.sender, self._server.public_url
+        self._send_all(notice, {address: written(resource, address, sender, url) for address in wanted})
+
+    def _send_all(self, notice: str, messages: Mapping[str, EmailMessage]) -> None:
+        """Sends each message to its address, where it has not gone before."""
+        missing = [address for address in messages if not self._waiting.sent(notice, address, self._server.now())]
         if not missing:
             return
         with self._smtp.connect() as session:
             for address in missing:
-                message = written(resource, address, self._smtp.sender, self._server.public_url, self._server.now())
+                message = messages[address]
+                message["Date"] = format_datetime(self._server.now())
                 try:
                     session.send_message(message, self._smtp.sender, [address])
                 except smtplib.SMTPRecipientsRefused as refusal:
@@ -214,16 +231,21 @@ def administrators(server: Server, organization: str) -> list[str]:
     return mine[:MOST_ADDRESSES]
 
 
-def written(resource: Resource, address: str, sender: str, url: str, now: datetime) -> EmailMessage:
+def written(resource: Resource, address: str, sender: str, url: str) -> EmailMessage:
     """The e-mail of a notice: its sentence, and where to read more."""
     sentence = " ".join(str(resource["payload"][0]["contentString"]).split())
+    text = f"{sentence}\n\nSign in to read more: {url}\n"
+    return letter(sentence, text, str(resource["id"]), address, sender)
+
+
+def letter(subject: str, text: str, id: str, address: str, sender: str) -> EmailMessage:
+    """An e-mail of ours; the same `id` and address give the same Message-ID."""
     message = EmailMessage()
     message["From"], message["To"] = sender, address
-    message["Subject"] = sentence if len(sentence) <= MOST_SUBJECT else sentence[: MOST_SUBJECT - 1] + "…"
-    message["Date"] = format_datetime(now)
-    message["Message-ID"] = f"<{_id(resource['id'], address)}@{_domain(sender)}>"
+    message["Subject"] = subject if len(subject) <= MOST_SUBJECT else subject[: MOST_SUBJECT - 1] + "…"
+    message["Message-ID"] = f"<{_id(id, address)}@{_domain(sender)}>"
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(f"{sentence}\n\nSign in to read more: {url}\n")
+    message.set_content(text)
     return message
 
 

@@ -54,6 +54,15 @@ def link_key(digested: str) -> str:
     return f"password/{digested}"
 
 
+MAIL = "mail"
+"""The group of what waits to be sent by e-mail: `notices.mail`."""
+
+
+def mail_key(id: str) -> str:
+    """Where it is kept that something waits to be sent by e-mail."""
+    return f"mail/{id}"
+
+
 FAMILY_LIFETIME = timedelta(days=400)
 """How long the end of a family of tokens is remembered: as long as the longest of them could live."""
 

@@ -321,7 +321,12 @@ def test_administrators_get_an_e_mail_each_without_what_people_wrote(
     box, port = inbox
     relay()
     server = exchange.installation.server
-    mailer = Mailer(server, waiting, smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"))
+    mailer = Mailer(
+        server,
+        waiting,
+        smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"),
+        exchange.installation.vault.decrypt,
+    )
     sent(exchange, waiting, mailer)
     box.taken.clear()
     for name, role, active in (("chief", "admin", True), ("nurse", "member", True), ("gone", "admin", False)):
@@ -357,11 +362,21 @@ def test_what_the_mail_server_did_not_take_is_sent_later_and_to_nobody_twice(
 ) -> None:
     box, port = inbox
     server = exchange.installation.server
-    away = Mailer(server, waiting, smtp_of(f"smtp://127.0.0.1:{free_port()}", "exchange@example.org"))
+    away = Mailer(
+        server,
+        waiting,
+        smtp_of(f"smtp://127.0.0.1:{free_port()}", "exchange@example.org"),
+        exchange.installation.vault.decrypt,
+    )
     request(exchange, client)
     relay()
     assert sent(exchange, waiting, away) == 1
-    mailer = Mailer(server, waiting, smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"))
+    mailer = Mailer(
+        server,
+        waiting,
+        smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"),
+        exchange.installation.vault.decrypt,
+    )
     assert sent(exchange, waiting, mailer) == 0, "it waits before it tries again"
     now = server.now
     box.answers["chief@hospital.example"] = "451 Come back later"
@@ -408,12 +423,54 @@ def test_mail_goes_through_tls_and_after_a_login(
 ) -> None:
     box, port, given = guarded
     server = exchange.installation.server
-    mailer = Mailer(server, waiting, smtp_of(f"smtp://robot:s%40cret@127.0.0.1:{port}", "exchange@example.org"))
+    mailer = Mailer(
+        server,
+        waiting,
+        smtp_of(f"smtp://robot:s%40cret@127.0.0.1:{port}", "exchange@example.org"),
+        exchange.installation.vault.decrypt,
+    )
     request(exchange, client)
     relay()
     assert sent(exchange, waiting, mailer) >= 1
     assert box.taken
     assert set(given) == {LoginPassword(b"robot", b"s@cret")}
+
+
+def test_a_link_to_set_a_password_is_sent_to_the_one_it_is_for_and_shown_to_nobody(
+    exchange: Exchange,
+    relay: Callable[[], None],
+    waiting: Waiting,
+    inbox: tuple[Inbox, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box, port = inbox
+    server = exchange.installation.server
+    mailer = Mailer(
+        server,
+        waiting,
+        smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"),
+        exchange.installation.vault.decrypt,
+    )
+    sent(exchange, waiting, mailer)
+    box.taken.clear()
+    user = {
+        "resourceType": "User",
+        "email": "new@hospital.example",
+        "organization": {"reference": f"Organization/{exchange.hospital}"},
+    }
+    made = dict(exchange.call("POST", f"{REGISTRY}/User", exchange.people["hospital"], user).json or {})
+    path = f"{REGISTRY}/User/{made['id']}/$reset-password"
+    body = {"resourceType": "Parameters", "parameter": [{"name": "mail", "valueBoolean": True}]}
+    assert exchange.call("POST", path, exchange.people["hospital"], body).status_code == 400, "there is no mail server"
+    monkeypatch.setattr(server, "mails", True)
+    answer = exchange.call("POST", path, exchange.people["hospital"], body)
+    assert answer.status_code == 200, answer.text
+    assert "oauth2/password" not in answer.text
+    assert "oauth2/password" not in str(list(server.store.database.collection("kept").find()))
+    assert sent(exchange, waiting, mailer) == 1
+    assert [message["To"] for message in box.taken] == ["new@hospital.example"]
+    assert "https://exchange.example/oauth2/password?link=" in box.taken[0].get_content()
+    assert sent(exchange, waiting, mailer) == 0
 
 
 def test_a_password_is_not_given_to_a_mail_server_without_tls(inbox: tuple[Inbox, int]) -> None:
