@@ -27,10 +27,12 @@ from fhirserver.embedded import free_port
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2.framing import frame
 from fhirserver.hl7v2.message import Message
+from fhirserver.hl7v2.process import process
 from fhirserver.hl7v2.send import Connection
 from fhirserver.hl7v2.senders import CERTIFICATE, SUBJECT, endpoint_resource
 from fhirserver.rules.organization import kind_concept
 from fhirserver.settings import Secret, Settings
+from tests.system import dying
 
 OFFERED = 10_000
 KEY = "a master key for tests that is long enough"
@@ -49,13 +51,19 @@ class House:
         given = {"data": self.folder, "mongo_url": self.mongo_url, "mongo_database": self.database, "master_key": KEY}
         return {f"FHIRSERVER_{name.upper()}": str(value) for name, value in (given | more).items()}
 
+    def settings(self) -> Settings:
+        """What the commands beside the listeners have."""
+        return Settings(
+            data=self.folder,
+            mongo_url=Secret(self.mongo_url),
+            mongo_database=self.database,
+            master_key=Secret(KEY),
+            public_url="http://listen.test",
+        )
+
     def organization(self, *endpoints: dict[str, object]) -> str:
         """A new hospital with these endpoints."""
-        settings = Settings(
-            data=self.folder, mongo_url=Secret(self.mongo_url), mongo_database=self.database, master_key=Secret(KEY),
-            public_url="http://listen.test",
-        )  # fmt: skip
-        with app.opened(settings) as installation:
+        with app.opened(self.settings()) as installation:
             kind = [kind_concept("provider")]
             made = {"resourceType": "Organization", "active": True, "name": "Lakeside", "type": kind}
             id = local._create(installation.server, made)
@@ -78,14 +86,14 @@ class House:
         port = free_port()
         environ = os.environ | self.environ(mllp_port=port, public_url="http://listen.test", **more)
         with (self.folder / "listener.log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", "fhirserver", "mllp"], env=environ, stderr=log)
+            running = subprocess.Popen([sys.executable, "-m", "fhirserver", "mllp"], env=environ, stderr=log)
             try:
                 until(lambda: _open(port), 60)
                 yield port
-                assert process.poll() is None, "it has not ended"
+                assert running.poll() is None, "it has not ended"
             finally:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(30) == 0
+                running.send_signal(signal.SIGTERM)
+                assert running.wait(30) == 0
 
 
 def until(true: object, seconds: float) -> None:
@@ -162,6 +170,8 @@ def test_client_certificates_say_whose_messages_are_taken(house: House) -> None:
     assert b"Traceback" not in kept.read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ten_thousand_connections_offered_hurt_nobody_who_has_one(plain: int) -> None:
     refused, slowest = 0, 0.0
     with Connection("127.0.0.1", plain, timeout=20) as working:
@@ -179,6 +189,36 @@ def test_ten_thousand_connections_offered_hurt_nobody_who_has_one(plain: int) ->
     assert refused > OFFERED // 2
     assert slowest < 10, "seconds for a message while connections are refused"
     until(lambda: told(plain, message("PLAIN")) == "AA", 20)
+
+
+def test_a_process_killed_at_any_step_loses_and_repeats_nothing(house: House) -> None:
+    facility = f"K{uuid.uuid4().hex[:8]}".upper()
+    organization = house.organization(endpoint_resource("", "", facility, False))
+    environ = os.environ | house.environ(public_url="http://listen.test")
+    words = [sys.executable, "-m", "tests.system.dying", organization, facility]
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split() == ["0"] + [str(dying.KILLED)] * len(dying.STEPS), done.stderr
+    with app.opened(house.settings()) as installation:
+        intake, server = installation.intake(), installation.server
+        database = server.store.database
+        before = database.collection("InboundMessage").count_documents({"o": organization})
+        assert before == 1 + len(dying.STEPS) - 3, "all but those that ended before they were stored"
+        # As if a minute had passed: leases have run out, and transactions that nobody goes on with are given up.
+        database.collection("leases").delete_many({})
+        database.client.admin.command("killAllSessions", [])
+        for number in range(len(dying.STEPS)):
+            answer = intake.take(dying.message(facility, number), "", organization)
+            assert answer is not None
+            assert Message.parse(answer)["MSA-1"] == "AA"
+        kept = list(database.collection("InboundMessage").find({"o": organization}))
+        for each in kept:
+            process(intake, organization, each["s"]["lane"][0])
+        assert len(kept) == 1 + len(dying.STEPS)
+        stored = {name: database.collection(name).find({"o": organization}) for name in ("Patient", "Provenance")}
+        assert [each["v"] for each in stored["Patient"]] == [1] * (1 + len(dying.STEPS))
+        assert len(list(stored["Provenance"])) == 1 + len(dying.STEPS), "one for each: applied once"
+        waiting = database.collection("InboundMessage").count_documents({"o": organization, "s.status": "received"})
+        assert not waiting
 
 
 def _offer(port: int) -> socket.socket:
