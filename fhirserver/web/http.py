@@ -207,7 +207,8 @@ def render(http: HttpRequest, response: Response) -> Answer:
         headers.append(("Last-Modified", date_text(response.instant)))
     if response.location:
         headers.append(("Location", response.location))
-    headers += [("Warning", f'199 - "{_plain(issue.diagnostics)}"') for issue in response.warnings[:MOST_WARNINGS]]
+    said = [issue.diagnostics for issue in response.warnings if issue.code == "business-rule"][:MOST_WARNINGS]
+    headers += [("Warning", f'199 - "{_plain(text)}"') for text in said]
     headers += response.headers.items()
     return finish(http, response.status, headers, _text(response))
 
