@@ -52,7 +52,8 @@ def compare(intake: Intake, server: Server, request: Request, access: Access) ->
             parts.append({"name": "message", "part": head + told})
     counts: list[Resource] = [{"name": "compared", "valueInteger": len(messages)}]
     counts += [{"name": name, "valueInteger": number} for name, number in outcomes.items()]
-    return Response(200, resource={"resourceType": "Parameters", "parameter": counts + parts})
+    seen = [f"InboundMessage/{message.id}" for message in messages]
+    return Response(200, resource={"resourceType": "Parameters", "parameter": counts + parts}, seen=seen)
 
 
 def given(server: Server, request: Request, access: Access, overlay: Any) -> Resource:

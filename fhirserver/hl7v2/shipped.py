@@ -19,28 +19,38 @@ from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import put
 from fhirserver.rules.model import REGISTRY, Context, Prepared, Rule
 from fhirserver.store import shelf
+from fhirserver.store.model import Stored
 
+PREFIX = "v2-"
 OURS = "This map is shipped with the server: change it by an overlay on your organization's base."
 
 
 def lay_out(server: Server, package: Package) -> int:
     """Makes the registry's ConceptMaps say what the package says; answers how many were written. What is there
-    already in this version, with this content, stays.
+    already with this content stays; a map of another package that this one has no more is retired.
     """
     wanted = {each["id"]: each for each in concept_maps(package)}
-    there = shelf.versions(server.store.database, TYPE, REGISTRY, {"i": {"$in": sorted(wanted)}})
-    request, written = Request("update", REGISTRY, server.base(REGISTRY), SYSTEM), 0
-    for id, resource in wanted.items():
-        stored = server.store.read(everything(REGISTRY), TYPE, id) if id in there else None
-        if stored is None or stored.deleted or _content(stored.resource()) != _content(resource):
-            method = "PUT" if stored else "POST"
-            try:
-                put(server, request, everything(REGISTRY), Prepared(resource), stored, f"{TYPE}/{id}", method, {})
-            except Problem as fault:
-                if fault.issues[0].code not in ("conflict", "duplicate"):  # another process does the same
-                    raise
-            written += 1
+    store, written = server.store, 0
+    there = shelf.versions(store.database, TYPE, REGISTRY, {"i": {"$regex": f"^{PREFIX}"}})
+    for id in [*wanted, *(id for id in there if id not in wanted)]:
+        stored = store.read(everything(REGISTRY), TYPE, id) if id in there else None
+        held = stored.resource() if stored is not None and not stored.deleted else None
+        resource = wanted.get(id) or {**(held or {}), "status": "retired"}
+        if not str(resource.get("url", "")).startswith(URL) or (held and _content(held) == _content(resource)):
+            continue
+        _write(server, resource, stored)
+        written += 1
     return written
+
+
+def _write(server: Server, resource: Resource, stored: Stored | None) -> None:
+    request, reference = Request("update", REGISTRY, server.base(REGISTRY), SYSTEM), f"{TYPE}/{resource['id']}"
+    try:
+        method = "PUT" if stored else "POST"
+        put(server, request, everything(REGISTRY), Prepared(resource), stored, reference, method, {})
+    except Problem as fault:
+        if fault.issues[0].code not in ("conflict", "duplicate"):  # another process does the same
+            raise
 
 
 def _content(resource: Resource) -> Resource:

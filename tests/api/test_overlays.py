@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +116,22 @@ def test_the_shipped_maps_are_found_on_the_registry(registry: Api, installation:
     refused = registry.put(f"ConceptMap/{found['id']}", {**found, "title": "mine"})
     assert refused.status == 422
     assert "overlay" in refused.issue["diagnostics"]
+    smaller = replace(package, concept_maps=package.concept_maps[1:])
+    assert shipped.lay_out(installation.server, smaller) == 1
+    gone = registry.get(f"ConceptMap/v2-{package.concept_maps[0]['id']}")
+    assert gone.json["status"] == "retired"
+    assert shipped.lay_out(installation.server, package) == 1
+
+
+def test_who_may_not_write_overlays_maps_no_code(
+    api: Api, scoped: Callable[[str], Api], send: Callable[..., None]
+) -> None:
+    send(message(1, sex="Q"))
+    [task] = every(api, "Task")
+    refused = scoped("system/Task.cruds").post(f"Task/{task['id']}/$map-code", asked(code="male"))
+    assert refused.status == 403
+    assert every(api, "ConceptMap") == []
+    assert scoped("system/ConceptMap.cruds").post("ConceptMap/$compare", asked(overlay=EXAMPLE)).status == 403
 
 
 def test_an_overlay_holds_for_the_next_message(api: Api, send: Callable[..., None]) -> None:
