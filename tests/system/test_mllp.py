@@ -520,7 +520,7 @@ def test_enhanced_mode_gets_what_became_of_a_message_on_the_same_connection(hosp
 
 def test_a_sequence_number_is_answered_with_the_next(hospital: Hospital) -> None:
     assert hospital.send(short(hospital, "ADT^A31", NO_PATIENT))["MSA-4"] == "42"
-    assert hospital.send(short(hospital, "XXX^A31", NO_PATIENT))["MSA-4"] == "41", "not taken: the same once more"
+    assert hospital.send(short(hospital, "QRY^A31", NO_PATIENT))["MSA-4"] == "41", "not taken: the same once more"
     unnumbered = short(hospital, "ADT^A31", NO_PATIENT).replace(b"|41|", b"|-1|")
     assert not hospital.send(unnumbered)["MSA-4"]
 
