@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhirserver.interactions.message import Content, _merged
+from fhirserver.interactions import merging
+from fhirserver.interactions.message import Content
 
 URL = "http://example.org/ext.birth-place"
 
 
 def merged(before: dict[str, Any], said: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return _merged(before, said, Content({}, "ADT_A08", **more), "urn:uuid:1")
+    content = Content({}, "ADT_A08", **more)
+    spoken, gone = content.elements.get("urn:uuid:1"), content.deletes.get("urn:uuid:1", ())
+    return merging.merged(before, said, spoken, gone)
 
 
 def test_an_element_the_message_is_silent_about_stays() -> None:
