@@ -122,11 +122,7 @@ def _organizations(running: Running) -> tuple[str, str]:
 
 def _furnished(place: Place) -> Place:
     """Lets the doctor set a password by a link, and puts a patient in."""
-    link = place.running.cli("user", "link", EMAIL)
-    hidden = re.findall(r'name="link" value="([^"]+)"', requests.get(link, timeout=30).text)[0]
-    form = {"link": hidden, "password": PASSWORD, "again": PASSWORD}
-    done = requests.post(f"{place.running.base_url}/oauth2/password", data=form, timeout=30)
-    assert "Your password is set" in done.text
+    follow(place.running.cli("user", "link", EMAIL))
     token = place.running.cli("token", "--organization", place.hospital)
     patient = {"resourceType": "Patient", "name": [{"family": "Adler", "given": ["Ida"]}], "birthDate": "1961-04-17"}
     headers = {"Authorization": f"Bearer {token}"}
@@ -134,6 +130,14 @@ def _furnished(place: Place) -> Place:
     place.patient = answer.json()["id"]
     place.found = requests.get(f"{place.base}/.well-known/smart-configuration", timeout=30).json()
     return place
+
+
+def follow(link: str) -> None:
+    """Sets the password by a link."""
+    hidden = re.findall(r'name="link" value="([^"]+)"', requests.get(link, timeout=30).text)[0]
+    form = {"link": hidden, "password": PASSWORD, "again": PASSWORD}
+    done = requests.post(link.partition("?")[0], data=form, timeout=30)
+    assert "Your password is set" in done.text
 
 
 def signed_in(url: str, patient: str = "") -> str:
@@ -224,6 +228,23 @@ def test_the_hospital_is_told_by_e_mail_what_happens(place: Place) -> None:
         (EMAIL, "Acme asks County Hospital to let “Night Shift” in."),
     ]
     assert not any("For ward rounds" in message.as_string() for message in place.inbox.taken)
+
+
+def test_a_member_is_let_in_by_a_link_that_comes_by_e_mail(place: Place) -> None:
+    nurse = {
+        "resourceType": "User",
+        "email": "nurse@hospital.example",
+        "organization": {"reference": f"Organization/{place.hospital}"},
+    }
+    id = place.registry("POST", "User", EMAIL, nurse).json()["id"]
+    body = {"resourceType": "Parameters", "parameter": [{"name": "mail", "valueBoolean": True}]}
+    assert "link" not in place.registry("POST", f"User/{id}/$reset-password", EMAIL, body).text
+
+    def letters() -> list[EmailMessage]:
+        return [message for message in place.inbox.taken if message["To"] == nurse["email"]]
+
+    wait_until(letters, 60)
+    follow(re.findall(r"http\S+", letters()[0].get_content())[0])
 
 
 def test_a_rotated_key_signs_in_every_worker_without_a_restart(place: Place) -> None:
