@@ -37,7 +37,7 @@ from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.hl7v2.operations import operations as message_operations
 from fhirserver.hl7v2.points import settled
 from fhirserver.hl7v2.shipped import ruled
-from fhirserver.interactions import pix, profiles, sandbox
+from fhirserver.interactions import pix, profiles, sandbox, sealed
 from fhirserver.interactions.audit import facts
 from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
@@ -195,7 +195,8 @@ def _complete(server: Server, endpoints: Endpoints, vault: Vault, intake: Callab
     topics = catalogue()
     server.rules = ruled(admitting(RULES, lambda: server, topics, endpoints.guard), lambda: intake().overlays)
     told = Operations(topics, endpoints, vault.decrypt).rows()
-    rows = (*told, *message_operations(lambda _: intake()))
+    sealing = sealed.operations(lambda server: Seals(server.store.database, vault.seal, vault.matches))
+    rows = (*told, *message_operations(lambda _: intake()), *sealing)
     server.operations = {**server.operations, **{_operation_key(row): row for row in rows}}
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from fhirserver import app, local, processes
-from fhirserver.fhir.problem import problem
+from fhirserver.auth.principal import Principal
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Request
 from fhirserver.interactions.recording import ship
+from fhirserver.interactions.sealed import operations as sealed_rows
 from fhirserver.settings import Secret, Settings
 from fhirserver.store.seal import Report, Seals
 from tests.api.client import Api
@@ -210,3 +212,54 @@ def test_the_process_that_seals_lets_go_what_is_older_than_the_setting_says(
     (report,) = local.verify_audit(settings, "registry", "")
     assert (report.findings, report.records, report.seals, report.retired) == ([], 2, 2, 3)
     server.store.database.close()
+
+
+def _verified(api: Api, query: str = "") -> dict[str, list[Any]]:
+    answer = api.get(f"AuditEvent/$verify-seals{query}")
+    assert answer.status == 200, answer.data
+    said: dict[str, list[Any]] = {}
+    for part in answer.json["parameter"]:
+        said.setdefault(part["name"], []).append(next(value for name, value in part.items() if name != "name"))
+    return said
+
+
+def test_an_administrator_asks_whether_the_last_seals_hold(
+    api: Api, sealed: Callable[[], Report], seals: Seals, records: Documents
+) -> None:
+    whole = sealed()
+    told = _verified(api)
+    assert (told["holds"], told["seals"], told["records"], told["head"]) == ([True], [3], [6], [whole.head])
+    assert _verified(api, "?count=1")["seals"] == [1]
+
+    records.update_one({"o": api.organization, "z": 3}, {"$set": {"d": "{}"}})
+    assert _verified(api, "?count=1")["holds"] == [False]
+    assert "was changed" in _verified(api, "?count=1")["finding"][0]
+
+
+def test_what_was_changed_before_the_seals_asked_for_is_not_looked_at(
+    api: Api, sealed: Callable[[], Report], records: Documents
+) -> None:
+    sealed()
+    records.update_one({"o": api.organization, "z": 1}, {"$set": {"d": "{}"}})
+
+    assert _verified(api, "?count=2")["holds"] == [True]
+    assert _verified(api, "?count=3")["holds"] == [False]
+
+
+def test_a_seal_that_is_gone_from_between_is_missed(api: Api, sealed: Callable[[], Report], chains: Documents) -> None:
+    sealed()
+    chains.delete_one({"o": api.organization, "n": 2})
+
+    assert any("are missing" in text for text in _verified(api)["finding"])
+
+
+@pytest.mark.parametrize("count", ["0", "101", "x", "-1", "²"])
+def test_a_number_of_seals_that_is_too_large_or_none_is_refused(api: Api, count: str) -> None:
+    assert api.get(f"AuditEvent/$verify-seals?count={count}").status == 400
+
+
+def test_who_is_no_administrator_does_not_verify_the_seals(api: Api) -> None:
+    member = Principal("user", "m", roles={api.organization: "member"})
+    asked = Request("operation", api.organization, "", member, type="AuditEvent", operation="$verify-seals", query=())
+    with pytest.raises(Problem, match="administrator"):
+        sealed_rows(lambda server: None)[0].function(None, asked, None)  # type: ignore[arg-type, return-value]
