@@ -26,7 +26,7 @@ from fhirserver.hl7v2.inbound import Peer, Reply
 from fhirserver.hl7v2.ingest import Intake, Receiver
 from fhirserver.hl7v2.mapping import load
 from fhirserver.hl7v2.message import Message
-from fhirserver.hl7v2.mllp import Limits, serve, server_context
+from fhirserver.hl7v2.mllp import Certificate, Limits, serve, server_context
 from fhirserver.hl7v2.operations import operations
 from fhirserver.hl7v2.points import settled
 from fhirserver.hl7v2.process import process, sweep
@@ -564,3 +564,45 @@ def test_a_client_certificate_says_whose_a_message_is(intake: Intake, tmp_path: 
     senders = Senders([resource])
     assert senders.find(("ANY",), ("ANY",), fingerprint) is not None
     assert senders.find(("ANY",), ("ANY",), "") is None
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(intake: Intake, tmp_path: Path) -> None:
+    first, second, path = trustme.CA(), trustme.CA(), tmp_path / "server.pem"
+    first.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+
+    async def receive(raw: bytes, peer: Peer) -> Reply:
+        return Reply(b"MSH|^~\\&\rMSA|AA|1\r")
+
+    def trusted(authority: trustme.CA, port: int) -> bool:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        try:
+            with Connection("127.0.0.1", port, tls=context) as connection:
+                return b"MSA|AA" in connection.send(b"MSH|^~\\&|A")
+        except ssl.SSLError:
+            return False
+
+    async def exchange() -> None:
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        certificate = Certificate(path, path)
+        beside = asyncio.create_task(certificate.watch(0.05))
+        task = asyncio.create_task(
+            serve(
+                "127.0.0.1", 0, receive,
+                refuse=intake.too_long, ready=ready.set_result, stop=stop, tls=certificate.context,
+            )
+        )  # fmt: skip
+        port = await ready
+        assert await asyncio.to_thread(trusted, first, port)
+        path.write_text("no certificate")
+        await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(trusted, first, port), "one that cannot be read leaves the one in use"
+        second.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+        async with asyncio.timeout(20):
+            while not await asyncio.to_thread(trusted, second, port):
+                await asyncio.sleep(0.05)
+        beside.cancel()
+        stop.set()
+        await task
+
+    asyncio.run(exchange())

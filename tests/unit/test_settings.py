@@ -130,3 +130,12 @@ def test_a_secret_is_not_pickled() -> None:
 @pytest.mark.parametrize("name", ["profiles", "capability", "mappings"])
 def test_the_folders_of_data_are_found(name: str) -> None:
     assert folder(name).is_dir()
+
+
+def test_a_key_of_the_listener_needs_a_certificate(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("")
+    with pytest.raises(SettingsError, match="MLLP_CERTIFICATE is needed"):
+        Settings.from_env({"FHIRSERVER_MLLP_KEY": str(key)})
+    with pytest.raises(SettingsError, match=r"MLLP_CERTIFICATE.*is not a file"):
+        Settings.from_env({"FHIRSERVER_MLLP_CERTIFICATE": str(tmp_path / "none.pem")})
