@@ -377,7 +377,8 @@ class Receiver:
             await asyncio.sleep(WAKE_SECONDS)
 
     def close(self) -> None:
-        """Lets the threads end."""
+        """Lets the threads end; what was not yet put on the queue is put there."""
+        self._intake.wake_lanes(list(self._lanes))
         self._door.shutdown(wait=True)
         self._store.shutdown(wait=True)
         self._jobs.shutdown(wait=True)
