@@ -122,6 +122,7 @@ class Run:
     disk: Path | None = None
     log: list[Sent] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
+    held: dict[int, Connection] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """A hospital; its messages come by MLLP, and by HTTP with a token of its administrator."""
@@ -169,7 +170,7 @@ class Run:
                     time.sleep(0.1)
 
     def _over_mllp(self, sender: int, raw: bytes) -> bytes:
-        held: dict[int, Connection] = self.__dict__.setdefault("connections", {})
+        held = self.held
         try:
             if sender not in held:
                 held[sender] = Connection("127.0.0.1", self.running.mllp_port, timeout=20)
@@ -317,6 +318,13 @@ class Run:
             found.setdefault(id, []).append(number)
         return found
 
+    def close(self) -> None:
+        """Hangs up."""
+        for connection in self.held.values():
+            connection.close()
+        if hasattr(self, "_database"):
+            self._database.close()
+
     def _collection(self, name: str) -> Any:
         if not hasattr(self, "_database"):
             self._database = Database(_known(self.running).mongo_url, Settings().mongo_database)
@@ -365,8 +373,8 @@ def run(events: int, seed: int = 1) -> dict[str, int]:
         data = (disk or Path(temporary) / "disk") / "data"
         running = Running(data, {"FHIRSERVER_QUEUE_WORKERS": "2"})
         running.start()
+        play = Run(running, events, random.Random(seed), disk)
         try:
-            play = Run(running, events, random.Random(seed), disk)
             play.prepare()
             play.play()
             play.settle()
@@ -374,6 +382,7 @@ def run(events: int, seed: int = 1) -> dict[str, int]:
             print(f"faults: {dict(sorted(play.done.items()))}", file=sys.stderr)
             return figures
         finally:
+            play.close()
             running.stop(signal.SIGTERM)
 
 
