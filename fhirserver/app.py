@@ -43,6 +43,8 @@ from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
 from fhirserver.interactions.guests import guest_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
+from fhirserver.interactions.operating import Instruments
+from fhirserver.interactions.operating import operations as operating
 from fhirserver.interactions.people import PEOPLE
 from fhirserver.interactions.process_message import OPERATIONS as MESSAGE_OPERATIONS
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
@@ -172,6 +174,8 @@ def build(settings: Settings) -> Installation:
     intake = cache(lambda: settled(Intake(server, _maps(server.definitions), put)))
     endpoints = Endpoints(Guard(settings.webhook_allow))
     _complete(server, endpoints, vault, intake)
+    instruments = Instruments(queue, settings.data / SPOOL, lambda: _keyring(server, vault), settings.rows)
+    server.operations = {**server.operations, **{row.name: row for row in operating(instruments)}}
     return Installation(settings, server, vault, _tokens(settings, server, vault, endpoints), queue, intake)
 
 

@@ -4,7 +4,7 @@ explains what it may do and who says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,9 +20,10 @@ from fhirserver.interactions.read import current
 from fhirserver.interactions.table import BY_CODE
 from fhirserver.interactions.write import answer, persist, put
 from fhirserver.rules import client as rule
+from fhirserver.rules import user as users
 from fhirserver.rules.model import CANONICAL, REGISTRY, instant, target
 
-TYPE = "ClientApplication"
+TYPE, USER = "ClientApplication", "User"
 
 
 def rotate_secret(server: Server, request: Request, access: Access) -> Response:
@@ -75,19 +76,26 @@ def why(server: Server, request: Request, access: Access) -> Response:
     """$why: whether the client may do an `interaction` with a `type` (or `method` and `url`) in an organization, and
     what each party says.
 
-    Called on a ClientApplication (with `organization`) by its own side, on a ClientAuthorization by either side of it.
+    Called on a ClientApplication (with `organization`) by its own side, on a ClientAuthorization by either side of it,
+    on a User (`organization` left out: on the registry) by the user, an administrator of theirs or an operator.
     Raises Problem: value for an interaction or type that there is not, forbidden for anybody else.
     """
     values = parameters(request, "organization", "type", "interaction", "method", "url")
     type_, letter, told = _interaction(server, values)
     asked = current(server, access, request.type or "", request.id or "", request).resource()
+    if request.type == USER:
+        return _of_user(server, request, asked, values, (type_, letter, told))
     if request.type == TYPE:
         client, organization = asked, reference_parameter(values, "organization", "Organization")
     else:
         client = current(server, everything(REGISTRY), TYPE, target(asked["client"], TYPE), request).resource()
         organization = target(asked["organization"], "Organization")
     _may_ask(request.principal, client, organization)
-    return Response(200, resource=_explained(server, client, organization, type_, letter, told))
+    principal = Principal("client", client["id"], scopes=client.get("scope", ""), name=str(client.get("name", "")))
+    parties = _parties(server, principal, organization, type_, letter, told)
+    if len(parties) == 1 and parties[0][0] == "":
+        parties = [("client" if client.get("active") is False else "authorization", *parties[0][1:])]
+    return Response(200, resource=_explained(parties, type_, letter))
 
 
 def _interaction(server: Server, values: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -124,22 +132,38 @@ def _may_ask(principal: Principal, client: Resource, organization: str) -> None:
         raise problem("forbidden", "Only the client's own side and the organization itself may ask why.")
 
 
-def _explained(
-    server: Server, client: Resource, organization: str, type_: str, letter: str, told: dict[str, Any]
-) -> Resource:
-    principal = Principal("client", client["id"], scopes=client.get("scope", ""), name=str(client.get("name", "")))
+def _of_user(
+    server: Server, request: Request, user: Resource, values: dict[str, Any], asked: tuple[str, str, dict[str, Any]]
+) -> Response:
+    by, home = request.principal, target(user.get("organization"), "Organization")
+    if not (by.operator or by.id == user["id"] or by.admin(home)):
+        raise problem("forbidden", "Only the user, an administrator of theirs and an operator may ask why.")
+    place = reference_parameter(values, "organization", "Organization") if values.get("organization") else REGISTRY
+    name = str(user.get("name") or user["email"])
+    principal = Principal("user", user["id"], home, users.roles(user), users.operator(user), name=name)
+    if user.get("active") is False:
+        parties = [("user", False, f"User {name} is not active: they cannot sign in.")]
+    else:
+        parties = [(who or "role", permits, text) for who, permits, text in _parties(server, principal, place, *asked)]
+    return Response(200, resource=_explained(parties, *asked[:2]))
+
+
+def _parties(
+    server: Server, principal: Principal, organization: str, type_: str, letter: str, told: dict[str, Any]
+) -> list[tuple[str, bool, str]]:
+    """What each party says; one without a name for a refusal of everything."""
     try:
-        parties = server.access(server, principal, organization).about(lambda: told).explain(type_, letter)
+        return server.access(server, principal, organization).about(lambda: told).explain(type_, letter)
     except Problem as refusal:
-        party = "client" if client.get("active") is False else "authorization"
-        parties = [(party, False, refusal.issues[0].diagnostics)]
-    said = all(permits for _, permits, _ in parties)
-    words = f"{ACTIONS[letter]} {type_}"
+        return [("", False, refusal.issues[0].diagnostics)]
+
+
+def _explained(parties: Sequence[tuple[str, bool, str]], type_: str, letter: str) -> Resource:
     return {
         "resourceType": "Parameters",
         "parameter": [
-            {"name": "permitted", "valueBoolean": said},
-            {"name": "action", "valueString": words},
+            {"name": "permitted", "valueBoolean": all(permits for _, permits, _ in parties)},
+            {"name": "action", "valueString": f"{ACTIONS[letter]} {type_}"},
             *(_party(name, permits, text) for name, permits, text in parties),
         ],
     }
@@ -164,5 +188,6 @@ CLIENTS = (
     _row("secrets", TYPE, secrets, affects_state=False),
     _row("why", TYPE, why, affects_state=False),
     _row("why", "ClientAuthorization", why, affects_state=False),
+    _row("why", USER, why, affects_state=False),
 )
 """The operations; in the operations table they stand under `Type/name`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 import rq
 from redis import Redis
@@ -74,6 +75,14 @@ class Queue:
         except RedisError:
             return None
 
+    def workers(self) -> list[tuple[str, datetime | None]]:
+        """The worker processes by name, each with when it last said that it lives; none when Redis does not answer."""
+        try:
+            found = rq.Worker.all(connection=self._redis, serializer=JSONSerializer)
+        except RedisError:
+            return []
+        return sorted((each.name, _aware(each.last_heartbeat)) for each in found)
+
     def close(self) -> None:
         """Ends the connections."""
         self._redis.close()
@@ -93,3 +102,7 @@ class Queue:
                     for ids in wanted
                 ]
             )
+
+
+def _aware(instant: datetime | None) -> datetime | None:
+    return instant.replace(tzinfo=UTC) if instant is not None and instant.tzinfo is None else instant

@@ -100,6 +100,19 @@ def batches(folder: Path, most: int) -> Iterator[Batch]:
             _mark(path).unlink(missing_ok=True)
 
 
+def unshipped(folder: Path) -> int:
+    """How many bytes wait to be shipped."""
+    return sum(_left(path) for path in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else 0
+
+
+def _left(path: Path) -> int:
+    try:
+        mark = _mark(path)
+        return path.stat().st_size - (int(mark.read_text() or 0) if mark.exists() else 0)
+    except FileNotFoundError:  # shipped to its end meanwhile, and gone
+        return 0
+
+
 def shipped(batch: Batch) -> None:
     """Remembers that the records of a batch are stored."""
     mark = _mark(batch.path)

@@ -19,10 +19,11 @@ from fhirserver.fhir.validation import validate
 from fhirserver.interactions.guests import is_guest
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
-from fhirserver.interactions.operations import parameters, text_parameter
+from fhirserver.interactions.operating import require_operator
+from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
 from fhirserver.interactions.read import current
 from fhirserver.interactions.write import may_write, persist, put, refuse_errors, stamped
-from fhirserver.rules.model import Prepared
+from fhirserver.rules.model import REGISTRY, Prepared
 from fhirserver.search.parse import parse
 from fhirserver.search.query import SortKey
 from fhirserver.store.model import Stored
@@ -70,6 +71,7 @@ class Operations:
             _row("rotate-secret", "Subscription", one, "u", rotate_secret),
             _row("redeliver", "Subscription", one, "u", redeliver),
             _row("redeliver", delivery.TYPE, one, "r", redeliver_one),
+            EVERYWHERE,
         )
 
     def why(self, server: Server, request: Request, access: Access) -> Response:
@@ -258,6 +260,25 @@ def redeliver_one(server: Server, request: Request, access: Access) -> Response:
     return _again(server, access.organization, subscription, [found])
 
 
+def redeliver_everywhere(server: Server, request: Request, access: Access) -> Response:
+    """$redeliver on the registry: an operator has the dead letters of an `organization` sent once more, at most
+    MOST_REDELIVERED of them; how many is all that is told.
+    """
+    require_operator(request)
+    organization = reference_parameter(parameters(request, "organization"), "organization", "Organization")
+    clauses = parse(server.definitions, delivery.TYPE, [("status", "dead-letter")], strict=True).clauses
+    search = compile_search(server.store, everything(organization), delivery.TYPE, clauses, None)
+    found = find(server.store, search, (), MOST_REDELIVERED).matches if search else ()
+    by_subscription: dict[str, list[Stored]] = {}
+    for version in found:
+        id = str(version.resource()["subscription"]["reference"]).rpartition("/")[2]
+        by_subscription.setdefault(id, []).append(version)
+    for id, versions in by_subscription.items():
+        _again(server, organization, id, versions)
+    parts = [_part("found", valueInteger=len(found)), _part("subscriptions", valueInteger=len(by_subscription))]
+    return Response(200, {"resourceType": "Parameters", "parameter": parts})
+
+
 def _again(server: Server, organization: str, subscription: str, found: Sequence[Stored]) -> Response:
     now = server.now()
     changes = []
@@ -400,7 +421,8 @@ def _about(server: Server, organization: str, version: Stored, content: str) -> 
     count = delivery.last_number(server, organization, version.id)
     criteria = str(resource.get("criteria", ""))
     topic = criteria if criteria.startswith(("http:", "https:", "urn:")) else ""
-    return notification.About(server.base(organization), version.id, resource["status"], count, topic, content)
+    error = str(resource.get("error", "")) if resource["status"] == "error" else ""
+    return notification.About(server.base(organization), version.id, resource["status"], count, topic, content, error)
 
 
 # Parameters
@@ -443,3 +465,16 @@ def _row(
 ) -> OperationRow:
     definition = OFFICIAL.get(name, f"{CANONICAL}/OperationDefinition/{type}-{name}")
     return OperationRow(name, (type,), levels, letter, function, affects_state, ("organization",), definition)
+
+
+EVERYWHERE = OperationRow(
+    "redeliver",
+    (),
+    ("system",),
+    "",
+    redeliver_everywhere,
+    True,
+    (REGISTRY,),
+    f"{CANONICAL}/OperationDefinition/redeliver",
+)
+"""For operators, on the registry alone."""

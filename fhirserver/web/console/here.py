@@ -200,7 +200,15 @@ class Here:
         return listing_of(bundle, http.path, find=text, chosen=chosen, searchable=bool(find), filters=filters)
 
     def operate(
-        self, type: str, id: str | None, name: str, /, *, base: str = REGISTRY, method: str = "POST", **given: Any
+        self,
+        type: str | None,
+        id: str | None,
+        name: str,
+        /,
+        *,
+        base: str = REGISTRY,
+        method: str = "POST",
+        **given: Any,
     ) -> Resource:
         """Performs an operation (`name` without $) and answers what it returns. `given` are its parameters: texts,
         numbers, truth values, References, resources, lists of them; None and "" are left out. A name's `_` is `-`.
