@@ -65,6 +65,34 @@
     setTimeout(() => { button.textContent = label; }, 1500);
   }
 
+  /* A message beside its resources: what is chosen on one side lights up what belongs to it on the other. */
+  function choose(chosen) {
+    const pair = chosen.closest("[data-pair]");
+    const keys = new Set(chosen.dataset.keys.split(" "));
+    for (const each of pair.querySelectorAll("[data-keys]")) {
+      each.classList.toggle("lit", each.dataset.keys.split(" ").some((key) => keys.has(key)));
+      each.removeAttribute("aria-current");
+    }
+    chosen.setAttribute("aria-current", "true");
+    const from = chosen.closest("section");
+    const other = [...pair.querySelectorAll(".lit")].filter((each) => each.closest("section") !== from);
+    if (other.length && other[0].closest("details")) other[0].closest("details").open = true;
+    if (other.length) other[0].scrollIntoView({ block: "nearest" });
+    const why = pair.querySelector("[data-why]");
+    const line = chosen.matches(".line") ? chosen : pair.querySelector(".line.lit");
+    if (why) why.textContent = line ? line.title : chosen.title;
+  }
+
+  function walk(region, step) {
+    const lines = [...region.querySelectorAll("details[open] .line[data-keys]")];
+    const now = lines.findIndex((each) => each.hasAttribute("aria-current"));
+    let next = now < 0 ? 0 : now + step;
+    while (lines[next] && now >= 0 && lines[next].title === lines[now].title) next += step;
+    if (!lines[next]) return;
+    choose(lines[next]);
+    lines[next].scrollIntoView({ block: "nearest" });
+  }
+
   function menu() {
     const found = document.querySelector("[data-menu]");
     const wide = matchMedia("(min-width: 60rem)");
@@ -83,9 +111,14 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy]");
     if (button) copy(button);
+    const chosen = event.target.closest("[data-pair] [data-keys]");
+    if (chosen) { event.preventDefault(); choose(chosen); }
     for (const each of document.querySelectorAll("details.dropdown[open]")) if (!each.contains(event.target)) each.open = false;
   });
   document.addEventListener("keydown", (event) => {
+    const region = event.target.closest(".made");
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (region && step) { event.preventDefault(); walk(region, step); }
     if (event.key !== "Escape") return;
     for (const each of document.querySelectorAll("details.dropdown[open]")) { each.open = false; each.querySelector("summary").focus(); }
   });
