@@ -12,7 +12,7 @@ from typing import Any
 from fhirserver.fhir import Resource
 from fhirserver.rules.authorization import APPROVED
 from fhirserver.rules.model import CANONICAL, reference, target
-from fhirserver.rules.subscription import decision
+from fhirserver.rules.subscription import approved, decision
 
 CATEGORY = f"{CANONICAL}/CodeSystem/notice"
 APPLICATION, PROVIDER = "application", "provider"
@@ -50,23 +50,29 @@ MORE: Mapping[str, Kind] = {
 """By the step, where it is about the scopes of a client that stays approved."""
 
 BOTH = f"{APPLICATION} {PROVIDER}"
+IN_ERROR = _kind("subscription-error", BOTH, "A subscription of {client} with {organization} is in error: its endpoint"
+                 " does not take notifications. Set its status to active when it works again.")  # fmt: skip
+RECOVERED = _kind("subscription-recovered", BOTH, "A subscription of {client} with {organization} is active again.")
 CHANGES: Mapping[tuple[str, str], Kind] = {
     ("", "requested"): _kind("subscription-requested", PROVIDER, "{client} asks {organization} for a subscription."),
     ("off", "requested"): _kind("subscription-requested", PROVIDER, "{client} asks {organization} for a subscription."),
-    ("requested", "active"): _kind("subscription-approved", APPLICATION, "{organization} has approved a subscription of"
-                                   " {client}: notifications begin."),
-    ("requested", "off"): _kind("subscription-rejected", APPLICATION, "{organization} has rejected a subscription of"
-                                " {client}."),
-    ("active", "error"): _kind("subscription-error", BOTH, "A subscription of {client} with {organization} is in"
-                               " error: its endpoint has failed for too long. Set its status to active when it"
-                               " works again."),
-    ("error", "active"): _kind("subscription-recovered", BOTH, "A subscription of {client} with {organization} is"
-                               " active again."),
+    ("active", "error"): IN_ERROR,
+    ("requested", "error"): IN_ERROR,
+    ("error", "requested"): _kind("subscription-reactivation", PROVIDER, "{client} asks that its subscription with"
+                                  " {organization} goes on after an error; it does when its endpoint answers."),
+    ("error", "active"): RECOVERED,
 }  # fmt: skip
 """By the status of a Subscription before and after."""
 
-TURNED_OFF = _kind("subscription-off", BOTH, "A subscription of {client} with {organization} was switched off: its"
-                   " endpoint said that it is gone.")  # fmt: skip
+DECISIONS: Mapping[str, Kind] = {
+    "approve": _kind("subscription-approved", APPLICATION, "{organization} has approved a subscription of {client}:"
+                     " notifications begin."),
+    "reject": _kind("subscription-rejected", APPLICATION, "{organization} has rejected a subscription of {client}."),
+}  # fmt: skip
+"""By what the organization decided about a Subscription."""
+
+TURNED_OFF = _kind("subscription-off", BOTH, "A subscription of {client} with {organization} was switched off: it has"
+                   " ended, or its endpoint said that it is gone.")  # fmt: skip
 DEAD_LETTERS = _kind("dead-letters", APPLICATION, "Notifications of a subscription of {client} with {organization}"
                      " could not be delivered and were given up. Search NotificationDelivery?status=dead-letter;"
                      " $redeliver sends them again.")  # fmt: skip
@@ -95,14 +101,17 @@ def of_authorization(resource: Resource, previous: Resource | None) -> tuple[Kin
 
 def of_subscription(resource: Resource, previous: Resource | None) -> tuple[Kind, str] | None:
     """What a version of a Subscription says, and the note or error; None where its status says nothing new."""
-    before, after = str((previous or {}).get("status", "")), str(resource.get("status", ""))
-    if (before, after) == ("active", "off") and resource.get("error"):
-        return TURNED_OFF, str(resource["error"])
-    kind = CHANGES.get((before, after))
-    if kind is None:
-        return None
-    decided = (decision(resource) or {}).get("note", "") if before == "requested" else ""
-    return kind, str(decided or (resource.get("error", "") if after == "error" else ""))
+    earlier: Resource = previous or {}
+    before, after = str(earlier.get("status", "")), str(resource.get("status", ""))
+    made, error = decision(resource), str(resource.get("error", ""))
+    if made and made != decision(earlier):
+        return DECISIONS[made["action"]], made.get("note", "")
+    if before != after == "off" and error and error != earlier.get("error"):
+        return TURNED_OFF, error
+    if (before, after) == ("requested", "active"):  # its endpoint has answered the handshake
+        return (RECOVERED, "") if earlier.get("error") else None
+    kind = None if (before, after) == ("off", "requested") and approved(resource) else CHANGES.get((before, after))
+    return (kind, error if after == "error" else "") if kind else None
 
 
 def parties_of(authorization: Resource) -> Parties:

@@ -35,6 +35,7 @@ TYPE = "Subscription"
 CLIENT = f"{CANONICAL}/StructureDefinition/subscription-client"
 SIGNING_SECRET = f"{CANONICAL}/StructureDefinition/subscription-signing-secret"
 DECISION = f"{CANONICAL}/StructureDefinition/subscription-decision"
+CONTENT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content"
 
 REQUESTED, ACTIVE, OFF, ERROR = "requested", "active", "off", "error"
 STEPS: Mapping[str, Step] = {
@@ -51,6 +52,8 @@ _STATUS_AFTER_APPROVAL = {
     (ERROR, ACTIVE): ACTIVE,
     (ERROR, REQUESTED): ACTIVE,
     (ACTIVE, REQUESTED): ACTIVE,
+    (REQUESTED, ACTIVE): REQUESTED,
+    (REQUESTED, OFF): OFF,
 }
 
 MASK = "********"
@@ -100,16 +103,19 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     subscription = _filled(context, resource)
     subscription = _owned(context, subscription, owner(previous))
     subscription = _decided(subscription, decision(previous))
-    approved = (decision(previous) or {}).get("action") == "approve"
-    if approved:
-        subscription["status"] = _status_after(previous["status"], str(resource.get("status", previous["status"])))
+    decided = approved(previous)
+    if decided:
+        wanted = _status_after(previous["status"], str(resource.get("status", previous["status"])))
+        subscription["status"] = _greeting(wanted, previous, private)
+        if subscription["status"] == REQUESTED and previous.get("error"):
+            subscription["error"] = previous["error"]  # until it is active again
     else:
         subscription["status"] = REQUESTED
         check(context, subscription)
         subscription = _decided(subscription, None)
     headers = _headers(context, subscription, private.get("headers", ()))
     stored = _masked(subscription, headers)
-    if approved:
+    if decided:
         _unchanged(previous, private, stored, headers)
         headers = list(private.get("headers", ()))
     return Prepared(stored, {**private, "headers": headers})
@@ -117,7 +123,7 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
 
 def step(context: Context, previous: Resource, private: Mapping[str, Any], action: str, note: str = "") -> Prepared:
     """The Subscription after the organization approved or rejected it; who, when and why go into its decision
-    extension.
+    extension. An approved one whose endpoint gets a handshake stays `requested` until that was answered.
 
     Raises Problem: forbidden for anybody but an administrator of the organization, conflict in the wrong state.
     """
@@ -129,9 +135,10 @@ def step(context: Context, previous: Resource, private: Mapping[str, Any], actio
     allowed_step(STEPS, action, previous["status"], note)
     by = context.principal.name or context.principal.id or context.principal.kind
     made = {"action": action, "when": instant(context.now), "who": by, "note": note.strip()}
-    after = _decided({**previous, "status": taken.after}, made)
+    before = {name: value for name, value in private.items() if name != "handshake"}
+    after = _decided({**previous, "status": _greeting(taken.after, previous, before)}, made)
     after.pop("error", None)
-    return Prepared(after, dict(private))
+    return Prepared(after, before)
 
 
 def owner(subscription: Mapping[str, Any]) -> str:
@@ -149,6 +156,24 @@ def decision(subscription: Mapping[str, Any]) -> dict[str, str] | None:
             parts = extension.get("extension", ())
             return {part["url"]: str(next(v for k, v in part.items() if k.startswith("value"))) for part in parts}
     return None
+
+
+def approved(subscription: Mapping[str, Any]) -> bool:
+    """Whether the organization's decision stands and is yes."""
+    return (decision(subscription) or {}).get("action") == "approve"
+
+
+def content_of(subscription: Mapping[str, Any]) -> str:
+    """The payload content a Subscription of the Backport asks for, "" for one that gets message Bundles."""
+    payload = _channel(subscription).get("_payload") or {}
+    extensions = payload.get("extension", ()) if isinstance(payload, Mapping) else ()
+    return next((str(e.get("valueCode", "")) for e in extensions if e.get("url") == CONTENT), "")
+
+
+def _greeting(status: str, subscription: Mapping[str, Any], private: Mapping[str, Any]) -> str:
+    """The status, but `requested` instead of `active` where the endpoint's answer to a handshake comes first."""
+    waits = status == ACTIVE and content_of(subscription) and not private.get("handshake")
+    return REQUESTED if waits else status
 
 
 def _owner(context: Context, resource: Resource) -> str:

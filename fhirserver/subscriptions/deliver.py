@@ -25,7 +25,7 @@ from fhirserver.rules.model import Prepared
 from fhirserver.store.model import Change, Stored
 from fhirserver.subscriptions import delivery, notification
 from fhirserver.subscriptions.delivery import Delivery, text
-from fhirserver.subscriptions.gate import HOLD, SEND, SKIP, Gate, gate
+from fhirserver.subscriptions.gate import GREET, HOLD, SEND, SKIP, Gate, gate
 from fhirserver.subscriptions.holding import Held, Holding
 from fhirserver.subscriptions.lanes import Breaker, Lanes, Ready
 from fhirserver.subscriptions.post import Answer, Endpoints
@@ -134,6 +134,7 @@ class Deliverer:
         if opened.action == SKIP:
             return self._skip(ready, opened)
         if opened.action == HOLD:
+            self._beat_in_error(ready, opened)
             due = now + timedelta(seconds=HOLD_SECONDS) if self._hold(ready, opened) else None
             return not self._lanes.settle(ready, due, ready.breaker)
         if ready.breaker.until and ready.breaker.until > now:
@@ -333,11 +334,12 @@ class Deliverer:
         assert opened.channel
         if not opened.channel.content:
             return True
-        if not opened.version.private.get("handshake"):
+        if opened.action == GREET or not opened.version.private.get("handshake"):
             answer = self._tell(ready.organization, opened, "handshake")
             if _accepted(answer):
                 told = {**opened.version.private, "handshake": text(self._server.now())}
-                self._rewrite(opened, opened.resource, told)
+                active = {name: value for name, value in opened.resource.items() if name != "error"}
+                write_subscription(self._server, opened.version, {**active, "status": "active"}, told)
             else:
                 self._missed(ready, opened, answer)
             return False
@@ -352,8 +354,10 @@ class Deliverer:
         channel, id = opened.channel, opened.resource["id"]
         assert channel
         count = 0 if kind == "handshake" else delivery.last_number(self._server, organization, id)
-        status = "requested" if kind == "handshake" else "active"
-        about = notification.About(self._server.base(organization), id, status, count, opened.topic, channel.content)
+        status = "requested" if kind == "handshake" else opened.resource["status"]
+        error = str(opened.resource.get("error", "")) if status == "error" else ""
+        base = self._server.base(organization)
+        about = notification.About(base, id, status, count, opened.topic, channel.content, error)
         now, message = self._server.now(), self._server.new_id()
         return self._post(opened, message, encode(notification.history(kind, about, [], text(now), message)), now)
 
@@ -368,11 +372,13 @@ class Deliverer:
         until = now + timedelta(seconds=self._schedule.wait(failures, self._chance()))
         self._lanes.trip(ready, Breaker(failures, ready.breaker.since or now, until))
 
-    def _rewrite(self, opened: Gate, resource: Resource, private: Mapping[str, object]) -> None:
-        """Writes the Subscription's next version without an event; where somebody else wrote it first, nothing."""
-        version = opened.version
-        assert version
-        write_subscription(self._server, version, resource, dict(private), event={})
+    def _beat_in_error(self, ready: Ready, opened: Gate) -> None:
+        """A heartbeat that is due says that the subscription is in error; whatever the answer, it stays in error."""
+        if not (ready.beat and opened.channel and opened.version and opened.channel.content):
+            return
+        self._lanes.beaten(ready)
+        if opened.version.private.get("greeted"):  # else the endpoint never was one that wanted any of this
+            self._tell(ready.organization, opened, "heartbeat")
 
     # Not sending
 
@@ -410,23 +416,19 @@ class Deliverer:
 def turn(server: Server, version: Stored, status: str, reason: str) -> None:
     """Gives a Subscription a status of the server's own, with the reason in its `error`. In error, a handshake is due
     again."""
-    private = {name: value for name, value in version.private.items() if status != "error" or name != "handshake"}
+    private = dict(version.private)
+    if status == "error" and "handshake" in private:
+        private["greeted"] = private.pop("handshake")
     write_subscription(server, version, {**version.resource(), "status": status, "error": reason}, private)
 
 
-def write_subscription(
-    server: Server,
-    version: Stored,
-    resource: Resource,
-    private: dict[str, object],
-    event: Mapping[str, object] | None = None,
-) -> None:
+def write_subscription(server: Server, version: Stored, resource: Resource, private: dict[str, object]) -> None:
     """Writes the next version of a Subscription for the server itself; where another wrote it first, nothing."""
     organization, reference = version.organization, f"Subscription/{version.id}"
     base, whole = server.base(organization), everything(organization)
     request = Request("update", organization, base, SYSTEM, type="Subscription", id=version.id)
     try:
-        put(server, request, whole, Prepared(resource, private), version, reference, "PUT", event)
+        put(server, request, whole, Prepared(resource, private), version, reference, "PUT")
     except Problem as trouble:
         if trouble.issues[0].code != "conflict":
             raise

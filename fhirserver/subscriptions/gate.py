@@ -14,7 +14,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.write import instant_text
-from fhirserver.rules.subscription import owner
+from fhirserver.rules.subscription import approved, owner
 from fhirserver.store.model import REGISTRY, Stored
 from fhirserver.subscriptions.notification import TIMEOUT, channel_number, content_of
 from fhirserver.subscriptions.topics import CANONICAL
@@ -26,7 +26,7 @@ MOST_SECONDS = 30
 OVERLAP = 24
 """Hours for which a signing secret that was replaced goes on signing."""
 
-SEND, HOLD, SKIP = "send", "hold", "skip"
+SEND, HOLD, SKIP, GREET = "send", "hold", "skip", "greet"
 
 # What becomes of waiting deliveries by the status of their Subscription, where it is not active.
 BY_STATUS: Mapping[str, tuple[str, str]] = {
@@ -51,7 +51,9 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What may be done now: send, hold or skip, and why it is not send."""
+    """What may be done now: send, hold, skip, or greet (a handshake, and nothing else before it is answered); and why
+    it is not send. One that is in error has its channel too: a heartbeat may say so.
+    """
 
     action: str
     reason: str = ""
@@ -73,8 +75,8 @@ def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: s
     if found is None or found.deleted:
         return Gate(SKIP, "The subscription was deleted.")
     resource = found.resource()
-    if resource["status"] != "active":
-        action, reason = BY_STATUS.get(resource["status"], (HOLD, f"The subscription is {resource['status']}."))
+    action, reason = _by_status(resource)
+    if action not in (SEND, GREET) and resource["status"] != "error":
         return Gate(action, reason, found, resource)
     try:
         access = client_access(server, organization, resource)
@@ -89,7 +91,16 @@ def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: s
         return Gate(
             HOLD, "The subscription's secrets cannot be decrypted with the present master key.", found, resource
         )
-    return Gate(SEND, "", found, resource, access, channel)
+    return Gate(action, reason, found, resource, access, channel)
+
+
+def _by_status(resource: Resource) -> tuple[str, str]:
+    status = resource["status"]
+    if status == "active":
+        return SEND, ""
+    if status == "requested" and approved(resource):
+        return GREET, "The endpoint has not answered the handshake."
+    return BY_STATUS.get(status, (HOLD, f"The subscription is {status}."))
 
 
 def client_access(server: Server, organization: str, resource: Resource) -> Access:

@@ -12,15 +12,17 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from fhirserver.fhir import Resource
+from fhirserver.rules.subscription import CONTENT, content_of
 from fhirserver.subscriptions.topics import event_coding
 
 BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition"
-CONTENT = f"{BACKPORT}/backport-payload-content"
 HEARTBEAT = f"{BACKPORT}/backport-heartbeat-period"
 TIMEOUT = f"{BACKPORT}/backport-timeout"
 MAX_COUNT = f"{BACKPORT}/backport-max-count"
 STATUS_PROFILE = f"{BACKPORT}/backport-subscription-status-r4"
 CONTENTS = ("empty", "id-only", "full-resource")
+
+__all__ = ["BACKPORT", "CONTENT", "About", "Notified", "Part", "content_of", "headers", "history", "message", "status"]
 
 _NAMESPACE = UUID("5b1f6f0c-6c6f-5d5b-9f0e-3f1a6f4a2d10")
 _METHODS = {"create": ("POST", "201"), "update": ("PUT", "200"), "delete": ("DELETE", "204")}
@@ -53,7 +55,9 @@ class Notified:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a Bundle says of its subscription. base: the organization's FHIR base; topic: canonical URL, "" for none."""
+    """What a Bundle says of its subscription. base: the organization's FHIR base; topic: canonical URL, "" for none;
+    error: why the subscription is in error.
+    """
 
     base: str
     subscription: str
@@ -61,17 +65,12 @@ class About:
     count: int
     topic: str = ""
     content: str = "id-only"
+    error: str = ""
 
     @property
     def url(self) -> str:
         """The absolute URL of the Subscription."""
         return f"{self.base}/Subscription/{self.subscription}"
-
-
-def content_of(subscription: Resource) -> str:
-    """The payload content a Subscription of the Backport asks for, "" for one that gets message Bundles."""
-    payload = (subscription.get("channel") or {}).get("_payload") or {}
-    return next((str(e.get("valueCode", "")) for e in payload.get("extension", ()) if e.get("url") == CONTENT), "")
 
 
 def channel_number(subscription: Resource, url: str) -> int | None:
@@ -156,6 +155,7 @@ def status(kind: str, about: About, events: Sequence[Notified] = (), id: str = "
             {"name": "type", "valueCode": kind},
             {"name": "events-since-subscription-start", "valueString": str(about.count)},
             *(_event(about, event) for event in events),
+            *([{"name": "error", "valueCodeableConcept": {"text": about.error}}] if about.error else []),
         ],
     }
 

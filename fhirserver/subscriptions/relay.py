@@ -153,7 +153,7 @@ class Relay:
         period = notification.channel_number(subscription, notification.HEARTBEAT) or 0
         now, key = self._server.now(), (organization, subscription["id"])
         due = self._beats.setdefault(key, now + timedelta(seconds=period))
-        if subscription["status"] == "active" and due <= now:
+        if due <= now:
             self._beats[key] = now + timedelta(seconds=period)
             self._lanes.wake(*key, now, beat=True)
 

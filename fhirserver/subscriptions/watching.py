@@ -11,7 +11,7 @@ from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.rules.subscription import decision
+from fhirserver.rules.subscription import approved, decision
 from fhirserver.search.index import Entry
 from fhirserver.search.parse import parse
 from fhirserver.search.query import Clause, Ids, SortKey
@@ -133,8 +133,10 @@ class Watching:
     def _load(self, organization: str, stamp: tuple[Any, ...], *, settled: bool) -> Watched:
         loaded = self._server.now()
         compiler = self.compiler(organization)
-        clauses = parse(self._server.definitions, "Subscription", [("status", "active,error")]).clauses
-        resources = {resource["id"]: resource for resource in self.every(organization, "Subscription", clauses)}
+        clauses = parse(self._server.definitions, "Subscription", [("status", "active,error,requested")]).clauses
+        found = self.every(organization, "Subscription", clauses)
+        # One that was approved is told of all that happens since, though its handshake may take a while.
+        resources = {each["id"]: each for each in found if each["status"] != "requested" or approved(each)}
         ends = tuple(id for id, resource in resources.items() if resource.get("end"))
         beats = tuple(id for id, resource in resources.items() if channel_number(resource, HEARTBEAT))
         compiled = Subscriptions.compiled(compiler, resources.values())

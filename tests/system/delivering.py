@@ -67,7 +67,7 @@ class Exchange:
         quick = Schedule(first=10, jitter=0, error_hours=1000)
         server.rules = admitting(RULES, lambda: server, CATALOGUE, self.endpoints.guard)
         rows = Operations(CATALOGUE, self.endpoints, decrypt).rows()
-        server.operations = {**server.operations, **{f"{row.types[0]}/{row.name}": row for row in rows}}
+        server.operations = {**server.operations, **{app._operation_key(row): row for row in rows}}
         gave_up = Teller(server).gave_up
         self.deliverer = Deliverer(server, self.endpoints, decrypt, self.enqueue, lambda: 0.5, quick, gave_up)
         self.schedule = quick

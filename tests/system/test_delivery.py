@@ -366,8 +366,9 @@ def test_the_backport_begins_with_a_handshake_and_has_one_only(exchange: Exchang
 def test_a_handshake_that_fails_ends_in_error_and_the_client_may_ask_again(exchange: Exchange) -> None:
     subscription = exchange.subscribe("Patient", content="id-only")
     exchange.receiver.reply = exchange.receiver.answering(500)
+    assert shown(exchange, subscription)["status"] == "requested", "approved, but not greeted"
     exchange.run()
-    assert shown(exchange, subscription)["status"] == "active"
+    assert shown(exchange, subscription)["status"] == "requested"
     exchange.later(11)
     exchange.later(21)
     failed = shown(exchange, subscription)
@@ -377,11 +378,60 @@ def test_a_handshake_that_fails_ends_in_error_and_the_client_may_ask_again(excha
     assert len(exchange.receiver.arrived) == 3, "in error nothing is sent"
     exchange.receiver.reply = None
     asked = {**failed, "status": "active"}
-    exchange.call("PUT", f"{exchange.base}/Subscription/{subscription['id']}", "client", asked, 200)
+    waits = exchange.call("PUT", f"{exchange.base}/Subscription/{subscription['id']}", "client", asked, 200)
+    assert (waits["status"], waits["error"]) == ("requested", failed["error"])
     exchange.run()
     kinds = [parameters(bundle)["type"] for bundle in exchange.bundles()[3:]]
     assert kinds == ["handshake", "event-notification"]
-    assert "error" not in shown(exchange, subscription)
+    again = shown(exchange, subscription)
+    assert again["status"] == "active"
+    assert "error" not in again
+
+
+def test_what_happens_between_approval_and_handshake_is_told_after_it(exchange: Exchange) -> None:
+    subscription = exchange.subscribe("Patient", content="id-only")
+    exchange.patient()
+    exchange.run()
+    told = [parameters(bundle)["type"] for bundle in exchange.bundles()]
+    assert told == ["handshake", "event-notification"]
+    assert shown(exchange, subscription)["status"] == "active"
+
+
+def test_pausing_needs_no_second_handshake(exchange: Exchange) -> None:
+    subscription = exchange.subscribe("Patient", content="id-only")
+    exchange.run()
+    path = f"{exchange.base}/Subscription/{subscription['id']}"
+    for status in ("off", "active"):
+        answer = exchange.call("PUT", path, "client", {**shown(exchange, subscription), "status": status}, 200)
+        assert answer["status"] == status
+        exchange.run()
+    assert len(exchange.receiver.arrived) == 1
+
+
+def test_what_is_in_error_says_so_in_its_heartbeats_and_in_status(exchange: Exchange) -> None:
+    exchange.deliverer._schedule = replace(exchange.schedule, error_hours=24)
+    asked = [{"url": HEARTBEAT, "valueUnsignedInt": 60}]
+    subscription = exchange.subscribe("Patient", content="empty", extension=asked)
+    exchange.run()
+    exchange.receiver.reply = exchange.receiver.answering(500)
+    exchange.patient()
+    exchange.run()
+    for _ in range(2):
+        exchange.later(23.9 * 3600)
+    assert shown(exchange, subscription)["status"] == "error"
+    exchange.receiver.arrived.clear()
+    exchange.relay.survey()
+    exchange.relay.round()
+    exchange.later(61)
+    exchange.relay.round()
+    exchange.run()
+    [beat] = exchange.bundles()
+    told = parameters(beat)
+    assert (told["type"], told["status"], told["events-since-subscription-start"]) == ("heartbeat", "error", "1")
+    assert "has failed since" in told["error"]["text"]
+    assert shown(exchange, subscription)["status"] == "error"
+    path = f"{exchange.base}/Subscription/{subscription['id']}/$status"
+    assert parameters(exchange.call("GET", path, "client", None, 200))["error"] == told["error"]
 
 
 def test_an_endpoint_that_fails_for_a_day_puts_its_subscription_in_error(exchange: Exchange) -> None:
