@@ -139,6 +139,11 @@ def stocked(installed: Installed) -> Hospital:
     client = installed.api("GET", f"ClientApplication/{made.clients['Ward Board']}", "application")
     wider = {**client, "scope": f"{narrow} system/Condition.rs system/Patient.cruds"}
     installed.api("PUT", f"ClientApplication/{client['id']}", "application", wider)
+    draft = {"resourceType": "SubscriptionTopic", "id": "discharges", "status": "draft", "title": f"Discharges {HOSTILE}"}
+    draft |= {"url": "https://riverside.example/SubscriptionTopic/discharges"}
+    encounter = "http://hl7.org/fhir/StructureDefinition/Encounter"
+    draft |= {"resourceTrigger": [{"resource": encounter, "supportedInteraction": ["update"]}]}
+    installed.api("PUT", "SubscriptionTopic/discharges", "hospital", draft, base="hospital")
     made.subscribe("Ward Board", "create.patient", f"Show new patients {HOSTILE}")
     installed.api(
         "POST", f"Subscription/{made.subscribe('Ward Board', 'Encounter?class=IMP', 'Inpatients')}/$approve",
@@ -153,7 +158,7 @@ def _messages(made: Hospital) -> None:
         made.send(path.read_bytes())
     made.send(admission("RV-1", "770001", HOSTILE.replace("|", ""), marital="QQ"))
     made.send(ADMISSION.format(control="RV-2", number="", family="", sex="", marital="").split("PID")[0].encode())
-    wait_until(lambda: not made.found("InboundMessage?status=received&_summary=count&_total=accurate"), timeout=60)
+    wait_until(lambda: not made.found("InboundMessage?status=received"), timeout=60)
     wait_until(lambda: made.found("Task?code=map-code&status=requested"), timeout=60)
 
 
