@@ -32,6 +32,8 @@ from fhirserver.store.search import by_tokens
 ENVELOPE = "MessageHeader"
 REST = "rest"
 """The name, in the private part of an InboundMessage, of what a merge has left to do."""
+HAPPENED, MOST_KEPT = "happened", 200
+"""The name there of what its event said: changes as (type, id, version, action), names, trigger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +368,12 @@ def _finished(
         resource = {**resource, "status": "received"}
     resource = stamped(resource, inbound.id, version, instant)
     changed = [each for each in done if each.action != "unchanged"]
+    before = private.get(HAPPENED, {"changes": [], "names": []})
+    private[HAPPENED] = {
+        "changes": [*before["changes"], *([d.type, d.id, d.version, d.action] for d in changed)][:MOST_KEPT],
+        "names": [*dict.fromkeys([*before["names"], *content.names])],
+        "trigger": content.event,
+    }
     event = {
         "id": server.new_id(),
         "t": instant,

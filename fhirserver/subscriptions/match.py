@@ -142,6 +142,10 @@ class Subscriptions:
         """The resource types that the subscriptions are about, as far as they say."""
         return {type for triggers in self._triggers.values() for trigger in triggers for type in trigger.types}
 
+    def keys(self) -> set[str]:
+        """The names, triggers and types under which events are held against the subscriptions."""
+        return set(self._index)
+
     def explain(self, subscription: str, event: Event) -> tuple[bool, str]:
         """Whether the event matches one subscription, and why or why not."""
         if subscription in self.refused:

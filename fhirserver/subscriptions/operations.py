@@ -25,10 +25,9 @@ from fhirserver.interactions.read import current
 from fhirserver.interactions.write import may_write, persist, put, refuse_errors, stamped
 from fhirserver.rules.model import REGISTRY, Prepared
 from fhirserver.search.parse import parse
-from fhirserver.search.query import SortKey
 from fhirserver.store.model import Stored
 from fhirserver.store.search import by_references, compile_search, find
-from fhirserver.subscriptions import delivery, notification
+from fhirserver.subscriptions import delivery, notification, past
 from fhirserver.subscriptions.delivery import Delivery, text
 from fhirserver.subscriptions.gate import OVERLAP, SEND, channel_of, client_access, gate
 from fhirserver.subscriptions.lanes import Lanes
@@ -83,7 +82,7 @@ class Operations:
         subscription = current(server, access, "Subscription", request.id or "", request)
         resource = subscription.resource()
         watching = Watching(server, self.catalogue)
-        document = _event_of(server, request, _seeing(server, access, resource), values)
+        document = past.asked(server, request, _seeing(server, access, resource), values)
         event = watching.event(access.organization, document)
         compiled = Subscriptions.compiled(watching.compiler(access.organization), [resource])
         matched, reason = compiled.explain(resource["id"], event)
@@ -110,11 +109,11 @@ class Operations:
         if compiled.refused:
             raise problem("business-rule", compiled.refused[subscription["id"]], "Subscription.criteria")
         looked, matched = 0, []
-        for version in _recent(server, seeing, compiled.types(), count):
+        for document in past.latest(server, self.catalogue, seeing, compiled.keys(), compiled.types(), count):
             looked += 1
-            event = watching.event(access.organization, _written(version))
-            if compiled.matching(event):
-                matched.append(f"{version.type}/{version.id}/_history/{version.version}")
+            for match in compiled.matching(watching.event(access.organization, document)):
+                told = [f"{change.reference}/_history/{change.version}" for change in match.changes]
+                matched.append(told[0] if told else str(document["message"]))
         parts = [_part("events", valueInteger=looked), _part("matched", valueInteger=len(matched))]
         parts += [_part("match", valueReference={"reference": reference}) for reference in matched[:LISTED]]
         return Response(200, {"resourceType": "Parameters", "parameter": parts})
@@ -324,51 +323,6 @@ def _draft(server: Server, request: Request, access: Access, given: Any) -> Reso
     return resource
 
 
-def _event_of(server: Server, request: Request, access: Access, values: dict[str, Any]) -> dict[str, Any]:
-    """The event asked about: by its id, or the write that made a version of a resource."""
-    reference = values.get("reference")
-    named = reference.get("reference", "") if isinstance(reference, dict) else str(reference or "")
-    if named:
-        type, _, rest = named.partition("/")
-        id, _, number = rest.partition("/_history/")
-        version = current(server, access, type, id, request) if type in server.definitions.resource_types else None
-        if version is not None and number.isdigit() and int(number) != version.version:
-            version = server.store.vread(access, type, id, int(number))
-        if version is None:
-            raise problem("not-found", f"{named[:200]} is not known here.", "Parameters.parameter")
-        return _written(version)
-    event = text_parameter(values, "event")
-    if not event:
-        raise problem(
-            "required", "Say which: `event`, an event's id, or `reference`, a resource.", "Parameters.parameter"
-        )
-    clauses = parse(server.definitions, delivery.TYPE, [("event", event)], strict=True).clauses
-    search = compile_search(server.store, everything(access.organization), delivery.TYPE, clauses, None)
-    found = find(server.store, search, (), 1).matches if search else ()
-    if not found:
-        raise problem("not-found", "No delivery tells of this event; ask by `reference`.", "Parameters.parameter")
-    return _recorded(found[0].resource())
-
-
-def _written(version: Stored) -> dict[str, Any]:
-    """The event of a REST write that made a version."""
-    action = "delete" if version.deleted else "create" if version.version == 1 else "update"
-    change = {"type": version.type, "id": version.id, "version": version.version, "action": action}
-    return {"id": "", "t": version.instant, "changes": [change], "names": [], "trigger": None}
-
-
-def _recorded(resource: Resource) -> dict[str, Any]:
-    """The event that a delivery was made of."""
-    changes = []
-    for change in resource.get("change", ()):
-        type, _, id = change["reference"]["reference"].partition("/")
-        changes.append({"type": type, "id": id, "version": change["version"], "action": change["action"]})
-    code = str(resource["code"])
-    occurred = delivery.instant(resource["occurred"])
-    named: dict[str, Any] = {"trigger": code, "names": []} if "_" in code else {"trigger": None, "names": [code]}
-    return {"id": resource["event"], "t": occurred, "changes": changes, **named}
-
-
 def _deliveries_of(server: Server, organization: str, subscription: str, event: str) -> list[Resource]:
     if not event:
         return []
@@ -376,16 +330,6 @@ def _deliveries_of(server: Server, organization: str, subscription: str, event: 
     clauses = parse(server.definitions, delivery.TYPE, pairs, strict=True).clauses
     search = compile_search(server.store, everything(organization), delivery.TYPE, clauses, None)
     return [version.resource() for version in find(server.store, search, (), LISTED).matches] if search else []
-
-
-def _recent(server: Server, access: Access, types: Iterable[str], count: int) -> list[Stored]:
-    """The newest resources of some types that the caller may see, the newest first."""
-    found: list[Stored] = []
-    for type in server.store.existing(types):
-        search = compile_search(server.store, access, type, [], None)
-        if search is not None:
-            found += find(server.store, search, [SortKey("_lastUpdated", "t", True)], count).matches
-    return sorted(found, key=lambda version: version.instant, reverse=True)[:count]
 
 
 def _by_number(server: Server, organization: str, subscription: str, numbers: Iterable[int]) -> list[Stored]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from fhirserver.hl7v2.process import process
 from tests.system.delivering import Exchange, secret_of
 
 
@@ -166,6 +167,42 @@ def test_preview_counts_before_anybody_approves(exchange: Exchange) -> None:
     assert values(told)["matched"] == 2
     assert len([p for p in told["parameter"] if p["name"] == "match"]) == 2
     assert exchange.receiver.arrived == []
+
+
+def admitted(exchange: Exchange, event: str, number: str, more: str = "PV1|1|I|W^1^1||||||||||||||||V1\r") -> None:
+    """An HL7v2 message, taken in and processed."""
+    intake = exchange.installation.intake()
+    text = f"MSH|^~\\&|ADT1|LAKESIDE|X|Y|20260101120000+0000||ADT^{event}|{event}{number}|P|2.5\rEVN|{event}\r"
+    text += f"PID|1||{number}^^^LAKESIDE^MR||Doe^Ann\r{more}"
+    assert intake.take(text.encode(), "", exchange.hospital)
+    path = f"{exchange.base}/InboundMessage?status=received"
+    for entry in exchange.call("GET", path, "hospital", None, 200).get("entry", []):
+        process(intake, exchange.hospital, entry["resource"]["lane"])
+
+
+def test_preview_and_why_know_what_messages_triggered(exchange: Exchange) -> None:
+    admitted(exchange, "A01", "10")
+    admitted(exchange, "A08", "10")
+    admitted(exchange, "A01", "20")
+    admitted(exchange, "A40", "20", "MRG|10^^^LAKESIDE^MR\r")
+    for criteria, expected in (("ADT_A01", 2), ("create.encounter", 2), ("merge.patient", 1), ("ADT_A02", 0)):
+        subscription = exchange.subscribe(criteria, approve=False)
+        told = ask(exchange, "hospital", f"Subscription/{subscription['id']}/$preview")
+        assert values(told)["matched"] == expected, criteria
+    [first] = exchange.call("GET", f"{exchange.base}/Patient?identifier=20", "hospital", None, 200)["entry"]
+    reference = f"Patient/{first['resource']['id']}/_history/1"
+    for criteria, expected in (("ADT_A01", True), ("ADT_A02", False)):
+        subscription = exchange.subscribe(criteria, approve=False)
+        told = ask(exchange, "hospital", f"Subscription/{subscription['id']}/$why", reference=reference)
+        assert values(told)["matched"] is expected, criteria
+
+
+def test_a_preview_shows_nothing_of_what_may_not_be_read(exchange: Exchange) -> None:
+    admitted(exchange, "A01", "10")
+    subscription = exchange.subscribe("ADT_A01", approve=False)
+    told = ask(exchange, "client", f"Subscription/{subscription['id']}/$preview")
+    references = [p["valueReference"]["reference"] for p in told["parameter"] if p["name"] == "match"]
+    assert not [reference for reference in references if reference.startswith("Encounter")], "no scope for it"
 
 
 def test_test_posts_once_and_tells_what_came_of_it(exchange: Exchange) -> None:
