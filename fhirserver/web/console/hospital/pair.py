@@ -59,6 +59,10 @@ class Block:
     url: str
     lines: tuple[Line, ...]
 
+    def holds(self, key: str) -> bool:
+        """Whether a field wrote anything of it."""
+        return any(key in line.keys for line in self.lines)
+
 
 @dataclass(slots=True)
 class Trace:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flask import Response as HttpResponse
@@ -22,15 +25,17 @@ FROM = Filter("from", "date", (), "hospital.from", typed="date", prefix="ge")
 TO = Filter("to", "date", (), "hospital.to", typed="date", prefix="le")
 LATEST = ("_sort", "-_lastUpdated")
 MOST_CLIENTS = 100
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
 def records(here: Here) -> HttpResponse:
     """All records, the newest first."""
     words = {code: here.t(f"hospital.records.kinds.{code.rpartition('|')[2]}") for code in (REST, *KINDS)}
     kind = Filter("kind", "type", (REST, *KINDS), "hospital.records.kind", words)
-    filters = (_client(here), PATIENT, kind, ACTION, OUTCOME, FROM, TO)
+    client = _client(here)
+    filters = (client, PATIENT, kind, ACTION, OUTCOME, FROM, TO)
     found = here.list(TYPE, LATEST, base=here.organization, filters=filters)
-    return here.page("hospital/records.html", found=found, told=told_of)
+    return here.page("hospital/records.html", found=found, told=told_of, names=client.words)
 
 
 def record(here: Here) -> HttpResponse:
@@ -40,14 +45,46 @@ def record(here: Here) -> HttpResponse:
 
 
 def patient(here: Here) -> HttpResponse:
-    """Which applications and people saw a patient."""
+    """Which applications and people saw a patient, who is named by id or by a number."""
     asked = here.asked.get("patient", "").strip().removeprefix("Patient/")[:64]
-    found, who = Listing(here.url("hospital.patient")), {}
+    found, client, known = Listing(here.url("hospital.patient")), _client(here), _patients(here, asked)
     if asked:
-        filters = (Filter("patient", "patient", (), "hospital.records.patient", typed="text"), _client(here))
-        found = here.list(TYPE, LATEST, base=here.organization, filters=filters)
-        who = _seen_by(found)
-    return here.page("hospital/patient.html", asked=asked, found=found, who=who, told=told_of)
+        about = f"Patient/{known[0]['id'] if known else asked}"
+        asking = Filter("patient", "", (), "hospital.records.patient", typed="text")
+        found = here.list(TYPE, ("patient", about), LATEST, base=here.organization, filters=(client,))
+        found = replace(found, filters=(asking,), chosen={**found.chosen, "patient": asked})
+    return here.page(
+        "hospital/patient.html",
+        asked=asked,
+        known=known,
+        found=found,
+        who=_seen_by(found, client.words),
+        told=told_of,
+        names=client.words,
+        named=_named,
+    )
+
+
+def _patients(here: Here, asked: str) -> list[Resource]:
+    """The patients that a text may mean: the one with this id, else those with this number."""
+    if not asked:
+        return []
+    base, few = here.organization, ("_count", "5")
+    by_id = here.found("Patient", ("_id", asked), base=base) if _ID.fullmatch(asked) else []
+    return by_id or here.found("Patient", ("identifier", _plain(asked)), few, base=base)
+
+
+def _plain(text: str) -> str:
+    return "".join(f"\\{sign}" if sign in ",|$\\" else sign for sign in text)
+
+
+def _named(patient: Resource) -> str:
+    """The name of a patient for a person's eyes."""
+    for name in patient.get("name", ()):
+        text = name.get("text") or " ".join([*name.get("given", ()), name.get("family", "")]).strip()
+        if text:
+            return str(text)
+    return f"Patient/{patient['id']}"
 
 
 def seals(here: Here) -> HttpResponse:
@@ -62,13 +99,15 @@ def seals(here: Here) -> HttpResponse:
     return here.page("hospital/seals.html", said=once, findings=said.get("finding", []))
 
 
-def _seen_by(found: Listing) -> dict[tuple[str, str], int]:
-    """Who is in the records of a page: (client's id or "", name) -> how often."""
-    who: dict[tuple[str, str], int] = {}
+def _seen_by(found: Listing, names: Mapping[str, str]) -> dict[str, int]:
+    """Who is in the records of a page: name -> how often."""
+    who: dict[str, int] = {}
     for each in map(told_of, found.entries):
-        key = (each.client, " / ".join(dict.fromkeys(name for name in (each.who, each.person) if name)))
-        who[key] = who.get(key, 0) + 1
-    return who
+        client = names.get(f"ClientApplication/{each.client}", each.who)
+        key = " / ".join(dict.fromkeys(name for name in (client, each.person) if name))
+        if not key.startswith("InboundMessage/"):
+            who[key] = who.get(key, 0) + 1
+    return dict(sorted(who.items(), key=lambda one: -one[1]))
 
 
 def _client(here: Here) -> Filter:

@@ -13,21 +13,35 @@ from flask import Response as HttpResponse
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
 from fhirserver.web.console.here import Here
+from fhirserver.web.console.listing import SIZE, Filter, Listing, asked_of
 
 TYPE = "SubscriptionTopic"
 CONDITION = "https://fhirserver.example/fhir/StructureDefinition/subscription-fhirpath-criteria"
 MOST_OWN = 200
+STATUS = Filter("status", "status", ("active", "draft", "retired"), "hospital.topic_status")
 NEXT = {"draft": ("active",), "active": ("retired",), "retired": ("active",), "unknown": ("active", "retired")}
 """Status of a topic -> what an administrator may make it."""
 
 
 def topics(here: Here) -> HttpResponse:
-    """The catalogue, found by title, name or type."""
+    """The catalogue, found by title, name or type, a page at a time."""
     own = _own(here)
-    asked = here.asked.get("q", "").strip()[:200].lower()
-    chosen = here.asked.get("status", "")
-    rows = [row for row in _rows(here, own) if _fits(row, asked) and chosen in ("", row["status"])]
-    return here.page("hospital/topics.html", rows=rows, asked=here.asked.get("q", "")[:200], chosen=chosen)
+    text, chosen, page = asked_of(here.asked, "title", (STATUS,))
+    rows = [row for row in _rows(here, own) if _fits(row, text.lower())]
+    rows = [row for row in rows if chosen.get("status") in (None, row["status"])]
+    start = min(int(page), len(rows)) if page.isascii() and page.isdigit() and len(page) < 6 else 0
+    found = Listing(
+        here.url("hospital.topics"),
+        rows[start : start + SIZE],
+        total=len(rows),
+        find=text,
+        searchable=True,
+        filters=(STATUS,),
+        chosen=chosen,
+        before=str(max(start - SIZE, 0)) if start else "",
+        after=str(start + SIZE) if start + SIZE < len(rows) else "",
+    )
+    return here.page("hospital/topics.html", found=found)
 
 
 def topic(here: Here) -> HttpResponse:

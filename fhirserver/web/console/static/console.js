@@ -104,6 +104,8 @@
   function dress(root) {
     times(root);
     charts(root);
+    const lit = root.querySelector(".made .lit");
+    if (lit) lit.closest(".made").scrollTop = lit.offsetTop - lit.closest(".made").offsetTop - 40;
     const asks = root.querySelector("[data-focus]");
     if (asks) asks.focus({ preventScroll: false });
   }
