@@ -56,9 +56,21 @@ def message(name: str) -> bytes:
 
 
 def numbered(raw: bytes, number: int, patients: int) -> bytes:
-    """The reference admission as message `number`, of one of so many patients."""
-    patient = b"7%05d" % (number % patients)
-    return raw.replace(b"REF-ADT-1", b"M%09d" % number).replace(b"700100", patient).replace(b"V-9001", b"V" + patient)
+    """The reference admission as message `number`, of one of so many patients: each with numbers of its own, since
+    patients that share any number are the same one.
+    """
+    patient = b"%05d" % (number % patients)
+    own = {
+        b"700100": b"7" + patient,
+        b"8842190": b"88" + patient,
+        b"S77001": b"S" + patient,
+        b"V-9001": b"V7" + patient,
+    }
+    own |= {b"ACC-77": b"ACC-" + patient, b"POL-1": b"POL-" + patient, b"SUB-2": b"SUB-" + patient}
+    raw = raw.replace(b"REF-ADT-1", b"M%09d" % number)
+    for given, made in own.items():
+        raw = raw.replace(given, made)
+    return raw
 
 
 def best(work: Callable[[], object], number: int = 20, repeat: int = 60) -> float:
