@@ -32,6 +32,8 @@ class Filter:
     words: Mapping[str, str] = field(default_factory=dict)
     typed: str = ""
     prefix: str = ""
+    shown: bool = True
+    """Whether it is drawn above the list; tabs may stand for it instead."""
 
     def taken(self, value: str) -> str:
         """Of what the address says the part that counts: a code that is offered, or what was typed."""

@@ -43,7 +43,8 @@ def activity(here: Here) -> HttpResponse:
     who = ("agent:identifier", f"ClientApplication/{found['id']}")
     bundle = here.search("AuditEvent", who, ("_sort", "-date"), ("_count", str(LOOKED)))
     entries = [entry for entry in bundle.get("entry", ()) if entry["search"]["mode"] == "match"]
-    calls = [call(entry["resource"], entry.get("fullUrl", "")) for entry in entries]
+    records = [call(entry["resource"], entry.get("fullUrl", "")) for entry in entries]
+    calls = [each for each in records if each["interaction"] != "notification"]
     refused = [each for each in calls if each["refused"]]
     times, series = _by_day(calls, here.server.now())
     return here.page(
@@ -74,6 +75,7 @@ def call(event: Resource, url: str) -> dict[str, Any]:
         "operation": next((code for code in codes[1:] if code.startswith("$")), ""),
         "type": type,
         "what": what,
+        "permission": interaction in ACTION_OF,
         "refused": event.get("outcome", "0") != "0",
         "reason": event.get("outcomeDesc", ""),
         "event": event,

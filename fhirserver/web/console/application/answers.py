@@ -65,6 +65,16 @@ def _grouped(sources: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def explained(here: Here, scope: str, profiles: Sequence[str]) -> list[dict[str, Any]]:
+    """The permissions of a scope text, with the profiles that account for them; no more than the scope permits."""
+    sources = {each["scope"].partition("?")[0].rpartition(".")[0]: each for each in permissions(here, "", profiles)[1]}
+    found = permissions(here, scope)[1]
+    for each in found:
+        key = each["scope"].partition("?")[0].rpartition(".")[0]
+        each["sources"] = sources.get(key, {}).get("sources", []) if not each["narrowed"] else []
+    return found
+
+
 def launch_scopes(scope: str) -> list[str]:
     """The scopes of a text that are about the person and the launch, not about resources."""
     return [word for word in scope.split() if word in OTHER]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Mapping
 
 from flask import Response as HttpResponse
 
+from fhirserver.fhir import Resource
 from fhirserver.web.console.application.activity import call, organization_of
 from fhirserver.web.console.application.answers import names_of
 from fhirserver.web.console.here import Here
@@ -14,20 +15,21 @@ from fhirserver.web.console.listing import Filter
 MOST_CLIENTS = 200
 ACTIONS = ("C", "R", "U", "D", "E")
 OUTCOMES = ("0", "4", "8")
-DAYS = (1, 7, 30)
 
 
 def audit(here: Here) -> HttpResponse:
     """The list: search by what a record is about; by client, action, outcome, since when."""
+    clients = _client(here)
     found = here.list(
         "AuditEvent",
         ("_sort", "-date"),
         find="entity",
         filters=(
-            _client(here),
+            clients,
             Filter("action", "action", ACTIONS, "application.audit_action"),
             Filter("outcome", "outcome", OUTCOMES, "application.audit_outcome"),
-            _since(here),
+            Filter("since", "date", (), "application.audit_since", typed="date", prefix="ge"),
+            Filter("until", "date", (), "application.audit_until", typed="date", prefix="le"),
         ),
     )
     calls = [call(each, found.urls.get(each["id"], "")) for each in found.entries]
@@ -36,7 +38,16 @@ def audit(here: Here) -> HttpResponse:
         found=found,
         calls={each["id"]: each for each in calls},
         names=names_of(here, (each["organization"] for each in calls)),
+        who={each["id"]: _who(each, clients.words) for each in found.entries},
     )
+
+
+def _who(event: Resource, clients: Mapping[str, str]) -> str:
+    """Who asked: the client by its name where that is known, else what the record says."""
+    asking = [agent.get("who", {}) for agent in event.get("agent", ())]
+    named = [clients.get(who.get("identifier", {}).get("value", ""), "") for who in asking]
+    said = [str(who.get("display", "")) for who in asking]
+    return next((name for name in (*named, *said) if name), "")
 
 
 def _client(here: Here) -> Filter:
@@ -49,16 +60,6 @@ def _client(here: Here) -> Filter:
     if chosen.startswith("ClientApplication/") and chosen not in words:
         words[chosen] = chosen.rpartition("/")[2]
     return Filter("client", "agent:identifier", tuple(words), "application.audit_client", words)
-
-
-def _since(here: Here) -> Filter:
-    """Days back, as the date itself: an address that is shared goes on meaning the same."""
-    today = here.server.now().date()
-    days = {f"ge{today - timedelta(days=back)}": here.t("application.audit.days", count=back) for back in DAYS}
-    chosen = here.asked.get("since", "")
-    if len(chosen) == 12 and chosen.startswith("ge") and chosen not in days:
-        days[chosen] = chosen[2:]
-    return Filter("since", "date", tuple(days), "application.audit_since", days)
 
 
 def record(here: Here) -> HttpResponse:

@@ -6,7 +6,7 @@ from flask import Response as HttpResponse
 
 from fhirserver.rules.authorization import MORE, STEPS
 from fhirserver.rules.organization import kind_concept
-from fhirserver.web.console.application.answers import id_of, permissions, titles
+from fhirserver.web.console.application.answers import explained, id_of, titles
 from fhirserver.web.console.application.clients import named
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import Filter
@@ -32,9 +32,8 @@ def authorizations(here: Here) -> HttpResponse:
 def authorization(here: Here) -> HttpResponse:
     """One: where it stands, what it permits, what was decided and by whom."""
     found = here.read("ClientAuthorization", here.values["authorization"])
-    held = permissions(here, str(found.get("scope", "")))[1]
-    pending = str(found.get("pendingScope", ""))
-    wanted = permissions(here, pending)[1] if pending else []
+    profiles = found.get("iheProfile", ())
+    held, wanted = (explained(here, str(found.get(name, "")), profiles) for name in ("scope", "pendingScope"))
     kept, asked = ({each["scope"] for each in side} for side in (held, wanted))
     names = {"client": found["clientName"], "organization": found.get("organizationName", "")}
     return here.page(
@@ -95,7 +94,7 @@ def request(here: Here) -> HttpResponse:
         known=known[0] if known else None,
         reason=here.form.get("reason", known[0].get("reason", "") if known else ""),
         step="review" if review else "reason",
-        permissions=permissions(here, str(client.get("scope", "")))[1] if review else [],
+        permissions=explained(here, str(client.get("scope", "")), client.get("iheProfile", ())) if review else [],
         profiles=titles(here) if review else {},
         more=bool(known) and known[0]["status"] in MORE["request"].before,
     )

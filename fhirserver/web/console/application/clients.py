@@ -9,7 +9,7 @@ from flask import Response as HttpResponse
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
-from fhirserver.web.console.application.answers import id_of, permissions, titles
+from fhirserver.web.console.application.answers import explained, id_of, titles
 from fhirserver.web.console.application.forms import GRANTS, KEYS, email_of, facts_of, keys_of
 from fhirserver.web.console.application.scopes import Picked, choices, picked, picked_of
 from fhirserver.web.console.here import Here
@@ -28,7 +28,7 @@ def clients(here: Here) -> HttpResponse:
         ("managing-organization", f"Organization/{here.organization}"),
         ("_sort", "name"),
         find="name:contains",
-        filters=(Filter("kind", "kind", KINDS, "application.kind"), ACTIVE),
+        filters=(Filter("kind", "kind", KINDS, "application.kind", shown=False), ACTIVE),
     )
     return here.page("application/clients.html", found=found, kind=kind, known=_known(here, found.entries))
 
@@ -150,21 +150,11 @@ def scopes(here: Here) -> HttpResponse:
     return here.page(
         "application/scopes.html",
         client=found,
-        permissions=_explained(here, scope, profiles),
+        permissions=explained(here, scope, profiles),
         profiles=titles(here),
         behind=_behind(here, found),
         admin=_admin(here),
     )
-
-
-def _explained(here: Here, scope: str, profiles: list[str]) -> list[dict[str, Any]]:
-    """The permissions of a scope text, with the profiles that account for them; no more than the scope permits."""
-    sources = {each["scope"].partition("?")[0].rpartition(".")[0]: each for each in permissions(here, "", profiles)[1]}
-    found = permissions(here, scope)[1]
-    for each in found:
-        key = each["scope"].partition("?")[0].rpartition(".")[0]
-        each["sources"] = sources.get(key, {}).get("sources", []) if not each["narrowed"] else []
-    return found
 
 
 def _behind(here: Here, found: Resource) -> list[Resource]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from flask import Response as HttpResponse
@@ -26,7 +26,7 @@ DELIVERED = ("queued", "retrying", "held", "delivered", "dead-letter", "skipped"
 STEPS: Mapping[str, str] = {"pause": "off", "resume": "active"}
 FHIRPATH = f"{CANONICAL}/StructureDefinition/subscription-fhirpath-criteria"
 LOOKED, MOST_PLACES, MOST_SHOWN = 200, 10, 20
-MOST_BARS = 24
+LEAST_BARS, MOST_BARS = 12, 31
 SERIES = (
     ("delivered", "good", ("delivered",)),
     ("waiting", "info", ("queued", "retrying", "held")),
@@ -149,12 +149,17 @@ def chart(deliveries: Sequence[Resource]) -> tuple[list[str], dict[str, list[int
     numbers of each of SERIES.
     """
     instants = [datetime.fromisoformat(each["occurred"]) for each in deliveries]
-    hourly = bool(instants) and (max(instants) - min(instants)).total_seconds() <= 86_400
-    cut, rest = (13, ":30:00Z") if hourly else (10, "T12:00:00Z")
+    if not instants:
+        return [], {name: [] for name, _, _ in SERIES}
+    hourly = (max(instants) - min(instants)).total_seconds() <= 86_400
+    cut, rest, bar = (13, ":30:00Z", timedelta(hours=1)) if hourly else (10, "T12:00:00Z", timedelta(days=1))
     counted = Counter((each["occurred"][:cut], each["status"]) for each in deliveries)
-    bars = sorted({each["occurred"][:cut] for each in deliveries})[-MOST_BARS:]
-    numbers = {name: [sum(counted[bar, status] for status in statuses) for bar in bars] for name, _, statuses in SERIES}
-    return [bar + rest for bar in bars], numbers
+    back = min(max(LEAST_BARS, (max(instants) - min(instants)) // bar + 2), MOST_BARS)
+    bars = [(max(instants) - step * bar).isoformat()[:cut] for step in reversed(range(back))]
+    numbers = {
+        name: [sum(counted[start, status] for status in statuses) for start in bars] for name, _, statuses in SERIES
+    }
+    return [start + rest for start in bars], numbers
 
 
 def act(here: Here) -> HttpResponse:
