@@ -226,7 +226,7 @@ def pipeline(hospital: Hospital) -> None:
     hospital.send(5_000_000, MESSAGES, 16, 400)
     waiting = hospital.count("received")
     with receiving() as (port, _):
-        subscribe(hospital.server, hospital.organization, port, 0, "Patient?active=true")
+        subscribe(hospital.server, hospital.organization, port, 0, "Patient?gender=female")
         hospital.start(*["worker"] * WORKERS, "relay")
         deadline = time.monotonic() + 60
         while hospital.count("received") > waiting * 0.9:
