@@ -211,6 +211,8 @@ def _require_active(client: Resource | None, principal: Principal) -> None:
 
 def _older(principal: Principal, client: Resource) -> bool:
     """Whether the token is older than the client: then it was issued to one of the same id, deleted since."""
+    if principal.client_since:
+        return bool(principal.client_since != client.get("registered"))
     if not principal.issued or not client.get("registered"):
         return False
     return principal.issued < int(datetime.fromisoformat(client["registered"]).timestamp())

@@ -16,7 +16,8 @@ class Principal:
     operator's token the organization it was issued for. `roles` says "admin" or "member" per organization id;
     `operator` marks a platform operator. `client` is the application a user acts through, `patient` the patient in
     launch context, `audience` the bases a token is bound to (none: every base). `scopes` is the text of the token's
-    scopes.
+    scopes. `client_since` and `user_since` are when its client and user were registered (`registered`, an instant): an
+    id that was given away, deleted and registered again is somebody else's. `issued` is when the token was, in seconds.
     """
 
     kind: str
@@ -31,6 +32,8 @@ class Principal:
     patient: str = ""
     audience: tuple[str, ...] = ()
     issued: int = 0
+    client_since: str = ""
+    user_since: str = ""
 
     def admin(self, organization: str) -> bool:
         """Whether this is an administrator of that organization: a user with that role, or the operator's token issued

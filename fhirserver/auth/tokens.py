@@ -43,6 +43,8 @@ def claims_of(
         "organization": principal.organization,
         "name": principal.name,
         "patient": principal.patient,
+        "client_since": principal.client_since,
+        "user_since": principal.user_since,
     }
     return {name: value for name, value in claims.items() if value != "" or name == "scope"}
 
@@ -124,6 +126,8 @@ def principal_of(claims: Mapping[str, Any], **more: Any) -> Principal:
         "name": str(claims.get("name", "")),
         "patient": str(claims.get("patient", "")),
         "issued": int(claims.get("iat", 0)),
+        "client_since": str(claims.get("client_since", "")),
+        "user_since": str(claims.get("user_since", "")),
         "audience": (held,) if isinstance(held, str) else tuple(held),
     }
     return Principal(**{**known, **more})

@@ -48,6 +48,7 @@ def change_password(server: Server, request: Request, access: Access) -> Respons
         raise problem("value", "The new password is the present one.", "Parameters.parameter.where(name='password')")
     write_password(server, request, wanted)
     server.store.kept.drop_group(sessions_of(user.id), but=session_key(request.principal.token))
+    server.store.kept.drop_group(links_of(user.id))
     return Response(204)
 
 
@@ -63,19 +64,26 @@ def reset_password(server: Server, request: Request, access: Access) -> Response
         raise problem("not-supported", "There is no mail server: hand the link over yourself.")
     user = current(server, access, TYPE, request.id or "", request)
     resource, asking = user.resource(), request.principal
-    if not (_operates(asking) or asking.admin(target(resource.get("organization"), "Organization"))):
+    theirs = resource.get("role") != "operator" and asking.admin(target(resource.get("organization"), "Organization"))
+    if not (_operates(asking) or theirs):
         raise problem("forbidden", "Only an administrator of the user's organization may make a link for a password.")
     if resource.get("active") is False:
         raise problem("business-rule", "The user is not active: activate it first.")
     secret, until = secrets.token_urlsafe(32), server.now() + LINK_LIFETIME
     server.store.kept.drop_group(links_of(user.id))
-    server.store.kept.put(link_key(digest(secret)), {"user": user.id}, until, links_of(user.id))
+    value = {"user": user.id, "for": _made_for(resource)}
+    server.store.kept.put(link_key(digest(secret)), value, until, links_of(user.id))
     link = f"{server.public_url}{LINK_PATH}?link={secret}"
     if mail:
         _mail(server, request, user.id, link, until)
     parts: list[dict[str, Any]] = [] if mail else [{"name": "link", "valueUri": link}]
     parts.append({"name": "expires", "valueInstant": instant(until)})
     return Response(200, resource={"resourceType": "Parameters", "parameter": parts}, once=True)
+
+
+def _made_for(user: Mapping[str, Any]) -> list[str]:
+    """What a link holds for beside the id, which is made of the address alone: this account, where it is now."""
+    return [str(user.get("registered", "")), target(user.get("organization"), "Organization"), str(user["role"])]
 
 
 def _mail(server: Server, request: Request, user: str, link: str, until: datetime) -> None:
@@ -94,6 +102,8 @@ def set_password(server: Server, secret: str, password: str, facts: Mapping[str,
     user = server.store.read(everything(REGISTRY), TYPE, found["user"]) if found else None
     if user is None or user.deleted or user.resource().get("active") is False:
         return False
+    if found and found.get("for") != _made_for(user.resource()):
+        return False  # somebody else's account has the address now, or another organization's
     rule.check_new_password(password)
     spent = kept.spend(key, now)
     if spent is None or not spent[1]:

@@ -345,8 +345,18 @@ def _prepared(server: Server, request: Request, resource: Resource, previous: St
     context = server.context(server, request.principal, request.organization)
     resource = {**resource, "id": id}
     if previous is None or previous.deleted:
-        return rule.create(context, resource)
+        prepared = rule.create(context, resource)
+        if previous:
+            rule.again(context, _before(server, request, previous), prepared.resource)
+        return prepared
     return rule.update(context, previous.resource(), dict(previous.private), resource)
+
+
+def _before(server: Server, request: Request, tombstone: Stored) -> Resource:
+    """What was deleted; empty where its versions are not kept."""
+    whole, number = everything(request.organization), tombstone.version - 1
+    found = server.store.vread(whole, tombstone.type, tombstone.id, number, request.session)
+    return {} if found is None or found.deleted else found.resource()
 
 
 def _private(prepared: Prepared, previous: Stored | None) -> Mapping[str, Any]:

@@ -95,6 +95,16 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     return Prepared(client, dict(private), warnings=_scope_note(previous, client))
 
 
+def again(context: Context, before: Resource, resource: Resource) -> None:
+    """Raises Problem(business-rule) for the id of a client that was another organization's: the records of what that
+    one did, and what was decided about it, are found by its id.
+    """
+    one, two = (target(each.get("managingOrganization"), "Organization") for each in (before, resource))
+    if one != two:
+        text = "A client of another organization had this id: choose another."
+        raise problem("business-rule", text, "ClientApplication.id")
+
+
 def rotate(
     context: Context, previous: Resource, private: Mapping[str, Any], overlap: int = DEFAULT_OVERLAP
 ) -> Prepared:
@@ -274,4 +284,4 @@ def secret_of(private: Mapping[str, Any], matches: Callable[[str, str], bool], s
     return "".join([hash for hash in held if matches(secret, hash)][:1])
 
 
-RULE = Rule("ClientApplication", create=create, update=update)
+RULE = Rule("ClientApplication", create=create, update=update, again=again)

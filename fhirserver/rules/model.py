@@ -79,15 +79,22 @@ def _let_go(context: Context, resource: Resource) -> None:
     return None
 
 
+def _anew(context: Context, before: Resource, resource: Resource) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a resource type does beside being stored. `refused` maps an interaction code to the sentence of its 405."""
+    """What a resource type does beside being stored. `refused` maps an interaction code to the sentence of its 405;
+    `again` looks at a create under the id of a resource that was deleted, as that was before.
+    """
 
     type: str
     refused: Mapping[str, str] = field(default_factory=dict)
     create: Callable[[Context, Resource], Prepared] = _as_it_is
     update: Callable[[Context, Resource, Mapping[str, Any], Resource], Prepared] = _as_sent
     delete: Callable[[Context, Resource], None] = _let_go
+    again: Callable[[Context, Resource, Resource], None] = _anew
     present: Callable[[Resource, Principal], Resource] | None = None
     steps: Mapping[str, Step] = field(default_factory=dict)
 

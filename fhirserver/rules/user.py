@@ -20,7 +20,7 @@ LEAST_PASSWORD = 16
 PERSONS = ("Practitioner", "PractitionerRole", "Patient", "RelatedPerson", "Person")
 """What SMART App Launch lets `fhirUser` name."""
 _PERSON = re.compile(rf"(?:{'|'.join(PERSONS)})/[A-Za-z0-9\-.]{{1,64}}")
-_EMAIL = re.compile(r"[^@\s\"<>()\[\],;:\\]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])")
+_EMAIL = re.compile(r"(?!.*=\?)[^@\s\"<>()\[\],;:\\\x00-\x1f\x7f]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])")
 
 
 def user_id(email: str) -> str:
@@ -72,9 +72,10 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     if "organization" not in user and "organization" in previous:
         user["organization"] = previous["organization"]
     user.pop("registered", None)
-    again = previous.get("active") is False and user["active"] is not False
+    again = (previous.get("active") is False and user["active"] is not False) or "password" in user
     since = instant(context.now) if again else previous.get("registered")
     user |= {"registered": since} if since else {}
+    _require_operator(context.principal, previous)
     _not_oneself(context.principal, previous, user)
     moved = target(user.get("organization"), "Organization") != target(previous.get("organization"), "Organization")
     if moved and not _is_operator(context.principal):
@@ -85,7 +86,8 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
 
 
 def delete(context: Context, user: Resource) -> None:
-    """Raises Problem(business-rule) for somebody who would remove himself."""
+    """Raises Problem: business-rule for somebody who would remove himself, forbidden for an operator's account."""
+    _require_operator(context.principal, user)
     _not_oneself(context.principal, user, {**user, "active": False})
 
 
@@ -99,17 +101,32 @@ def _check_person(user: Resource) -> None:
         raise problem("value", text, "User.person")
 
 
+def _require_operator(principal: Principal, user: Resource) -> None:
+    """An operator's account is for operators to write, whatever organization it names: it opens all of them."""
+    if user.get("role") == "operator" and not _is_operator(principal):
+        raise problem("forbidden", "Only an operator may write an operator's account.", "User.role")
+
+
 def _not_oneself(principal: Principal, previous: Resource, user: Resource) -> None:
-    """Nobody takes his own rights away: an organization is left without an administrator by two people at least."""
+    """Nobody takes his own rights away: an organization is left without an administrator by two people at least. Nor
+    does anybody set his own password without the present one.
+    """
+    if principal.kind == "user" and principal.id == previous["id"] and "password" in user:
+        text = "Change your own password with $change-password, which asks for the present one."
+        raise problem("business-rule", text, "User.password")
     lost = user.get("active") is False or user["role"] != previous["role"]
     if principal.kind == "user" and principal.id == previous["id"] and lost:
         text = "Nobody can remove or deactivate himself or change his own role: ask another administrator."
         raise problem("business-rule", text, "User.role")
 
 
-def older(seconds: int, user: Mapping[str, Any]) -> bool:
-    """Whether something of that second is from before the user was added or activated again: it counts no more."""
+def older(seconds: int, user: Mapping[str, Any], since: str = "") -> bool:
+    """Whether something of that second is from before the user was added, activated again or given another password: it
+    counts no more. `since` is the user's `registered` of that time, where it is known: a second is too coarse.
+    """
     registered = str(user.get("registered") or "")
+    if since:
+        return since != registered
     return bool(registered) and seconds < int(datetime.fromisoformat(registered).timestamp())
 
 
@@ -118,6 +135,7 @@ def _place(principal: Principal, user: Resource) -> None:
     if user["role"] == "operator":
         if not _is_operator(principal):
             raise problem("forbidden", "Only an operator may make an operator.", "User.role")
+        user.pop("organization", None)  # an operator is no organization's: nobody administers him
         return
     if "organization" not in user and principal.organization:
         user["organization"] = reference("Organization", principal.organization)

@@ -40,6 +40,8 @@ class Consent:
     signed_in: int = 0
     session: str = ""
     family: str = ""
+    client_since: str = ""
+    user_since: str = ""
 
 
 class Spent(Exception):

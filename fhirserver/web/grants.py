@@ -241,8 +241,10 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
         """
         tokens, now = self.tokens, self.tokens.now()
         user = tokens.user(consent.user)
-        if user is None or user.get("active") is False or older(consent.signed_in, user):
+        if user is None or user.get("active") is False or older(consent.signed_in, user, consent.user_since):
             raise InvalidGrantError("The user does not exist any more or is not active.")
+        if consent.client_since not in ("", client.get("registered")):
+            raise InvalidGrantError("The client that the user allowed this does not exist any more.")
         lifetime = lifetime_of(client, tokens)
         codes.note(self.lasting, consent, now + timedelta(seconds=lifetime))
         principal = Principal(
@@ -252,6 +254,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]  # authlib has no type 
             client=client["id"],
             patient=consent.patient,
             audience=(consent.audience,),
+            client_since=str(client.get("registered", "")),
+            user_since=str(user.get("registered", "")),
         )
         answer = {
             "access_token": tokens.issue(principal, lifetime, consent.family),

@@ -179,7 +179,9 @@ def _of_client(server: Server, id_: str) -> dict[str, Any] | None:
 
 def _claims(tokens: Tokens, token: str) -> Mapping[str, Any] | None:
     try:
-        return tokens.claims(token)
+        claims = tokens.claims(token)
+        tokens.standing(claims)
+        return claims
     except Problem:
         return None
 
@@ -206,8 +208,8 @@ def _userinfo(tokens: Tokens) -> HttpResponse:
         raise refused("Userinfo needs the access token of a user, as 'Authorization: Bearer <token>'.", error="")
     claims = tokens.claims(token.strip())
     words = str(claims.get("scope", "")).split()
-    user = tokens.user(str(claims["sub"])) if claims.get("kind") == "user" else None
-    if user is None or user.get("active") is False or "openid" not in words:
+    user = tokens.standing(claims)
+    if user is None or "openid" not in words:
         answer: HttpResponse = jsonify(error="insufficient_scope")
         answer.status_code = 403
         answer.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope", scope="openid"'

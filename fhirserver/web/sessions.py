@@ -73,7 +73,7 @@ class Sessions:
             return None
         cookie, now = secrets.token_urlsafe(32), self._tokens.now()
         made = SignedIn(account[0], cookie, int(now.timestamp()))
-        value = {"user": made.user["id"], "signed_in": made.since}
+        value = {"user": made.user["id"], "signed_in": made.since, "user_since": made.user.get("registered", "")}
         self._kept.put(session_key(digest(cookie)), value, now + LIFETIME, sessions_of(made.user["id"]))
         return made
 
@@ -82,7 +82,9 @@ class Sessions:
         cookie = cookies.get(COOKIE, "")
         value = self._kept.get(session_key(digest(cookie)), self._tokens.now()) if cookie else None
         user = self._tokens.user(value["user"]) if value else None
-        if value is None or user is None or user.get("active") is False or older(value["signed_in"], user):
+        if value is None or user is None or user.get("active") is False:
+            return None
+        if older(value["signed_in"], user, value.get("user_since", "")):
             return None
         return SignedIn(user, cookie, int(value["signed_in"]))
 

@@ -202,7 +202,7 @@ class SignIn:
     def _consented(self, request: Asked, user: Resource) -> bool:
         """Whether the user allowed all of this before."""
         before, types = self.kept.get(self._grant_key(request, user), self._now()), self.tokens.types()
-        if before is None:
+        if before is None or before.get("since") not in (None, _since(request, user)):
             return False
         return scopes.cached(before["scope"], types).covers(scopes.cached(request.scope, types))
 
@@ -250,7 +250,7 @@ class SignIn:
         key = self._grant_key(request, user)
         self.kept.drop(key)
         value = {"client": request.client["id"], "organization": request.organization, "scope": scope}
-        value["granted"] = instant(self._now())
+        value |= {"granted": instant(self._now()), "since": _since(request, user)}
         groups = (grants_of(user["id"]), of_client(request.client["id"]))
         self.kept.put(key, value, self._now() + GRANT_LIFETIME, *groups)
 
@@ -266,6 +266,8 @@ class SignIn:
             nonce=request.parameters["nonce"],
             signed_in=signed_in.since,
             session=digest(signed_in.cookie),
+            client_since=str(request.client.get("registered", "")),
+            user_since=str(signed_in.user.get("registered", "")),
         )
         return self._back(request.parameters, code=codes.new_code(self.kept, consent, self._now()))
 
@@ -311,6 +313,11 @@ def _whose(request: Asked) -> str:
     if request.organization == sandbox_of(request.client["id"]):
         return target(request.client.get("managingOrganization"), "Organization")
     return request.organization
+
+
+def _since(request: Asked, user: Resource) -> list[str]:
+    """Since when there have been this client and this user: others may have had their ids before."""
+    return [str(each.get("registered", "")) for each in (request.client, user)]
 
 
 def _in_words(word: str, types: frozenset[str]) -> str:

@@ -114,10 +114,26 @@ class Tokens:
             raise tokens.refused("The access token is for another base.")
         if claims.get("kind") != "user":
             return tokens.principal_of(claims)
+        return tokens.principal_of(claims, **person(self.holder(claims)))
+
+    def holder(self, claims: Mapping[str, Any]) -> Resource:
+        """The user of an access token. Raises Problem(login) where that one is not there any more, or not active."""
         user = self.user(str(claims["sub"]))
-        if user is None or user.get("active") is False or older(int(claims.get("iat", 0)), user):
+        issued, since = int(claims.get("iat", 0)), str(claims.get("user_since", ""))
+        if user is None or user.get("active") is False or older(issued, user, since):
             raise tokens.refused("The user of this access token does not exist any more or is not active.")
-        return tokens.principal_of(claims, **person(user))
+        return user
+
+    def standing(self, claims: Mapping[str, Any]) -> Resource | None:
+        """The user of an access token, None for that of a client itself, where whoever it stands for is still there and
+        active: what a FHIR base asks of every call, asked where there is none. Raises Problem(login).
+        """
+        if claims.get("client_id"):
+            found = self.client(str(claims["client_id"]))
+            gone = found is None or found[0].get("active") is False
+            if gone or (found and claims.get("client_since", "") not in ("", found[0].get("registered"))):
+                raise tokens.refused("The client of this access token does not exist any more or is not active.")
+        return self.holder(claims) if claims.get("kind") == "user" else None
 
     def end(self, claims: Mapping[str, Any]) -> None:
         """Ends one access token before its time, for every process at once."""
@@ -174,7 +190,8 @@ def person(user: Resource) -> dict[str, Any]:
 def client_principal(client: Resource, scope: str) -> Principal:
     """The Principal of a client that has proved who it is."""
     organization = target(client.get("managingOrganization"), "Organization")
-    return Principal("client", client["id"], organization, scopes=scope, name=str(client.get("name", "")))
+    since, name = str(client.get("registered", "")), str(client.get("name", ""))
+    return Principal("client", client["id"], organization, scopes=scope, name=name, client_since=since)
 
 
 def basic(credentials: str) -> tuple[str, str]:
