@@ -218,6 +218,8 @@ class Mailer:
                     if code < 500:
                         raise
                     log.warning("a mail server refuses an address", extra={"facts": {"notice": notice, "code": code}})
+                except smtplib.SMTPNotSupportedError:  # an address that is not ASCII, and a server that takes no other
+                    log.warning("a mail server cannot take an address", extra={"facts": {"notice": notice}})
                 self._waiting.note(notice, address, self._server.now())
 
 
@@ -240,6 +242,8 @@ def written(resource: Resource, address: str, sender: str, url: str) -> EmailMes
 
 def letter(subject: str, text: str, id: str, address: str, sender: str) -> EmailMessage:
     """An e-mail of ours; the same `id` and address give the same Message-ID."""
+    # What looks like an encoded word would be decoded, and may hold the end of a line: a header of somebody else's.
+    subject = "".join(each if each.isprintable() else " " for each in subject).replace("=?", "= ?")
     message = EmailMessage()
     message["From"], message["To"] = sender, address
     message["Subject"] = subject if len(subject) <= MOST_SUBJECT else subject[: MOST_SUBJECT - 1] + "…"
