@@ -176,7 +176,7 @@ def _blocks(bundle: Mapping[str, Any], trace: Sequence[Trace]) -> Iterator[Block
         table: dict[tuple[str, ...], list[Trace]] = {}
         for each in trace:
             if each.entry == entry.get("fullUrl"):
-                table.setdefault(tuple(_STEP.findall(each.element)), []).append(each)
+                table.setdefault(tuple(map(_step, _STEP.findall(each.element))), []).append(each)
         lines = []
         for line in _object("", resource, 0, (str(resource["resourceType"]),), table, last=True):
             lines.append(line)
@@ -207,7 +207,7 @@ def _object(label: str, value: Any, depth: int, path: tuple[str, ...], table: Ta
         for number, each in enumerate(value):
             step = f"{path[-1]}[{number}]"
             if isinstance(each, dict) and path[-1] == "extension" and each.get("url"):
-                step = f"extension({each['url']})"
+                step = _step(f"extension({each['url']})")
             yield from _object("", each, depth + 1, (*path[:-1], step), table, last=number == len(value) - 1)
         yield Line(depth, f"]{comma}", keys, why)
     else:
@@ -230,15 +230,16 @@ def _written(path: tuple[str, ...], table: Table) -> tuple[tuple[str, ...], str]
     return (), ""
 
 
+def _step(text: str) -> str:
+    """A step of a path; an extension by the last part of its URL, which is how rules name those of FHIR."""
+    return f"extension({text[10:-1].rpartition('/')[2]})" if text.startswith("extension(") else text
+
+
 def _alike(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """How a trace may name what stands at a path: with the place in the list or without, extensions by the last part
-    of their URL.
-    """
+    """How a trace may name what stands at a path: with its place in the list, or without."""
     yield path
     *above, last = path
-    if last.startswith("extension("):
-        yield (*above, f"extension({last[10:-1].rpartition('/')[2]})")
-    elif last.endswith("]"):
+    if last.endswith("]"):
         yield (*above, last.rpartition("[")[0])
     else:
         yield (*above, f"{last}[0]")

@@ -48,7 +48,7 @@ def patient(here: Here) -> HttpResponse:
     """Which applications and people saw a patient, who is named by id or by a number."""
     asked = here.asked.get("patient", "").strip().removeprefix("Patient/")[:64]
     found, client, known = Listing(here.url("hospital.patient")), _client(here), _patients(here, asked)
-    if asked:
+    if known or _ID.fullmatch(asked):
         about = f"Patient/{known[0]['id'] if known else asked}"
         asking = Filter("patient", "", (), "hospital.records.patient", typed="text")
         found = here.list(TYPE, ("patient", about), LATEST, base=here.organization, filters=(client,))
