@@ -165,6 +165,7 @@ def test_a_form_without_its_token_does_nothing(path: str, client: dict[str, Any]
 def test_a_client_is_created_step_by_step_and_its_secret_is_shown_once(exchange: Exchange, acme: Console) -> None:
     answer: dict[str, Any] = {"kind": "production"}
     page = acme.send("/clients/new", 200, at="kind", do="next", **answer).text
+    assert 'name="keys" value="none" checked' in page, "something is chosen, so the form can be sent"
     answer |= {"id": field(page, "id"), "name": f"Results {EVIL}", "description": "Shows results"}
     answer |= {"grantType": ["client_credentials"], "keys": "none", "email": "help@acme.example"}
     page = acme.send("/clients/new", 200, at="facts", do="next", **answer).text

@@ -79,7 +79,8 @@ def _at_fault(here: Here, at: str) -> str:
 
 def _shown(here: Here, step: str, scope: str, words: list[dict[str, Any]]) -> HttpResponse:
     shown: dict[str, Any] = {"step": step, "steps": STEPS, "carried": list(_carried(here, step)), "words": words}
-    shown |= {"scope": scope, "id": _id(here), "grants": GRANTS, "keys": KEYS, "held": here.form, "kinds": KINDS}
+    shown |= {"scope": scope, "id": _id(here), "grants": GRANTS, "keys": KEYS, "kinds": KINDS}
+    shown["held"] = {"keys": KEYS[0], **dict(here.form_pairs())}
     if step == "scopes":
         shown |= choices(here, picked(here))
     if step == "review":
