@@ -58,7 +58,8 @@ def update(server: Server, request: Request, access: Access) -> Response:
                 raise problem(
                     "value", f"The criteria match {request.type}/{found[0].id}, the body's id is another.", "id"
                 )
-            return write.update(server, replace(inner, id=found[0].id), access)
+            named = {**resource, "id": found[0].id}
+            return write.update(server, replace(inner, id=found[0].id, body=named), access)
         access.require(request.type or "", "c")
         if given is not None:
             return write.update(server, replace(inner, id=given), access)
@@ -125,7 +126,7 @@ def prepare(server: Server, request: Request, access: Access, type: str, criteri
     """
     access.require(type, "s")
     query = selection(server, request, type, criteria)
-    locks.prepare(server, request.organization, type, locks.of_criteria(criteria))
+    server.store.locks.prepare(request.organization, locks.of_criteria(type, criteria), server.now())
     ensure_indexes(server, access, query)
     return query
 
@@ -138,7 +139,7 @@ def _settled(
     def inside(unit: Unit) -> Response:
         inner = replace(request, unit=unit, query=())
         unit.flush()
-        locks.take(server, unit.session, request.organization, type, locks.of_criteria(criteria))
+        server.store.locks.touch(unit.session, request.organization, locks.of_criteria(type, criteria))
         found = matching(server, access, query, unit.session, limit=most + 1)
         if len(found) > most:
             how = f"More than {most} {type} match" if most > 1 else f"More than one {type} matches"

@@ -10,40 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fhirserver.interactions.model import Pairs, Server
+from fhirserver.interactions.model import Pairs
 from fhirserver.search.text import split
 from fhirserver.search.types import token
 from fhirserver.search.types.model import Context
-from fhirserver.store.database import Session
 
+Lock = tuple[str, str]
+"""The type and the name of a lock of one organization, as `store.locks` takes them."""
 IDENTIFIER = "identifier"
 MOST_IDENTIFIERS = 20
 """Identifiers of one criterion that have a lock each; a longer list is a criterion like others."""
 
 
-def of_tokens(tokens: Iterable[str]) -> list[str]:
-    """The locks of identifiers, as `search.types.token` stores them."""
+def of_tokens(type: str, tokens: Iterable[str]) -> list[Lock]:
+    """The locks of identifiers of a type, as `search.types.token` stores them."""
     values = {text.rpartition("|")[2] for text in tokens}
-    return sorted(f"{IDENTIFIER} {value}" for value in values if value)
+    return [(type, f"{IDENTIFIER} {value}") for value in sorted(values) if value]
 
 
-def of_criteria(criteria: Pairs) -> list[str]:
+def of_criteria(type: str, criteria: Pairs) -> list[Lock]:
     """The locks of search criteria that have been found valid; the same criteria in another order have the same."""
     texts = [text for name, value in criteria if name == IDENTIFIER for text in split(value, ",")]
     if len(texts) <= MOST_IDENTIFIERS:
-        found = of_tokens(token.parse(text, Context(IDENTIFIER)) for text in texts)
+        found = of_tokens(type, (token.parse(text, Context(IDENTIFIER)) for text in texts))
         if found:
             return found
-    return ["&".join(f"{name}={value}" for name, value in sorted(criteria))]
-
-
-def prepare(server: Server, organization: str, type: str, names: Iterable[str]) -> None:
-    """Makes the lock documents exist, before the transaction begins."""
-    for name in names:
-        server.store.prepare_lock(organization, type, name, server.now())
-
-
-def take(server: Server, session: Session, organization: str, type: str, names: Iterable[str]) -> None:
-    """Touches the locks within the transaction, before anything is looked for."""
-    for name in names:
-        server.store.lock(session, organization, type, name)
+    return [(type, "&".join(f"{name}={value}" for name, value in sorted(criteria)))]

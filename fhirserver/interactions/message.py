@@ -113,9 +113,8 @@ def accept(
         server.store.database.history(type)
         if any(tokens[part.full_url] for part in parts if part.resource["resourceType"] == type):
             server.store.indexes.ensure(type, [("s.identifier",)])
-    for part in parts:
-        names = locks.of_tokens(tokens[part.full_url])
-        locks.prepare(server, organization, part.resource["resourceType"], names)
+    names = [name for part in parts for name in locks.of_tokens(part.resource["resourceType"], tokens[part.full_url])]
+    server.store.locks.prepare(organization, names, server.now())
 
     def work(session: Any) -> Change:
         unit = Unit(server.store, session)
@@ -295,6 +294,7 @@ def _match(
     again by the database and finds what the first has made.
     """
     whole = everything(request.organization)
+    names: list[locks.Lock] = []
     for type in sorted({part.resource["resourceType"] for part in parts}):
         same_type = [part for part in parts if part.resource["resourceType"] == type]
         wanted = sorted({value for part in same_type for value in tokens[part.full_url]})
@@ -313,9 +313,9 @@ def _match(
                 part.id = server.new_id()
                 if values:
                     made[values[0]] = part.id
-                    assert request.unit
-                    names = locks.of_tokens(values)
-                    locks.take(server, request.unit.session, request.organization, type, names)
+                    names += locks.of_tokens(type, values)
+    assert request.unit
+    server.store.locks.touch(request.unit.session, request.organization, names)
 
 
 def _follow(server: Server, request: Request, part: _Part) -> None:

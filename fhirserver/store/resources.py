@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Several
-from datetime import datetime
-from hashlib import sha256
 from typing import Any, TypeVar
 
 from pymongo import UpdateOne, errors
@@ -30,6 +28,7 @@ from fhirserver.store.database import SEALED, Database, Document, Session, claim
 from fhirserver.store.group import GroupCommit
 from fhirserver.store.indexes import Indexes
 from fhirserver.store.kept import Kept
+from fhirserver.store.locks import Locks
 from fhirserver.store.model import REGISTRY, Change, Pending, Stored
 from fhirserver.store.recent import Recent
 from fhirserver.store.text import packed, plain
@@ -67,6 +66,7 @@ class Store:
         self.indexes = Indexes(database)
         self.kept = Kept(database)
         self.attempts = Attempts(database)
+        self.locks = Locks(database)
         self._recent = Recent()
         self.containers = Containers(database, self._recent)
         self._groups: dict[str, GroupCommit] = {}
@@ -232,27 +232,6 @@ class Store:
                     results[item["index"]] = "claimed" if claimed(item) else "duplicate"
         return results
 
-    def lock(self, session: Session, organization: str, type: str, criteria: str) -> None:
-        """Serializes conditional writes with the same criteria: whoever touches the lock document second must wait
-        or retry.
-
-        Call `prepare_lock` before the transaction begins.
-        """
-        self.database.collection("locks").update_one(
-            {"_id": _lock_id(organization, type, criteria)}, {"$inc": {"n": 1}}, session=session
-        )
-
-    def prepare_lock(self, organization: str, type: str, criteria: str, now: datetime) -> None:
-        """Makes the lock document exist: made inside the transaction, two first comers would fail instead of
-        retrying.
-        """
-        with translated():
-            self.database.collection("locks").update_one(
-                {"_id": _lock_id(organization, type, criteria)},
-                {"$max": {"t": now.replace(minute=0, second=0, microsecond=0)}},
-                upsert=True,
-            )
-
     # What the other processes live on
 
     def pending(self, limit: int, types: Several[str] | None = None, session: Session | None = None) -> list[Pending]:
@@ -333,10 +312,6 @@ def _blame(error: errors.BulkWriteError) -> None:
 
 def _supersedes(change: Change) -> bool:
     return change.previous is not None and change.keep_previous
-
-
-def _lock_id(organization: str, type: str, criteria: str) -> str:
-    return f"{organization}/{type}/{sha256(criteria.encode()).hexdigest()}"
 
 
 def _fields(change: Change) -> Document:
