@@ -193,3 +193,26 @@ def test_who_is_renamed_is_found_by_the_new_name(
     assert exchange.call("PUT", organization, operator, {**(held or {}), "name": "Zenith"}).status_code == 200
     settled()
     assert "New Name" in found(exchange, "name=zenith")
+
+
+def test_those_that_ask_for_more_are_found(exchange: Exchange) -> None:
+    client = exchange.register(name="Asks for more", scope="system/Patient.rs")
+    id = exchange.authorize(client)
+    held = {name: value for name, value in client.items() if name != "secret"} | {"scope": "system/*.rs"}
+    exchange.call("PUT", f"{REGISTRY}/ClientApplication/{client['id']}", exchange.people["acme"], held)
+    organization = {"name": "organization", "valueReference": {"reference": f"Organization/{exchange.hospital}"}}
+    asked = {
+        "resourceType": "Parameters",
+        "parameter": [organization, {"name": "reason", "valueString": "Another ward"}],
+    }
+    path = f"{REGISTRY}/ClientApplication/{client['id']}/$request-authorization"
+    assert exchange.call("POST", path, exchange.people["acme"], asked).status_code == 200
+
+    def found(query: str) -> list[str]:
+        answer = exchange.call("GET", f"{LIST}?{query}", exchange.people["hospital"])
+        return [entry["resource"]["id"] for entry in answer.json.get("entry", ())]  # type: ignore[union-attr]
+
+    assert found("pending=true") == [id]
+    assert id not in found("pending=false")
+    assert exchange.step(id, "approve").status_code == 200
+    assert found("pending=true") == []

@@ -56,6 +56,14 @@ WAITING: tuple[Waiting, ...] = (
         tone="warn",
     ),
     Waiting(
+        "hospital.waiting.more",
+        "ClientAuthorization",
+        (("organization", "Organization/{organization}"), ("pending", "true")),
+        "hospital.clients",
+        (("more", "true"),),
+        tone="warn",
+    ),
+    Waiting(
         "hospital.waiting.subscriptions",
         "Subscription",
         (("status", "requested"),),

@@ -20,6 +20,11 @@ from fhirserver.web.console.listing import Filter
 TYPE = "ClientAuthorization"
 STATUSES = ("waiting-for-approval", "approved", "disabled", "rejected", "withdrawn", "removed")
 KINDS = ("production", "test")
+FILTERS = (
+    Filter("status", "status", STATUSES, "common.status"),
+    Filter("kind", "kind", KINDS, "hospital.kind"),
+    Filter("more", "pending", ("true",), "hospital.more"),
+)
 SHOWN = ("approve", "reject", "disable", "enable")
 RECENT = 8
 
@@ -31,7 +36,7 @@ def clients(here: Here) -> HttpResponse:
         ("organization", f"Organization/{here.organization}"),
         ("_sort", "-requested"),
         find="name:contains",
-        filters=(Filter("status", "status", STATUSES, "common.status"), Filter("kind", "kind", KINDS, "hospital.kind")),
+        filters=FILTERS,
     )
     return here.page("hospital/clients.html", found=found)
 
