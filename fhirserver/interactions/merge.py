@@ -17,6 +17,7 @@ from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
+from fhirserver.interactions import moving
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import instant_text, next_instant, stamped
@@ -30,6 +31,7 @@ MOST_MOVED = 500
 MOST_HOPS = 20
 MOST_RECORDS = 1_000
 LIFECYCLE = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
+ACTIVITIES, ROLES = {"move": "amend"}, {"move": "revision"}  # of what has no code, and of a patient that stays
 ITSELF = "A merge names the same resource as the prior and as the surviving one."
 # Records of what was: they keep naming whom they named. Links between patients are not moved either.
 FIXED = frozenset({"AuditEvent", "Provenance", "InboundMessage", "NotificationDelivery", "Patient"})
@@ -37,16 +39,20 @@ FIXED = frozenset({"AuditEvent", "Provenance", "InboundMessage", "NotificationDe
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What is left to do: `merge` or `unmerge`, of what (Type/id), and which survived. `source`: why (Type/id)."""
+    """What is left to do: `merge`, `unmerge` or `move`, of what (Type/id), and which survived. `source`: why (Type/id).
+    `within`: a move takes along only what refers to these too (visits and accounts, Type/id).
+    """
 
     kind: str
     prior: str
     survivor: str
     source: str = ""
+    within: tuple[str, ...] = ()
 
-    def kept(self) -> dict[str, str]:
+    def kept(self) -> dict[str, Any]:
         """As it lies in the private part of a message."""
-        return {"kind": self.kind, "prior": self.prior, "survivor": self.survivor, "source": self.source}
+        ends = {"kind": self.kind, "prior": self.prior, "survivor": self.survivor, "source": self.source}
+        return {**ends, **({"within": list(self.within)} if self.within else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ def prepare(server: Server, kinds: Sequence[str]) -> None:
     """Makes the indexes by which references to these types are found; not possible within a transaction."""
     for kind in kinds:
         for type in _types(server, kind):
-            codes = server.definitions.compartments[kind][type]
+            codes = [*server.definitions.compartments[kind][type], *moving.PARTS.get(type, ())]
             known = server.definitions.search_parameters(type)
             server.store.database.history(type)
             server.store.indexes.ensure(type, [(f"s.{code}",) for code in codes if code in known])
@@ -134,8 +140,8 @@ def step(
     `first`: what the record of a new merge holds beside (None where it goes on, or nothing was linked).
     """
     room = MOST_MOVED if room is None else max(0, room)
-    if rest.kind == "merge":
-        return _repointed(server, request, rest, first, room if policy == REPOINT else None)
+    if rest.kind != "unmerge":
+        return _repointed(server, request, rest, first, room if policy == REPOINT or rest.within else None)
     return _restored(server, request, rest) if room else Step((), False)
 
 
@@ -155,7 +161,7 @@ def _pair(version: Stored) -> tuple[str, str]:
 
 
 def _repointed(server: Server, request: Request, rest: Rest, first: Mapping[str, Any] | None, room: int | None) -> Step:
-    found = list(_referring(server, request, rest.prior, room + 1)) if room is not None else []
+    found = list(_referring(server, request, rest, room + 1)) if room is not None else []
     names = {rest.prior: rest.survivor, f"{request.base}/{rest.prior}": rest.survivor}
     moved: list[Moved] = []
     places: list[list[Any]] = []
@@ -172,12 +178,16 @@ def _repointed(server: Server, request: Request, rest: Rest, first: Mapping[str,
     return Step(moved, room is None or len(found) <= room or (room > 0 and not moved))
 
 
-def _referring(server: Server, request: Request, prior: str, limit: int) -> Iterator[Stored]:
-    kind, _, id = prior.partition("/")
+def _referring(server: Server, request: Request, rest: Rest, limit: int) -> Iterator[Stored]:
+    kind, _, id = rest.prior.partition("/")
     whole = everything(request.organization)
     for type in _types(server, kind):
-        clause = compartment(server.definitions, kind, id, type)
-        search = compile_search(server.store, whole, type, [clause], request.session) if clause and limit > 0 else None
+        clauses = [compartment(server.definitions, kind, id, type)]
+        if rest.within:
+            clauses.append(moving.about(server, type, rest.within))
+        known = [each for each in clauses if each is not None]
+        whether = limit > 0 and len(known) == len(clauses)
+        search = compile_search(server.store, whole, type, known, request.session) if whether else None
         if search is not None:
             found = find(server.store, search, (), limit, session=request.session).matches
             limit -= len(found)
@@ -291,9 +301,9 @@ def _record(
         "resourceType": "Provenance",
         "target": [{"reference": each} for each in targets],
         "recorded": instant_text(instant),
-        "activity": {"coding": [{"system": LIFECYCLE, "code": rest.kind}]},
+        "activity": {"coding": [{"system": LIFECYCLE, "code": ACTIVITIES.get(rest.kind, rest.kind)}]},
         "agent": [{"who": {"display": f"fhirserver {server.software}"}}],
-        "entity": [{"role": "removal", "what": {"reference": rest.prior}}, *source],
+        "entity": [{"role": ROLES.get(rest.kind, "removal"), "what": {"reference": rest.prior}}, *source],
     }
     resource = stamped(resource, id, 1, instant)
     kept = {"merge": {"prior": rest.prior, "survivor": rest.survivor, **private}} if private is not None else {}

@@ -10,7 +10,7 @@ written together or not at all, so a message is applied once however often its j
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fhirserver.auth.access import everything
@@ -18,7 +18,7 @@ from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions import locks, merge
+from fhirserver.interactions import locks, merge, moving
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.merge import Rest
 from fhirserver.interactions.merging import merged
@@ -46,8 +46,8 @@ class Content:
     always new.
     elements: fullUrl -> the elements the message speaks for (absent: all it has). deletes: fullUrl -> elements it
     says are gone.
-    effects: ("merge", prior, survivor) or ("unmerge", one, other), by fullUrl. policy: what becomes of references to
-    the prior one (`merge.POLICIES`).
+    effects: ("merge", prior, survivor), ("unmerge", one, other) or ("move", what or from whom, to whom), by fullUrl.
+    policy: what becomes of references to the prior one (`merge.POLICIES`).
     """
 
     bundle: Resource
@@ -85,6 +85,8 @@ class _Part:
     """What an un-merge takes it apart from (Type/id): no link to that stays."""
     undone: Mapping[str, Any] | None = None
     """What it was before the merge that is undone."""
+    without: frozenset[tuple[str, str]] = frozenset()
+    """The numbers that a move takes from it."""
 
     @property
     def name(self) -> str:
@@ -170,18 +172,21 @@ def _survivors(content: Content, parts: Iterable[_Part]) -> dict[str, list[str]]
     found: dict[str, list[str]] = {}
     for kind, one, other in content.effects:
         if kind == "merge":
-            ended = {_numbered(each) for each in by_url[one].get("identifier", ())}
-            own = [each for each in content.match.get(other) or () if _numbered(each) not in ended]
+            ended = {moving.number(each) for each in by_url[one].get("identifier", ())}
+            own = [each for each in content.match.get(other) or () if moving.number(each) not in ended]
             if not own and content.match.get(other):
                 raise problem("business-rule", merge.ITSELF, "MRG")
             found[other] = _tokens(own)
+        elif kind == moving.MOVE and by_url[one]["resourceType"] == "Patient":
+            found[other] = _tokens(moving.owner(content.match.get(other) or (), by_url[one]))
     return found
 
 
 def _kinds(parts: Iterable[_Part], content: Content) -> set[str]:
     """The types of what the effects of a message are about."""
     concerned = {url for _, *urls in content.effects for url in urls}
-    return {part.resource["resourceType"] for part in parts if part.full_url in concerned}
+    kinds = {part.resource["resourceType"] for part in parts if part.full_url in concerned}
+    return kinds | ({"Encounter"} if "Account" in kinds else set())
 
 
 def _merge(
@@ -199,6 +204,12 @@ def _merge(
             if not prior.undone:
                 continue
         rest = Rest(kind, prior.name, survivor.name, f"InboundMessage/{inbound.id}")
+        if kind == moving.MOVE:
+            source = moving.origin(prior.previous, prior.name, prior.resource, survivor.name)
+            if not source:
+                continue
+            of = () if source == prior.name else moving.within(server, request, prior.name)
+            rest = replace(rest, prior=source, within=of)
         first = _as_it_was(prior) if kind == "merge" and prior.joined else None
         step = merge.step(server, request, rest, first, content.policy, room)
         room -= len(step.moved)
@@ -231,6 +242,8 @@ def _store(
         after = merged(before, resource, spoken, gone) if before else resource
         if part.parted:
             _part(after, part)
+        if part.without:
+            _give_away(after, part)
         if before is not None and part.previous and _same(before, after):
             done.append(Done(type, part.id, part.previous.version, "unchanged"))
             continue
@@ -258,6 +271,10 @@ def _affect(server: Server, request: Request, content: Content, parts: Sequence[
                 if each.previous and merge.replaced_by(each.previous.resource()) == its.name:
                     records = merge.recorded(server, request, each.name, its.name)
                     each.undone = records[0].private["merge"] if records else {"active": True}
+        elif kind == moving.MOVE:
+            prior.without = moving.taken(prior.resource) if prior.resource["resourceType"] == "Patient" else frozenset()
+            if prior.id == survivor.id:
+                raise problem("business-rule", moving.ITSELF, "MRG")
         else:
             before = merge.replaced_by(prior.previous.resource()) if prior.previous else ""
             if merge.check(server, request, prior.previous, prior.name, survivor.name):
@@ -277,6 +294,13 @@ def _part(after: Resource, part: _Part) -> None:
         after.pop("active", None)
         if part.undone.get("active") is not None:
             after["active"] = part.undone["active"]
+
+
+def _give_away(after: Resource, part: _Part) -> None:
+    """Takes away the numbers that are another's now."""
+    kept = [each for each in after.pop("identifier", []) if moving.number(each) not in part.without]
+    if kept:
+        after["identifier"] = kept
 
 
 def _match(
@@ -326,17 +350,13 @@ def _follow(server: Server, request: Request, part: _Part) -> None:
     last = merge.survivor(server, request, part.previous)
     if last.id == part.previous.id:
         return
-    held = {_numbered(each) for each in last.resource().get("identifier", ())}
-    own = {_numbered(each) for each in part.previous.resource().get("identifier", ())} - held
-    kept = [each for each in part.resource.get("identifier", ()) if _numbered(each) not in own]
+    held = {moving.number(each) for each in last.resource().get("identifier", ())}
+    own = {moving.number(each) for each in part.previous.resource().get("identifier", ())} - held
+    kept = [each for each in part.resource.get("identifier", ()) if moving.number(each) not in own]
     part.resource = {name: value for name, value in part.resource.items() if name != "identifier" or kept}
     if kept:
         part.resource["identifier"] = kept
     part.previous = last
-
-
-def _numbered(identifier: Mapping[str, Any]) -> tuple[str, str]:
-    return str(identifier.get("system", "")), str(identifier.get("value", ""))
 
 
 def _strongest(values: Sequence[str], found: Sequence[tuple[Stored, frozenset[str]]]) -> Stored | None:
@@ -368,12 +388,7 @@ def _finished(
         resource = {**resource, "status": "received"}
     resource = stamped(resource, inbound.id, version, instant)
     changed = [each for each in done if each.action != "unchanged"]
-    before = private.get(HAPPENED, {"changes": [], "names": []})
-    private[HAPPENED] = {
-        "changes": [*before["changes"], *([d.type, d.id, d.version, d.action] for d in changed)][:MOST_KEPT],
-        "names": [*dict.fromkeys([*before["names"], *content.names])],
-        "trigger": content.event,
-    }
+    private[HAPPENED] = _happened(private.get(HAPPENED, {}), changed, content)
     event = {
         "id": server.new_id(),
         "t": instant,
@@ -400,6 +415,13 @@ def _finished(
         previous=inbound,
         keep_previous=False,
     )
+
+
+def _happened(before: Mapping[str, Any], changed: Iterable[Done], content: Content) -> dict[str, Any]:
+    """What a message's events said, kept with it; `before` is what is kept already."""
+    changes = [*before.get("changes", ()), *([d.type, d.id, d.version, d.action] for d in changed)]
+    names = dict.fromkeys([*before.get("names", ()), *content.names])
+    return {"changes": changes[:MOST_KEPT], "names": [*names], "trigger": content.event}
 
 
 def _resources(bundle: Resource) -> Iterable[tuple[str, Resource]]:

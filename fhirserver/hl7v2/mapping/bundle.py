@@ -126,6 +126,7 @@ def _finish(maps: Maps, run: Run) -> None:
     for entry in sorted(run.entries, key=lambda e: e.type != "Patient"):
         _settle(maps, entry)
         _whole(run, entry.resource)
+        _once(entry.resource)
         _default(maps, entry)
         _identify(maps, run, entry, seen)
     for entry in run.entries:
@@ -157,6 +158,21 @@ def _whole(run: Run, resource: Resource) -> None:
             run.warn("a range runs backwards and was left out")
 
 
+def _once(resource: Resource) -> None:
+    """Each number once: one that is said to be old and said to be in use is in use."""
+    identifiers = resource.get("identifier")
+    if not isinstance(identifiers, list) or len(identifiers) < 2:
+        return
+    said = [(each.get("system"), each.get("value")) for each in identifiers]
+    if len(set(said)) < len(said):
+        current = {key for key, each in zip(said, identifiers, strict=True) if each.get("use") != "old"}
+        kept: dict[Any, Any] = {}
+        for key, each in zip(said, identifiers, strict=True):
+            if each.get("use") != "old" or key not in current:
+                kept.setdefault(key, each)
+        resource["identifier"] = list(kept.values())
+
+
 def _order(run: Run) -> None:
     """Takes the end from every period that ends before it begins, which FHIR refuses (per-1)."""
     for node, steps in run.periods:
@@ -185,6 +201,8 @@ def _identify(maps: Maps, run: Run, entry: Entry, seen: dict[str, int]) -> None:
     if entry.match:
         strongest = entry.match[0]
         seed = f"{context.organization}|{entry.type}|{strongest.get('system', '')}|{strongest['value']}"
+        if entry.type == "Patient" and all(each.get("use") == "old" for each in entry.resource.get("identifier", ())):
+            seed += "|old"  # the number may be that of another patient of the message, by now
     else:
         message = context.message or run.variables["$control"]
         seed = f"{context.organization}|{message}|{entry.type}|{entry.number}"

@@ -21,6 +21,8 @@ from fhirserver.hl7v2.mapping.tables import Table
 from fhirserver.hl7v2.message import Message, Segment
 
 Spec = Mapping[str, Any]
+MOVE = "move"
+"""The effect that makes something of one patient another's; the others join two resources of one type."""
 PACKAGE = "https://fhirserver.example/fhir/ImplementationGuide/"
 KEYS = frozenset(
     (
@@ -189,7 +191,7 @@ def _apply(rule: MessageRule, run: Run, segment: Segment, shared: frozenset[str]
     _link(rule, run, entry, segment)
     entry.deletes += rule.deletes
     if rule.effect:
-        run.effects.append((rule.effect, entry, named(run, rule.type)))
+        run.effects.append((rule.effect, entry, named(run, "Patient" if rule.effect == MOVE else rule.type)))
     if rule.key is not None and not entry.key:
         entry.key = rule.key(run, segment, segment.text, ())
         entry.subject = named(run, "Patient")
@@ -232,7 +234,10 @@ def _join(run: Run, group: Group, name: str, entry: Entry, path: Target, *, last
     other = named(run, name)
     if other is None and not last:
         run.late.append(lambda: _join(run, group, name, entry, path, last=True))
-    elif other is not None and other is not entry:
+    elif (
+        other is not None and other is not entry and (said := (entry.number, path.text, other.number)) not in run.joined
+    ):
+        run.joined.add(said)  # two rules may say the same of one resource
         path.put(entry.resource, reference_to(other))
 
 

@@ -92,6 +92,7 @@ class Run:
         "field",
         "group",
         "hits",
+        "joined",
         "late",
         "message",
         "periods",
@@ -116,6 +117,7 @@ class Run:
         self.decode = message.escapes.decode
         self.effects: list[tuple[str, Entry, Entry | None]] = []
         self.entries: list[Entry] = []
+        self.joined: set[tuple[int, str, int]] = set()
         self.late: list[Callable[[], None]] = []
         self.periods: list[tuple[dict[str, Any], list[str]]] = []
         self.references: dict[tuple[str, int, str], tuple[Entry | None, str]] = {}
