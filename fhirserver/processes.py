@@ -27,6 +27,7 @@ from fhirserver.notices.mail import JOB
 from fhirserver.settings import Settings
 from fhirserver.store.database import Session
 from fhirserver.store.model import Pending
+from fhirserver.subscriptions import publishing
 from fhirserver.subscriptions.deliver import Deliverer
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.post import Endpoints
@@ -75,6 +76,7 @@ def relay(settings: Settings) -> None:
     intake = installation.intake()
     assert installation.queue, "the relay needs a queue"
     profiles.publish(installation.server)
+    publishing.publish(installation.server, app.catalogue())
     stop = _until_signalled()
     beside = [
         threading.Thread(target=work, args=(installation, stop), name=name)

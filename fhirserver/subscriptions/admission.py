@@ -14,14 +14,14 @@ from typing import Any
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Server
-from fhirserver.rules.model import Context, Prepared, Rule
-from fhirserver.subscriptions import delivery
+from fhirserver.rules.model import REGISTRY, Context, Prepared, Rule
+from fhirserver.subscriptions import delivery, shape
 from fhirserver.subscriptions.criteria import Compiler
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.gate import WHILE_STOPPED
 from fhirserver.subscriptions.notification import BACKPORT, CONTENT, CONTENTS
 from fhirserver.subscriptions.relay import ORDER
-from fhirserver.subscriptions.topics import Catalogue
+from fhirserver.subscriptions.topics import TOPIC, Catalogue
 from fhirserver.subscriptions.watching import Watching
 
 CHANNEL_TYPE = f"{BACKPORT}/backport-channel-type"
@@ -30,6 +30,7 @@ CROSS_VERSION = "http://hl7.org/fhir/5.0/StructureDefinition/"
 # Extension of the channel -> the codes it may have.
 CODES: Mapping[str, tuple[str, ...]] = {WHILE_STOPPED: ("keep", "skip"), ORDER: ("patient", "subscription")}
 
+SHIPPED = "This topic is shipped with the server: an organization activates or changes it on its own base."
 NOT_WRITTEN = "A NotificationDelivery is written by the server only; $redeliver sends one again."
 
 
@@ -51,7 +52,12 @@ def admitting(
         compiler(context).triggers(resource)
 
     def admit_topic(context: Context, resource: Resource) -> None:
-        compiler(context).check_topic(resource)
+        if context.organization == REGISTRY and str(resource.get("url", "")).startswith(TOPIC):
+            raise problem("business-rule", SHIPPED, "SubscriptionTopic.url")
+        made = compiler(context)
+        made.check_topic(resource)
+        shape.check(made.definitions, resource)
+        shape.prepare(server(), resource)
 
     def admit_keys(context: Context, resource: Resource) -> None:
         try:

@@ -20,7 +20,7 @@ from fhirserver.search.index import Entry
 from fhirserver.search.match import matches
 from fhirserver.search.parse import parse
 from fhirserver.search.query import Chain, Clause, Has, Listed, NeedsCodes, NeedsHierarchy, walk
-from fhirserver.subscriptions.topics import CANONICAL, Catalogue, coded
+from fhirserver.subscriptions.topics import CANONICAL, CONDITION, Catalogue, coded
 
 WRITES = frozenset({"create", "update"})
 FILTER = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria"
@@ -30,6 +30,7 @@ _CANONICAL = re.compile(r"(https?://|urn:)")
 _NAME = re.compile(r"[a-z]{1,16}\.[A-Za-z]{1,64}")
 _TRIGGER = re.compile(r"[A-Z]{3}_[A-Z][0-9]{2}")
 MOST_PATH = 2000
+_PREFIX = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb|ap)(?=[-+0-9.])")
 _STORED = (Chain, Has, Listed, NeedsCodes, NeedsHierarchy)
 
 
@@ -95,13 +96,15 @@ class Trigger:
 class Compiler:
     """Makes triggers of criteria, for one organization: `topics` are its SubscriptionTopics by url and by name.
 
-    base is the FHIR base URL of the organization. Criteria are compiled once per text.
+    base is the FHIR base URL of the organization. governed: a name or trigger needs a topic of the organization's own.
+    Criteria are compiled once per text.
     """
 
     definitions: Definitions
     catalogue: Catalogue
     topics: Mapping[str, Resource]
     base: str = ""
+    governed: bool = False
     _known: dict[tuple[Any, ...], tuple[Trigger, ...]] = field(default_factory=dict)
 
     def triggers(self, subscription: Resource) -> tuple[Trigger, ...]:
@@ -124,20 +127,36 @@ class Compiler:
     def check_topic(self, topic: Resource) -> None:
         """Raises Problem for a SubscriptionTopic whose triggers cannot be matched, active or not."""
         for number, part in enumerate(topic.get("resourceTrigger", ())):
-            type = str(part.get("resource", "")).rpartition("/")[2]
+            type = _type(part)
             if type not in self.definitions.resource_types or type.lower() in NEVER_TOPICS:
                 text = f"{type[:64]} cannot be a topic."
                 raise problem("not-supported", text, f"SubscriptionTopic.resourceTrigger[{number}].resource")
         self._of_topic({**topic, "status": "active"})
+        for number, part in enumerate(topic.get("canFilterBy", ())):
+            type, code = _type(part), str(part.get("filterParameter", ""))
+            types = {type} if type else {_type(each) for each in _triggers(topic)}
+            if not all(code in self.definitions.search_parameters(each) for each in types if each):
+                text = f"{code[:64]} is no search parameter of {' and '.join(sorted(types))[:100]}."
+                raise problem("not-supported", text, f"SubscriptionTopic.canFilterBy[{number}].filterParameter")
+
+    def topic(self, subscription: Resource) -> Resource | None:
+        """The SubscriptionTopic that a Subscription's criteria name, None for a search or a name without one."""
+        criteria = str(subscription.get("criteria", "")).strip()
+        if _CANONICAL.match(criteria):
+            return self.topics.get(criteria.split("|")[0])
+        return self.topics.get(criteria if "_" in criteria else criteria.lower())
 
     def _made(self, criteria: str, filters: tuple[str, ...], paths: tuple[str, ...]) -> tuple[Trigger, ...]:
         found = self._of(criteria)
         if not paths and not filters:
             return found
         more = tuple(self._path(text) for text in paths)
-        return tuple(
-            Trigger(t.keys, t.types, t.actions, (*t.conditions, *more, *self._filters(filters, t.types))) for t in found
-        )
+        topic = self.topic({"criteria": criteria})
+        made = []
+        for one in found:
+            narrowed = (*one.conditions, *more, *self._filters(filters, one.types, topic or {}))
+            made.append(Trigger(one.keys, one.types, one.actions, narrowed))
+        return tuple(made)
 
     def _of(self, criteria: str) -> tuple[Trigger, ...]:
         if _CANONICAL.match(criteria):
@@ -155,6 +174,9 @@ class Compiler:
         topic = self.topics.get(name)
         if topic is not None:
             return self._of_topic(topic)
+        if self.governed:
+            text = f"{name} is not active here: this organization activates what can be subscribed to (see $topics)."
+            raise problem("business-rule", text, "Subscription.criteria")
         return (self._event(name, self._type_of(name), ()),)
 
     def _type_of(self, name: str) -> str:
@@ -186,14 +208,14 @@ class Compiler:
             text = f"The topic {topic.get('title') or topic.get('url')} is {topic.get('status')}, not active."
             raise problem("business-rule", text, "Subscription.criteria")
         conditions = tuple(self._path(text) for text in _extensions(topic, FHIRPATH))
+        conditions += self._filters(_extensions(topic, CONDITION), frozenset(map(_type, _triggers(topic))) - {""}, {})
         found = [self._resource_trigger(part, conditions) for part in topic.get("resourceTrigger", ())]
         for part in topic.get("eventTrigger", ()):
-            type = str(part.get("resource", "")).rpartition("/")[2]
-            found.append(self._event(coded(part.get("event", {})), type, conditions))
+            found.append(self._event(coded(part.get("event", {})), _type(part), conditions))
         return tuple(found)
 
     def _resource_trigger(self, part: Mapping[str, Any], conditions: tuple[Condition, ...]) -> Trigger:
-        type = str(part.get("resource", "")).rpartition("/")[2]
+        type = _type(part)
         actions = frozenset(part.get("supportedInteraction", ())) or WRITES
         query = part.get("queryCriteria")
         own = ([self._query(type, query)] if query else []) + (
@@ -221,7 +243,10 @@ class Compiler:
         joint = " and " if both else " or "
         return Condition(joint.join(text for text in (previous and f"before {previous}", current) if text), holds)
 
-    def _filters(self, filters: tuple[str, ...], types: frozenset[str]) -> tuple[Condition, ...]:
+    def _filters(
+        self, filters: tuple[str, ...], types: frozenset[str], topic: Mapping[str, Any]
+    ) -> tuple[Condition, ...]:
+        """What filters ask of changes of these types; where a topic says what it can be filtered by, only by that."""
         found = []
         for text in filters:
             type, mark, query = text.partition("?")
@@ -229,6 +254,7 @@ class Compiler:
             if named not in self.definitions.resource_types or (types and named not in types):
                 wrong = f"The filter {text[:200]} is not about a resource of this topic."
                 raise problem("not-supported", wrong, "Subscription.criteria")
+            _filterable(topic, named, query if mark else text)
             found.append(self._search(named, query if mark else text))
         return tuple(found)
 
@@ -265,6 +291,34 @@ class Compiler:
 def _extensions(element: Mapping[str, Any], url: str) -> tuple[str, ...]:
     found = (extension for extension in element.get("extension", ()) if extension.get("url") == url)
     return tuple(str(extension.get("valueString", "")) for extension in found)
+
+
+def _triggers(topic: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*topic.get("resourceTrigger", ()), *topic.get("eventTrigger", ())]
+
+
+def _type(part: Mapping[str, Any]) -> str:
+    return str(part.get("resource", "")).rpartition("/")[2]
+
+
+def _filterable(topic: Mapping[str, Any], type: str, query: str) -> None:
+    """Raises Problem(not-supported) for a filter that the topic's canFilterBy does not list."""
+    listed = topic.get("canFilterBy")
+    for name, value in parse_qsl(query, keep_blank_values=True) if listed else ():
+        code, _, modifier = name.partition(":")
+        rows = [row for row in listed or () if row.get("filterParameter") == code and _type(row) in ("", type)]
+        if not any(_permits(row, modifier, value) for row in rows):
+            names = ", ".join(dict.fromkeys(str(row.get("filterParameter", "")) for row in listed or ()))
+            text = f"The topic cannot be filtered by {name[:100]} so; what it can be filtered by: {names[:500]}."
+            raise problem("not-supported", text, "Subscription.criteria")
+
+
+def _permits(row: Mapping[str, Any], modifier: str, value: str) -> bool:
+    prefix = _PREFIX.match(value)
+    comparators = row.get("comparator")
+    if modifier and modifier not in row.get("modifier", ()):
+        return False
+    return not comparators or (prefix[1] if prefix else "eq") in comparators
 
 
 def _after_type(query: str) -> str:

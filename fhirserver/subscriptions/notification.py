@@ -25,7 +25,7 @@ CONTENTS = ("empty", "id-only", "full-resource")
 __all__ = ["BACKPORT", "CONTENT", "About", "Notified", "Part", "content_of", "headers", "history", "message", "status"]
 
 _NAMESPACE = UUID("5b1f6f0c-6c6f-5d5b-9f0e-3f1a6f4a2d10")
-_METHODS = {"create": ("POST", "201"), "update": ("PUT", "200"), "delete": ("DELETE", "204")}
+_METHODS = {"create": ("POST", "201"), "update": ("PUT", "200"), "delete": ("DELETE", "204"), "include": ("GET", "200")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from fhirserver.rules.model import REGISTRY, Prepared
 from fhirserver.search.parse import parse
 from fhirserver.store.model import Stored
 from fhirserver.store.search import by_references, compile_search, find
-from fhirserver.subscriptions import delivery, notification, past
+from fhirserver.subscriptions import delivery, governing, notification, past, topics
 from fhirserver.subscriptions.delivery import Delivery, text
 from fhirserver.subscriptions.gate import OVERLAP, SEND, channel_of, client_access, gate
 from fhirserver.subscriptions.lanes import Lanes
@@ -63,6 +63,7 @@ class Operations:
             _row("status", "Subscription", both, "r", status, affects_state=False),
             _row("events", "Subscription", one, "r", events, affects_state=False),
             _row("topics", "Subscription", ("type",), "r", self.topics, affects_state=False),
+            _row("govern", topics.TYPE, ("type",), "r", self.govern),
             _row("get-ws-binding-token", "Subscription", both, "r", no_websockets, affects_state=False),
             _row("why", "Subscription", one, "r", self.why, affects_state=False),
             _row("preview", "Subscription", both, "r", self.preview, affects_state=False),
@@ -120,16 +121,21 @@ class Operations:
 
     def topics(self, server: Server, request: Request, access: Access) -> Response:
         """$topics: a collection of the SubscriptionTopics that can be subscribed to here, by title: those shipped, the
-        registry's, and the organization's own, which replace others of the same URL. What is not active is left out.
+        registry's, and the organization's own, which replace others of the same URL. What is not active is left out,
+        but for `all`: then each has the status that it has here.
         """
-        parameters(request)
+        whole = str(parameters(request, "all").get("all", "false")).lower() == "true"
         known = Watching(server, self.catalogue).compiler(access.organization).topics
-        active = [topic for topic in known.values() if topic.get("status") == "active"]
+        by_url = {topic["url"]: topic for topic in known.values() if whole or topic.get("status") == "active"}
         entries = [
             {"fullUrl": topic["url"], "resource": topic}
-            for topic in sorted(active, key=lambda topic: (str(topic.get("title", "")), topic["url"]))
+            for topic in sorted(by_url.values(), key=lambda topic: (str(topic.get("title", "")), topic["url"]))
         ]
         return Response(200, {"resourceType": "Bundle", "type": "collection", "entry": entries})
+
+    def govern(self, server: Server, request: Request, access: Access) -> Response:
+        """$govern: see `governing`."""
+        return governing.govern(server, self.catalogue, request, access)
 
     def test(self, server: Server, request: Request, access: Access) -> Response:
         """$test: one signed POST without any event to the endpoint, and what came of it."""

@@ -20,6 +20,7 @@ from fhirserver.search.query import SortKey
 from fhirserver.store.model import Stored
 from fhirserver.store.search import by_references, compile_search, find
 from fhirserver.subscriptions import delivery
+from fhirserver.subscriptions.shape import INCLUDE
 from fhirserver.subscriptions.topics import Catalogue
 
 MESSAGE = "InboundMessage"
@@ -118,6 +119,8 @@ def _recorded(resource: Resource) -> dict[str, Any]:
     """The event that a delivery was made of."""
     changes = []
     for change in resource.get("change", ()):
+        if change["action"] == INCLUDE:
+            continue
         type, _, id = change["reference"]["reference"].partition("/")
         changes.append({"type": type, "id": id, "version": change["version"], "action": change["action"]})
     code = str(resource["code"])

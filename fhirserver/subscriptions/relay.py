@@ -27,6 +27,7 @@ from fhirserver.subscriptions.deliver import turn
 from fhirserver.subscriptions.delivery import text
 from fhirserver.subscriptions.lanes import Lanes
 from fhirserver.subscriptions.match import Event, Match
+from fhirserver.subscriptions.shape import shaped
 from fhirserver.subscriptions.topics import CANONICAL, Catalogue
 from fhirserver.subscriptions.watching import Watched, Watching, covers
 
@@ -271,13 +272,14 @@ class Relay:
         told = batch.matches[key]
         subscription = batch.watched[organization].resources[id]
         first = self._store.next_number(delivery.counter(organization, id), len(told), session)
+        topic = batch.watched[organization].subscriptions.compiler.topic(subscription)
         whole = any(e.get("url") == ORDER and e.get("valueCode") == "subscription" for e in _extensions(subscription))
         for number, (event, match) in enumerate(told, first):
             resource = delivery.new(
                 id,
                 owner(subscription),
                 number,
-                event.document,
+                shaped(self._server, organization, topic, event, match),
                 [change.reference for change in match.changes],
                 code=_code(event.document, match),
                 why=match.why[:1000],

@@ -5,16 +5,20 @@ The catalogue is data (capability/topics); its rows become SubscriptionTopic res
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fhirserver.fhir import Resource
 
 CANONICAL = "https://fhirserver.example/fhir"
+TYPE = "SubscriptionTopic"
 TOPIC = f"{CANONICAL}/SubscriptionTopic/"
+CONDITION = f"{CANONICAL}/StructureDefinition/subscription-topic-criteria"
+"""Extension of a SubscriptionTopic: search criteria that must hold of what fires it."""
 EVENT_SYSTEM = f"{CANONICAL}/CodeSystem/event"
 TRIGGER_SYSTEM = "http://terminology.hl7.org/CodeSystem/v2-0003"
+VERSION = "1.0.0"
 ACTIONS = {"create": "Creation", "update": "Change", "delete": "Deletion"}
 
 
@@ -76,13 +80,28 @@ class Catalogue:
         """A SubscriptionTopic for each name, status active, with an id and url made of the name."""
         for code, title in self.titles.items():
             yield {
-                "resourceType": "SubscriptionTopic",
+                "resourceType": TYPE,
                 "id": topic_id(code),
                 "url": TOPIC + topic_id(code),
+                "version": VERSION,
                 "title": title,
                 "status": "active",
+                "publisher": "fhirserver",
+                "description": self._description(code),
                 "eventTrigger": [{"event": event_code(code), "resource": self.about[code]}],
             }
+
+    def _description(self, code: str) -> str:
+        """What makes a name or trigger happen, in a sentence."""
+        type, fires = self.about[code], self.fires.get(code, ())
+        if "_" in code:
+            also = f"; it fires {' and '.join(fires)} too" if fires else ""
+            return f"An HL7v2 message {code.replace('_', '^')}, which is about {_a(type)}{also}."
+        by = [trigger.replace("_", "^") for trigger, names in self.fires.items() if code in names]
+        if code in self.ends:
+            values = " or ".join(sorted(self.ends[code].values))
+            return f"{_a(type, 'A')} whose {self.ends[code].element} becomes {values}{_also(by)}."
+        return f"{_a(type, 'A')} that is {code.partition('.')[0]}d, by whatever way{_also(by)}."
 
     def names(self, event: Mapping[str, Any]) -> set[str]:
         """The names that a pending event fires, but for those in `ends`, which take a look at the resources."""
@@ -93,6 +112,14 @@ class Catalogue:
             found.update(self.fires.get(trigger, ()))
         found.update(f"{change['action']}.{change['type'].lower()}" for change in event["changes"])
         return found
+
+
+def _a(type: str, article: str = "a") -> str:
+    return f"{article}{'n' if type[0] in 'AEIO' else ''} {type}"
+
+
+def _also(triggers: Sequence[str]) -> str:
+    return f", or a message {', '.join(triggers)}" if triggers else ""
 
 
 def topic_id(code: str) -> str:

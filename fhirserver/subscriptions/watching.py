@@ -20,11 +20,12 @@ from fhirserver.store.search import by_references, compile_search, find
 from fhirserver.subscriptions.criteria import Compiler
 from fhirserver.subscriptions.match import Event, Subscriptions
 from fhirserver.subscriptions.notification import HEARTBEAT, channel_number
-from fhirserver.subscriptions.topics import Catalogue, coded
+from fhirserver.subscriptions.topics import CANONICAL, TOPIC, Catalogue, coded
 
 # After this time they are read once more: a write may have become visible behind the newest that the stamp looks at.
 SETTLED = timedelta(seconds=2)
 NEWEST = 8
+GOVERNED = f"{CANONICAL}/StructureDefinition/organization-governs-topics"
 PAGE = 500
 
 
@@ -76,16 +77,22 @@ class Watching:
 
     def compiler(self, organization: str) -> Compiler:
         """What compiles criteria for an organization, with its topics as they are now."""
-        shipped = {topic["url"]: topic for topic in self._catalogue.resources()}
-        topics = {**shipped, **self._topics(REGISTRY), **self._topics(organization)}
+        shared = {topic["url"]: topic for topic in self._catalogue.resources()}
+        # The shipped ones lie on the registry as drafts, for organizations to copy: they say nothing of their own.
+        shared |= {url: topic for url, topic in self._topics(REGISTRY).items() if not url.startswith(TOPIC)}
+        governs = governed(self._server, organization)
+        if governs:
+            shared = {url: {**topic, "status": "draft"} for url, topic in shared.items()}
+        topics = {**shared, **self._topics(organization)}
         kept = self._watched.get(organization)
         if (
             kept
             and kept.subscriptions.compiler.definitions is self._server.definitions
             and kept.subscriptions.compiler.topics == topics
+            and kept.subscriptions.compiler.governed == governs
         ):
             return kept.subscriptions.compiler  # It knows the criteria that it has compiled.
-        return Compiler(self._server.definitions, self._catalogue, topics, self._server.base(organization))
+        return Compiler(self._server.definitions, self._catalogue, topics, self._server.base(organization), governs)
 
     def versions(self, events: Iterable[Pending]) -> dict[str, Stored]:
         """The current versions of what some events changed, by `organization/Type/id`, read together."""
@@ -122,7 +129,7 @@ class Watching:
 
     def _stamp(self, organization: str) -> tuple[Any, ...]:
         """What moves whenever a Subscription or topic of the organization is written."""
-        stamps: list[Any] = [self._server.definitions.generation]
+        stamps: list[Any] = [self._server.definitions.generation, governed(self._server, organization)]
         looked = ((organization, "Subscription"), (organization, "SubscriptionTopic"), (REGISTRY, "SubscriptionTopic"))
         for base, type in looked:
             search = compile_search(self._store, everything(base), type, [], None)
@@ -161,6 +168,13 @@ class Watching:
             after = page.after
             if after is None:
                 return
+
+
+def governed(server: Server, organization: str) -> bool:
+    """Whether an organization has decided that only topics which it activated can be subscribed to by name."""
+    found = server.store.read(everything(REGISTRY), "Organization", organization)
+    extensions = found.resource().get("extension", ()) if found and not found.deleted else ()
+    return any(each.get("url") == GOVERNED and each.get("valueBoolean") is True for each in extensions)
 
 
 def covers(subscription: Resource, instant: datetime) -> bool:
