@@ -75,9 +75,9 @@ class Hospital:
                 "header": ["Authorization: Bearer very-secret"],
             },
         }
-        self.subscriptions[criteria] = self.installed.api(
-            "POST", "Subscription", "application", body, base="hospital"
-        )["id"]
+        self.subscriptions[criteria] = self.installed.api("POST", "Subscription", "application", body, base="hospital")[
+            "id"
+        ]
         return self.subscriptions[criteria]
 
     def send(self, raw: bytes) -> str:
@@ -139,7 +139,12 @@ def stocked(installed: Installed) -> Hospital:
     client = installed.api("GET", f"ClientApplication/{made.clients['Ward Board']}", "application")
     wider = {**client, "scope": f"{narrow} system/Condition.rs system/Patient.cruds"}
     installed.api("PUT", f"ClientApplication/{client['id']}", "application", wider)
-    draft = {"resourceType": "SubscriptionTopic", "id": "discharges", "status": "draft", "title": f"Discharges {HOSTILE}"}
+    draft = {
+        "resourceType": "SubscriptionTopic",
+        "id": "discharges",
+        "status": "draft",
+        "title": f"Discharges {HOSTILE}",
+    }
     draft |= {"url": "https://riverside.example/SubscriptionTopic/discharges"}
     encounter = "http://hl7.org/fhir/StructureDefinition/Encounter"
     draft |= {"resourceTrigger": [{"resource": encounter, "supportedInteraction": ["update"]}]}

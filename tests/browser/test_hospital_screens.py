@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.conftest import HEIGHTS, ROOT, Installed
+from tests.browser.conftest import HEIGHTS, ROOT, Installed, playwright
 from tests.browser.hospital import HOSTILE, Hospital, admission, stocked
 from tests.running import wait_until
 
@@ -67,3 +68,170 @@ def test_every_screen_is_accessible_narrow_and_wide_light_and_dark(
             assert_accessible(page, *rules)
             shot(page, f"hospital-{name}-{width}-{mode}")
         assert page.locator("img[src=x]").count() == 0, path
+
+
+def test_a_client_is_reviewed_approved_disabled_and_enabled(
+    installed: Installed, hospital: Hospital, opened: Callable[..., Any], shot: Callable[[Any, str], Path]
+) -> None:
+    page = opened("hospital")
+    page.goto(installed.at("hospital", ""))
+    page.get_by_role("link", name="Clients that wait for your approval").click()
+    page.get_by_role("searchbox").fill("results")
+    page.wait_for_selector("text=1 entry")
+    page.get_by_role("link", name="Results viewer").click()
+    assert page.get_by_text("shows your ward staff what they need").count() >= 1
+    page.get_by_label("Note").fill("Until the end of the year.")
+    page.get_by_role("button", name="Approve client").click()
+    page.wait_for_selector("text=Results viewer is approved")
+    page.get_by_role("button", name="Disable client").click()
+    page.wait_for_selector("text=Its very next call is refused")
+    shot(page, "hospital-client-just-disabled")
+    page.get_by_role("button", name="Enable client").click()
+    page.wait_for_selector("text=is enabled again")
+    assert page.locator(".steps-taken li").count() == 4
+
+
+def test_a_request_is_rejected_by_keyboard_alone(
+    installed: Installed, hospital: Hospital, opened: Callable[..., Any]
+) -> None:
+    page = opened("hospital", width=360)
+    page.goto(installed.at("hospital", f"/clients/{hospital.authorizations[f'Notes {HOSTILE}']}"))
+    page.get_by_label("Note").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[role=alert]")
+    assert page.evaluate("() => document.activeElement.getAttribute('role')") == "alert"
+    page.get_by_label("Note").focus()
+    page.keyboard.type("We have one already.")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=is rejected")
+
+
+def test_a_subscription_is_tried_and_approved(
+    installed: Installed, hospital: Hospital, opened: Callable[..., Any]
+) -> None:
+    page = opened("hospital")
+    page.goto(installed.at("hospital", "/subscriptions?status=requested"))
+    page.get_by_role("link", name="create.patient").click()
+    assert page.get_by_text("changes would have been sent").is_visible()
+    page.get_by_role("button", name="Send a test").click()
+    page.wait_for_selector("text=The endpoint did not accept the test")
+    page.get_by_role("button", name="Approve subscription").click()
+    page.wait_for_selector("text=Events are sent from now on")
+
+
+def test_a_draft_topic_is_activated_with_a_condition(
+    installed: Installed, hospital: Hospital, opened: Callable[..., Any]
+) -> None:
+    page = opened("hospital")
+    page.goto(installed.at("hospital", "/topics?status=draft"))
+    page.get_by_role("link", name="Discharges").click()
+    page.get_by_label("Condition").fill("%current.status = 'finished'")
+    page.get_by_role("button", name="Activate").click()
+    page.wait_for_selector(".badge:has-text('Active')")
+    kept = installed.api("GET", "SubscriptionTopic/discharges", "hospital", base="hospital")
+    assert (kept["status"], kept["extension"][0]["valueString"]) == ("active", "%current.status = 'finished'")
+
+
+def test_the_feed_shows_what_comes_in_and_a_field_lights_up_its_elements(
+    installed: Installed,
+    hospital: Hospital,
+    opened: Callable[..., Any],
+    shot: Callable[[Any, str], Path],
+) -> None:
+    page = opened("hospital")
+    page.goto(installed.at("hospital", "/messages"))
+    hospital.send(admission("RV-3", "770003", "Ferrier"))
+    page.wait_for_selector("text=RV-3", timeout=30_000)
+    page.get_by_role("row", name="RV-3").get_by_role("link").click()
+    page.get_by_role("link", name="Ferrier^Ines").click()
+    assert page.locator(".line.lit").first.inner_text().strip() == '"name": ['
+    assert "PID.Patient/pid5" in page.inner_text("[data-why]")
+    shot(page, "hospital-message-lit")
+
+    page.locator(".line", has_text='"birthDate"').click()
+    assert page.locator(".raw .lit").inner_text() == "19700101"
+    page.locator(".made").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".raw .lit").inner_text() == "F"
+
+
+def test_an_unmapped_code_is_mapped_and_the_message_reprocessed(
+    installed: Installed, hospital: Hospital, opened: Callable[..., Any]
+) -> None:
+    page = opened("hospital")
+    page.goto(installed.at("hospital", "/codes?status=requested"))
+    page.get_by_role("link", name="QQ").click()
+    assert page.get_by_text("Never Married").count() >= 1
+    page.get_by_label("FHIR code").fill("M")
+    page.get_by_role("button", name="Map the code").click()
+    page.wait_for_selector("text=QQ is mapped")
+    message = hospital.found("InboundMessage?control-id=RV-1")[0]["id"]
+    page.goto(installed.at("hospital", f"/messages/{message}"))
+    page.get_by_role("button", name="Reprocess").click()
+    page.wait_for_selector("text=The message is in the queue again")
+    wait_until(lambda: hospital.found("InboundMessage?control-id=RV-1&status=processed"), timeout=60)
+
+
+def test_the_workbench_converts_compares_and_publishes(
+    installed: Installed,
+    hospital: Hospital,
+    opened: Callable[..., Any],
+    shot: Callable[[Any, str], Path],
+    assert_accessible: Callable[..., None],
+) -> None:
+    page = opened("hospital")
+    raw = (ROOT / "examples" / "hl7v2" / "06-z-segments-a01-2.5.hl7").read_text().replace("\r", "\n")
+    page.goto(installed.at("hospital", "/mapping"))
+    page.get_by_label("HL7v2 message").fill(raw)
+    page.get_by_role("button", name="Convert").click()
+    page.wait_for_selector(".made")
+    page.get_by_text("The whole trace").click()
+    assert_accessible(page)
+    shot(page, "hospital-mapping-converted")
+    assert page.get_by_text("Northern region").count() == 0
+
+    page.get_by_role("button", name="+ CREATE NEW").first.click()
+    overlay = (ROOT / "examples" / "hl7v2" / "overlay.json").read_text()
+    page.get_by_label("ConceptMap as JSON").fill(overlay)
+    page.get_by_role("button", name="Compare with the last 100 messages").click()
+    page.wait_for_selector("text=What it changes in the last")
+    assert page.locator("code.new").count() > 0
+    assert_accessible(page)
+    shot(page, "hospital-overlay-compared")
+    page.get_by_role("button", name="Publish").click()
+    page.wait_for_selector("text=is in use, from the next message on")
+
+    page.goto(installed.at("hospital", "/mapping"))
+    page.get_by_label("HL7v2 message").fill(raw)
+    page.get_by_role("button", name="Convert").click()
+    page.wait_for_selector("text=Northern region")
+
+
+def test_a_member_is_let_in_by_a_link_that_is_not_shown_again(
+    installed: Installed,
+    hospital: Hospital,
+    opened: Callable[..., Any],
+    shot: Callable[[Any, str], Path],
+    assert_accessible: Callable[..., None],
+) -> None:
+    page = opened("hospital")
+    page.goto(installed.at("hospital", "/members"))
+    page.get_by_role("button", name="+ CREATE NEW").click()
+    page.get_by_label("E-mail address").fill("mina@riverside.example")
+    page.get_by_label("Name").fill("Mina Sato")
+    page.get_by_role("button", name="Add and make a link").click()
+    link = page.inner_text("#link")
+    assert_accessible(page)
+    shot(page, "hospital-member-link")
+    page.get_by_role("button", name="I have given it to them").click()
+    assert "link=" not in page.content()
+    with suppress(playwright.Error):  # the browser would have to send the form again, and does not unasked
+        page.go_back()
+    assert link not in page.content()
+
+    invited = opened()
+    assert invited.goto(link).status == 200
