@@ -49,10 +49,22 @@ def own_event(server: Server, request: Request, access: Access) -> Stored | None
 def _clients(server: Server, request: Request) -> frozenset[str]:
     """The clients of the organizations that a user has a role in."""
     own = frozenset(f"Organization/{id}" for id in request.principal.roles)
+    named = _named(request)
+    if named:
+        client = server.store.deciding("ClientApplication", named)
+        owner = client.resource().get("managingOrganization", {}).get("reference", "") if client else ""
+        return frozenset({named}) if owner in own else frozenset()
     clause = References("managing-organization", own)
     search = compile_search(server.store, everything(REGISTRY), "ClientApplication", [clause], request.session)
     found = find(server.store, search, (), MOST_CLIENTS, session=request.session).matches if search and own else ()
     return frozenset(version.id for version in found)
+
+
+def _named(request: Request) -> str:
+    """The client whose records alone are asked for, by the identifier that the recorder gives it; "" for several."""
+    asked = [value for name, value in request.query if name == "agent:identifier"]
+    client = asked[0].removeprefix("ClientApplication/") if len(asked) == 1 else ""
+    return client if asked and asked[0] != client and client.replace("-", "").isalnum() else ""
 
 
 def _opened(layer: Layer) -> Layer:

@@ -244,3 +244,19 @@ ORGANIZATION = {
     ],
 }
 USER = {"resourceType": "User", "email": "other@example.org", "name": "Other", "role": "admin"}
+
+
+def test_the_records_of_one_client_are_asked_for_by_its_identifier_and_never_anothers(exchange: Exchange) -> None:
+    mine, other = calls(exchange, name="Mine"), calls(exchange, name="Others")
+    moved = exchange.call("GET", f"{REGISTRY}/ClientApplication/{other['id']}", exchange.people["acme"]).json
+    moved = {**moved, "managingOrganization": {"reference": f"Organization/{exchange.hospital}"}}  # type: ignore[dict-item]
+    path = f"{REGISTRY}/ClientApplication/{other['id']}"
+    assert exchange.call("PUT", path, exchange.operator(), moved).status_code == 200
+    while ship(exchange.installation.server, exchange.installation.settings.data / app.SPOOL):
+        pass
+    found = [
+        about(views(exchange, exchange.people["acme"], f"&agent:identifier=ClientApplication/{id}"))
+        for id in (mine["id"], other["id"], "nobody", f"{mine['id']},ClientApplication/{other['id']}")
+    ]
+
+    assert found == [{"Patient/mine"}, set(), set(), {"Patient/mine"}]

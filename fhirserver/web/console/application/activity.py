@@ -41,7 +41,7 @@ def activity(here: Here) -> HttpResponse:
     """The chart, the latest calls, the latest refusals, and what is permitted but not used."""
     found = named(here)
     who = ("agent:identifier", f"ClientApplication/{found['id']}")
-    bundle = here.search("AuditEvent", who, ("_sort", "-date"), ("_count", str(LOOKED)))
+    bundle = here.search("AuditEvent", who, ("_sort", "-_lastUpdated"), ("_count", str(LOOKED)))
     entries = [entry for entry in bundle.get("entry", ()) if entry["search"]["mode"] == "match"]
     records = [call(entry["resource"], entry.get("fullUrl", "")) for entry in entries]
     calls = [each for each in records if each["interaction"] != "notification"]

@@ -22,7 +22,7 @@ def audit(here: Here) -> HttpResponse:
     clients = _client(here)
     found = here.list(
         "AuditEvent",
-        ("_sort", "-date"),
+        ("_sort", "-_lastUpdated"),
         find="entity",
         filters=(
             clients,
