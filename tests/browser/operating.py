@@ -1,4 +1,4 @@
-"""What the operator's screens show: a policy, a search parameter, a client with versions, a locked user, dead letters."""
+"""What the operator's screens show: a policy, a search parameter, a resource with versions, a locked user."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def listing_of(bundle: Resource, path: str, **asked: Any) -> Listing:
         path,
         [entry["resource"] for entry in entries if entry["search"]["mode"] == "match"],
         {f"{each['resourceType']}/{each['id']}": each for each in included},
-        {entry["resource"]["id"]: entry.get("fullUrl", "") for entry in entries},
+        {entry["resource"]["id"]: entry.get("fullUrl", "") for entry in entries if "id" in entry["resource"]},
         bundle.get("total"),
         before=links.get("previous", ""),
         after=links.get("next", ""),

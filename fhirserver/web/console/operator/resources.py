@@ -5,6 +5,7 @@ Operators have it for the registry; administrators of a provider organization fo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -45,6 +46,8 @@ def type_of(here: Here) -> str:
     type = here.values["type"]
     if type not in served_types(here.server, base_of(here)):
         raise problem("not-found", here.t("operator.list.no_type", type=type[:64]))
+    names = {here.t("operator.list.title"): type, here.t("operator.resource.title"): here.values.get("id", "")}
+    here.trail = [replace(crumb, title=names.get(crumb.title) or crumb.title) for crumb in here.trail]
     return type
 
 

@@ -56,8 +56,16 @@ def _composite(value: Mapping[str, Any]) -> str:
 
 
 def lines(resource: Resource) -> list[str]:
-    """A resource as the lines of its JSON."""
-    return pretty(encode(resource)).decode().splitlines()
+    """A resource as lines of JSON to compare: its members sorted, without the number and time of the version."""
+    meta = {name: value for name, value in resource.get("meta", {}).items() if name not in ("versionId", "lastUpdated")}
+    kept = {name: value for name, value in resource.items() if name != "meta"} | ({"meta": meta} if meta else {})
+    return pretty(encode(_sorted(kept))).decode().splitlines()
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _sorted(value[name]) for name in sorted(value, key=lambda name: (name != "resourceType", name))}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value
 
 
 def difference(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -11,16 +11,18 @@ from fhirserver.rules.model import reference
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import Filter
 
-FIGURES = ("count", "seconds", "milliseconds", "megabytes", "kilobytes", "number")
+FIGURES = ("seconds", "milliseconds", "megabytes", "kilobytes", "number")
 
 
 def values(part: Resource) -> dict[str, Any]:
-    """The parts of a parameter by name; those that occur often as lists."""
+    """The parts of a parameter by name; those that have parts themselves as lists."""
     found: dict[str, Any] = {}
     for each in part.get("part") or part.get("parameter") or ():
-        value = next((value for name, value in each.items() if name.startswith("value")), None)
-        found.setdefault(each["name"], []).append(values(each) if "part" in each else value)
-    return {name: many[0] if len(many) == 1 and not isinstance(many[0], dict) else many for name, many in found.items()}
+        if "part" in each:
+            found.setdefault(each["name"], []).append(values(each))
+        else:
+            found[each["name"]] = next((value for name, value in each.items() if name != "name"), None)
+    return found
 
 
 def health(here: Here) -> HttpResponse:
