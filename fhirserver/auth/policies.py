@@ -102,10 +102,10 @@ def compiled(resource: Resource, definitions: Definitions) -> Policy:
         id=str(resource.get("id", "")),
         name=str(resource.get("name", "")),
         organization=_reference(resource.get("organization")).removeprefix("Organization/"),
-        links=frozenset(_reference(link) for link in resource.get("link", ())),
-        actions=frozenset(resource.get("action", ())),
-        types=frozenset(resource.get("type", ())),
-        operations=frozenset(f"${name.removeprefix('$')}" for name in resource.get("operation", ())),
+        links=frozenset(_reference(link) for link in _each(resource, "link", dict)),
+        actions=frozenset(_each(resource, "action", str)),
+        types=frozenset(_each(resource, "type", str)),
+        operations=frozenset(f"${name.removeprefix('$')}" for name in _each(resource, "operation", str)),
         evaluate=_condition(resource, definitions, left, 0),
     )
 
@@ -160,7 +160,7 @@ def _condition(element: Mapping[str, Any], definitions: Definitions, left: list[
         holds = _simple(*_ENGINES[engine](element, definitions))
     else:
         raise problem("value", f"engine is {', '.join(_ENGINES)} or complex.", f"{TYPE}.engine")
-    narrow = _criteria(element.get("criteria", ()), definitions)
+    narrow = _criteria(_each(element, "criteria", str), definitions)
     return lambda facts, type_, later: _both(holds(facts, type_, later), narrow(type_))
 
 
@@ -177,8 +177,8 @@ def _simple(text: str, test: Callable[[Facts], bool]) -> Evaluate:
 
 
 def _complex(element: Mapping[str, Any], definitions: Definitions, left: list[int], depth: int) -> Evaluate:
-    every = [_condition(part, definitions, left, depth + 1) for part in element.get("and", ())]
-    some = [_condition(part, definitions, left, depth + 1) for part in element.get("or", ())]
+    every = [_condition(part, definitions, left, depth + 1) for part in _each(element, "and", dict)]
+    some = [_condition(part, definitions, left, depth + 1) for part in _each(element, "or", dict)]
     if not every and not some:
         raise problem("required", "A complex policy needs and, or, or both.", f"{TYPE}.and")
 
@@ -288,6 +288,15 @@ def _criteria(texts: Iterable[str], definitions: Definitions) -> Callable[[str],
             raise problem("value", said, f"{TYPE}.criteria")
         found.setdefault(type_, []).append(clauses)
     return lambda type_: tuple(found.get(type_, ()))
+
+
+def _each(element: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    """The values of an element that repeats. Raises Problem(structure) where they are something else."""
+    values = element.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        expected = "texts" if kind is str else "objects"
+        raise problem("structure", f"{name} is an array of {expected}.", f"{TYPE}.{name}")
+    return values
 
 
 def _text(element: Mapping[str, Any], name: str) -> str:

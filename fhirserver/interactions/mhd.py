@@ -38,7 +38,10 @@ def provide(bundle: Resource) -> list[Resource]:
     entries = _entries(bundle)
     submission = _submission(entries)
     documents = {url: entry for url, entry in entries.items() if _type(entry) == "DocumentReference"}
-    listed = {str(item.get("item", {}).get("reference", "")) for item in submission["resource"].get("entry", ())}
+    items = [
+        each["item"] for each in _objects(submission["resource"], "entry") if isinstance(each.get("item"), Mapping)
+    ]
+    listed = {str(item.get("reference", "")) for item in items}
     for url, entry in entries.items():
         if entry is not submission and _type(entry) in ("DocumentReference", "List") and url not in listed:
             raise _wrong(entry, "The submission does not list this: add it to List.entry.item.")
@@ -83,8 +86,8 @@ def _submission(entries: Mapping[str, Resource]) -> Resource:
 
 def _is(entry: Resource, code: str) -> bool:
     concept = entry["resource"].get("code")
-    codings = concept.get("coding") if isinstance(concept, Mapping) else None
-    pairs = [(each.get("system"), each.get("code")) for each in codings or () if isinstance(each, Mapping)]
+    codings = _objects(concept, "coding") if isinstance(concept, Mapping) else []
+    pairs = [(each.get("system"), each.get("code")) for each in codings]
     return (LIST_TYPES, code) in pairs
 
 
@@ -92,7 +95,7 @@ def _check_submission(entry: Resource, *, comprehensive: bool) -> None:
     submission = entry["resource"]
     if (submission.get("status"), submission.get("mode")) != ("current", "working"):
         raise _wrong(entry, "The submission has the status current and the mode working.")
-    urls = [each.get("url") for each in submission.get("extension") or () if isinstance(each, Mapping)]
+    urls = [each.get("url") for each in _objects(submission, "extension")]
     if SOURCE_ID not in urls:
         raise _wrong(entry, f"The submission needs the extension {SOURCE_ID}: who submits.")
     if comprehensive:
@@ -109,9 +112,7 @@ def _check_document(entry: Resource, entries: Mapping[str, Resource], *, compreh
         _has(entry, COMPREHENSIVE_DOCUMENT)
         context = document["context"] if isinstance(document["context"], Mapping) else {}
         _has({**entry, "resource": {"resourceType": "DocumentReference.context", **context}}, COMPREHENSIVE_CONTEXT)
-    contents = document.get("content")
-    contents = contents if isinstance(contents, list) else []
-    attachments = [each.get("attachment") for each in contents if isinstance(each, Mapping)]
+    attachments = [each.get("attachment") for each in _objects(document, "content")]
     if len(attachments) != 1 or not isinstance(attachments[0], Mapping):
         raise _wrong(entry, "A document has one content with its attachment.")
     _check_attachment(entry, attachments[0], entries.get(str(attachments[0].get("url", ""))))
@@ -152,8 +153,8 @@ def _subject(entry: Resource) -> str:
 
 def _superseding(entry: Resource) -> Iterator[Resource]:
     """The patches that mark what a document replaces."""
-    for relation in entry["resource"].get("relatesTo") or ():
-        target = relation.get("target") if isinstance(relation, Mapping) else None
+    for relation in _objects(entry["resource"], "relatesTo"):
+        target = relation.get("target")
         if not isinstance(target, Mapping) or relation.get("code") not in ("replaces", "transforms-replaces"):
             continue
         reference = str(target.get("reference", ""))
@@ -181,6 +182,12 @@ def _has(entry: Resource, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not entry["resource"].get(name)]
     if missing:
         raise _wrong(entry, f"The comprehensive profile needs {', '.join(missing)}.", "required")
+
+
+def _objects(resource: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The objects in a list; what else is there is refused when the resource is validated."""
+    held = resource.get(name)
+    return [each for each in held if isinstance(each, Mapping)] if isinstance(held, list) else []
 
 
 def _type(entry: Resource) -> str:

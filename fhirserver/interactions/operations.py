@@ -38,11 +38,10 @@ def parameters(request: Request, *names: str) -> dict[str, Any]:
     if request.body is not None:
         if not isinstance(request.body, dict) or request.body.get("resourceType") != "Parameters":
             raise problem("invalid", "The body of an operation is a Parameters resource.", "resourceType")
-        given += [
-            (str(part.get("name")), _value(part))
-            for part in request.body.get("parameter", [])
-            if isinstance(part, dict)
-        ]
+        listed = request.body.get("parameter", [])
+        if not isinstance(listed, list):
+            raise problem("structure", "Parameters.parameter is an array.", "Parameters.parameter")
+        given += [(str(part.get("name")), _value(part)) for part in listed if isinstance(part, dict)]
     values: dict[str, Any] = {}
     for name, value in given:
         if name in ("_format", "_pretty"):

@@ -57,7 +57,8 @@ def create(server: Server, request: Request, access: Access) -> Response:
 def update(server: Server, request: Request, access: Access) -> Response:
     """Stores the next version, or the first one under the id of the URL (update as create).
 
-    Raises Problem: conflict (412 when If-Match names another version), value when the id differs from the URL's.
+    Raises Problem: conflict (412 when If-Match names another version), required and value (400) when the id is
+    missing or differs from the URL's.
     """
     assert request.type
     assert request.id
@@ -386,7 +387,9 @@ def _same_id(request: Request, resource: Resource) -> str:
     id = request.id or ""
     if not ID.match(id):
         raise problem("value", "An id has 1 to 64 characters out of A-Z a-z 0-9 - and .", f"{request.type}.id")
-    if resource.get("id", id) != id:
+    if "id" not in resource:
+        raise problem("required", f"The body needs the id in the URL: {id}.", f"{request.type}.id", status=400)
+    if resource["id"] != id:
         raise problem("value", "The id in the body must be the id in the URL.", f"{request.type}.id")
     return id
 

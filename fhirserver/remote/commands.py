@@ -92,7 +92,7 @@ def create(calls: Calls, words: tuple[str, ...], data: str | None, file: Path | 
     type_, id = _type_id(words, resource)
     headers = {"Prefer": "return=representation", "If-None-Exist": if_none_exist}
     if id:
-        _show(calls, "PUT", f"{type_}/{id}", body=body, headers=headers)
+        _show(calls, "PUT", f"{type_}/{id}", body=_with_id(body, resource, id), headers=headers)
     else:
         _show(calls, "POST", type_, body=body, headers=headers)
 
@@ -142,7 +142,7 @@ def update(
     if where:
         _show(calls, "PUT", type_, _pairs((f"?{where.lstrip('?')}",)), body, headers)
     elif id:
-        _show(calls, "PUT", f"{type_}/{id}", body=body, headers=headers)
+        _show(calls, "PUT", f"{type_}/{id}", body=_with_id(body, resource, id), headers=headers)
     else:
         raise click.UsageError("say which: TYPE ID, an id in the data, or --where")
 
@@ -341,6 +341,11 @@ def _type_id(words: tuple[str, ...], resource: dict[str, Any]) -> tuple[str, str
     if len(named) > 2 or type_ != resource["resourceType"]:
         raise click.UsageError(f"the data is a {resource['resourceType']}, not a {'/'.join(named)}")
     return _segment(type_), _segment(id)
+
+
+def _with_id(body: bytes, resource: dict[str, Any], id: str) -> bytes:
+    """The data as they are, with the id that they do not say: a PUT needs it."""
+    return body if "id" in resource else b'{"id": %s, ' % json.dumps(id).encode() + body.lstrip()[1:]
 
 
 def _path(words: tuple[str, ...], most: int, fewest: int = 2) -> str:

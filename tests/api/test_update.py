@@ -45,8 +45,13 @@ def test_an_id_in_the_body_that_differs_from_the_url_is_refused(api: Api) -> Non
     assert (answer.status, answer.issue["expression"]) == (400, ["Patient.id"])
 
 
-def test_a_body_without_id_takes_the_one_of_the_url(api: Api) -> None:
-    assert api.put("Patient/a", patient()).json["id"] == "a"
+def test_a_body_without_id_is_refused(api: Api) -> None:
+    answer = api.put("Patient/a", patient())
+    assert (answer.status, answer.issue["code"], answer.issue["expression"]) == (400, "required", ["Patient.id"])
+    assert api.get("Patient/a").status == 404
+    entry = {"resource": patient(), "request": {"method": "PUT", "url": "Patient/a"}}
+    bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
+    assert api.post("", bundle).status == 400
 
 
 def test_if_match_with_the_current_version_updates(api: Api) -> None:
