@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response as HttpResponse
 
 from fhirserver.fhir import Resource
-from fhirserver.fhir.problem import problem
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.rules.authorization import MORE, STEPS
 from fhirserver.rules.model import target
 from fhirserver.web.console.here import Here
@@ -53,7 +53,7 @@ def client(here: Here) -> HttpResponse:
         if not here.refused:
             name = authorization["clientName"]
             return here.go(here.url("hospital.client", id=authorization["id"]), f"hospital.said.{action}", name=name)
-    recent = _recorded(here, authorization, ("_count", str(RECENT)), ("_sort", "-_lastUpdated"))
+    recent = _recent(here, authorization)
     return here.page(
         "hospital/client.html",
         title=authorization["clientName"],
@@ -61,7 +61,7 @@ def client(here: Here) -> HttpResponse:
         rows=permissions(here, authorization),
         steps=list(reversed(authorization.get("decision", ()))),
         can=_possible(authorization) if here.place and here.place.role == "admin" else frozenset(),
-        recent=[told_of(each) for each in recent],
+        recent=None if recent is None else [told_of(each) for each in recent],
         subscriptions=_subscriptions(here, authorization),
     )
 
@@ -103,8 +103,15 @@ def _agent(authorization: Mapping[str, Any]) -> str:
     return str(authorization["client"]["reference"])
 
 
-def _recorded(here: Here, authorization: Mapping[str, Any], *query: tuple[str, str]) -> list[Resource]:
-    return here.found("AuditEvent", ("agent:identifier", _agent(authorization)), *query, base=here.organization)
+def _recent(here: Here, authorization: Mapping[str, Any]) -> list[Resource] | None:
+    """The last records of the client; None while the index for them is being built, which the first search asks for."""
+    query = (("agent:identifier", _agent(authorization)), ("_count", str(RECENT)), ("_sort", "-_lastUpdated"))
+    try:
+        return here.found("AuditEvent", *query, base=here.organization)
+    except Problem as trouble:
+        if trouble.status != 503:
+            raise
+        return None
 
 
 def _subscriptions(here: Here, authorization: Mapping[str, Any]) -> list[Resource]:

@@ -77,13 +77,15 @@ def _edited(here: Here, kept: Resource | None) -> HttpResponse:
                 compared = here.operate(TYPE, None, "compare", base=here.organization, overlay=given, count=COMPARED)
             else:
                 return _saved(here, kept, given, action)
+    messages = _differences(compared) if compared else []
     return here.page(
         "hospital/overlay.html",
         title=_title(kept) if kept else here.t("hospital.overlay-new.title"),
         kept=kept,
         text=text,
         compared=_counts(compared) if compared else None,
-        messages=_differences(compared) if compared else [],
+        messages=messages,
+        names=_names(here, [each["id"] for each in messages]),
         may=_may(here),
     )
 
@@ -154,6 +156,15 @@ def _differences(compared: Resource) -> list[dict[str, Any]]:
         one["id"] = str(one["reference"]["reference"]).rpartition("/")[2]
         found.append(one)
     return found
+
+
+def _names(here: Here, ids: list[str]) -> dict[str, str]:
+    """Message id -> its event and control id."""
+    if not ids:
+        return {}
+    query = (("_id", ",".join(ids)), ("_count", str(len(ids))), ("_elements", "event,controlId"))
+    found = here.found("InboundMessage", *query, base=here.organization)
+    return {each["id"]: f"{each.get('event', '')} {each.get('controlId', '')}".strip() for each in found}
 
 
 def _value(part: Resource) -> Any:

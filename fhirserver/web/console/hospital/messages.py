@@ -18,6 +18,8 @@ TYPE = "InboundMessage"
 STATUSES = (
     "received", "processed", "warning", "parse-error", "mapping-error", "code-mapping-error", "failed", "deferred",
 )  # fmt: skip
+LIVE = 5
+"""Seconds after which the feed asks for itself again."""
 STUCK = "failed,parse-error,mapping-error,code-mapping-error"
 """The statuses that wait for a person."""
 FILTERS = (
@@ -43,7 +45,7 @@ def messages(here: Here) -> HttpResponse:
     """The feed, the latest first; it keeps itself up to date."""
     status = Filter("status", "status", (STUCK, *STATUSES), "common.status", {STUCK: here.t("hospital.messages.stuck")})
     found = here.list(TYPE, ("_sort", "-received"), base=here.organization, filters=(status, *FILTERS))
-    live = 0 if here.asked.get("page") else 5
+    live = 0 if here.asked.get("page") else LIVE
     return here.page("hospital/messages.html", found=found, live=live)
 
 

@@ -136,7 +136,7 @@
     document.body.addEventListener("htmx:beforeRequest", (event) => {
       const element = event.detail.elt;
       const timed = !event.detail.requestConfig.triggeringEvent;
-      if ("live" in element.dataset && timed && (document.hidden || element.querySelector("details[open]"))) event.preventDefault();
+      if ("live" in element.dataset && timed && (document.hidden || element.querySelector("details[open]") || document.activeElement.closest("form.find"))) event.preventDefault();
     });
     document.body.addEventListener("htmx:load", (event) => { if (event.detail.elt !== document.body) dress(event.detail.elt); });
     document.body.addEventListener("htmx:configRequest", (event) => { if (event.detail.path === "") event.detail.path = location.pathname + location.search; });
