@@ -239,6 +239,18 @@ def test_a_shipped_topic_is_retired_and_activated_with_a_condition(hospital: Hos
     assert kept["status"] == "active"
 
 
+def test_an_administrator_allows_only_what_was_activated(hospital: Hospital) -> None:
+    assert "Everything in the catalogue can be subscribed to" in hospital.get("/topics")
+    hospital.post("/topics", governed="true")
+    page = hospital.get("/topics")
+    assert "Only what you activated can be subscribed to" in page
+    hospital.post("/topics/delete.patient", status="active", search="Patient?active=false")
+    assert "Patient?active=false" in hospital.get("/topics/delete.patient")
+    assert "Deletion of Patient" in hospital.get("/topics?status=active&q=delete.patient")
+    hospital.post("/topics", governed="false")
+    assert "Everything in the catalogue can be subscribed to again" in hospital.get("/topics")
+
+
 def test_the_catalogue_is_searched_and_has_pages(hospital: Hospital) -> None:
     first = hospital.get("/topics")
     following = re.search(r'href="[^"]*/topics\?page=(\d+)"', first)

@@ -22,7 +22,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("hospital.subscription",  "/subscriptions/<id>",    subscription,  "hospital", BOTH, parent="hospital.subscriptions"),
     Screen("hospital.deliveries",    "/subscriptions/<id>/deliveries", deliveries, "hospital", parent="hospital.subscription"),
     Screen("hospital.delivery",      "/subscriptions/<id>/deliveries/<delivery>", delivery, "hospital", parent="hospital.deliveries"),
-    Screen("hospital.topics",        "/topics",                topics,        "hospital", nav=True, parent="hospital.home"),
+    Screen("hospital.topics",        "/topics",                topics,        "hospital", BOTH, nav=True, parent="hospital.home"),
     Screen("hospital.topic",         "/topics/<id>",           topic,         "hospital", BOTH, parent="hospital.topics"),
     Screen("hospital.messages",      "/messages",              messages,      "hospital", nav=True, parent="hospital.home"),
     Screen("hospital.message",       "/messages/<id>",         message,       "hospital", BOTH, parent="hospital.messages"),

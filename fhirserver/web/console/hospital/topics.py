@@ -1,6 +1,7 @@
 """The topic catalogue: what applications can be told of by name here, and which of it this organization has changed.
 
-What is shipped is active unless a SubscriptionTopic of the same URL on the organization's base says otherwise.
+What is shipped can be subscribed to unless a SubscriptionTopic of the same URL on the organization's base says
+otherwise, or the organization has decided that only what it activated can.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from flask import Response as HttpResponse
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
+from fhirserver.rules.model import CANONICAL
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import SIZE, Filter, Listing, asked_of
 
 TYPE = "SubscriptionTopic"
-CONDITION = "https://fhirserver.example/fhir/StructureDefinition/subscription-fhirpath-criteria"
+CONDITIONS = {
+    "condition": f"{CANONICAL}/StructureDefinition/subscription-fhirpath-criteria",
+    "search": f"{CANONICAL}/StructureDefinition/subscription-topic-criteria",
+}
+"""Field of the form -> the extension of a topic that narrows what fires it."""
 MOST_OWN = 200
 STATUS = Filter("status", "status", ("active", "draft", "retired"), "hospital.topic_status")
 NEXT = {"draft": ("active",), "active": ("retired",), "retired": ("active",), "unknown": ("active", "retired")}
@@ -24,7 +30,12 @@ NEXT = {"draft": ("active",), "active": ("retired",), "retired": ("active",), "u
 
 
 def topics(here: Here) -> HttpResponse:
-    """The catalogue, found by title, name or type, a page at a time."""
+    """The catalogue, found by title, name or type, a page at a time; whether the organization governs it."""
+    if here.posted:
+        with here.trying():
+            wanted = here.form.get("governed") == "true"
+            here.operate(TYPE, None, "govern", base=here.organization, governed=wanted)
+            return here.go(here.url("hospital.topics"), f"hospital.said.{'governed' if wanted else 'ungoverned'}")
     own = _own(here)
     text, chosen, page = asked_of(here.asked, "title", (STATUS,))
     rows = [row for row in _rows(here, own) if _fits(row, text.lower())]
@@ -41,7 +52,9 @@ def topics(here: Here) -> HttpResponse:
         before=str(max(start - SIZE, 0)) if start else "",
         after=str(start + SIZE) if start + SIZE < len(rows) else "",
     )
-    return here.page("hospital/topics.html", found=found)
+    governed, stopped = _governed(here) if not here.part else (False, [])
+    may = bool(here.place and here.place.role == "admin")
+    return here.page("hospital/topics.html", found=found, governed=governed, stopped=stopped, may=may)
 
 
 def topic(here: Here) -> HttpResponse:
@@ -64,7 +77,7 @@ def topic(here: Here) -> HttpResponse:
         title=str(resource.get("title") or id),
         row=row,
         steps=NEXT.get(row["status"], ()) if may else (),
-        condition=_condition(resource),
+        conditions={name: _condition(resource, url) for name, url in CONDITIONS.items()},
         may=may,
     )
 
@@ -75,22 +88,29 @@ def _write(here: Here, row: Mapping[str, Any]) -> None:
     if wanted != row["status"] and wanted not in NEXT.get(row["status"], ()):
         raise problem("value", here.t("common.error.form"))
     after = {name: value for name, value in before.items() if name != "meta"} | {"status": wanted}
-    condition = here.form.get("condition", "").strip()
-    after["extension"] = _conditioned(before, condition)
+    conditions = {url: here.form.get(name, "").strip() for name, url in CONDITIONS.items()}
+    after["extension"] = _conditioned(before, conditions)
     after = {name: value for name, value in after.items() if value}
     match = before.get("meta", {}).get("versionId") if row["own"] else None
     here.ask("update", TYPE, before["id"], base=here.organization, body=after, if_match=match)
 
 
-def _conditioned(topic: Resource, condition: str) -> list[dict[str, Any]]:
-    """The topic's extensions with this FHIRPath condition, or none."""
-    kept = [each for each in topic.get("extension", ()) if each.get("url") != CONDITION]
-    return [*kept, *([{"url": CONDITION, "valueString": condition}] if condition else [])]
+def _conditioned(topic: Resource, conditions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The topic's extensions with these conditions, or without where one is empty."""
+    kept = [each for each in topic.get("extension", ()) if each.get("url") not in conditions]
+    return [*kept, *({"url": url, "valueString": text} for url, text in conditions.items() if text)]
 
 
-def _condition(topic: Resource) -> str:
-    found = (str(each.get("valueString", "")) for each in topic.get("extension", ()) if each.get("url") == CONDITION)
+def _condition(topic: Resource, url: str) -> str:
+    found = (str(each.get("valueString", "")) for each in topic.get("extension", ()) if each.get("url") == url)
     return next(found, "")
+
+
+def _governed(here: Here) -> tuple[bool, list[str]]:
+    """Whether only what is active here can be subscribed to, and the subscriptions that are told of nothing."""
+    parts = here.operate(TYPE, None, "govern", base=here.organization).get("parameter", ())
+    stopped = [part["valueReference"]["reference"].rpartition("/")[2] for part in parts if part["name"] == "stopped"]
+    return any(part.get("valueBoolean") for part in parts), stopped
 
 
 def _own(here: Here) -> dict[str, Resource]:
@@ -100,16 +120,14 @@ def _own(here: Here) -> dict[str, Resource]:
 
 
 def _rows(here: Here, own: Mapping[str, Resource]) -> list[dict[str, Any]]:
-    """Every topic with its status here, by title: those that can be subscribed to, and the others of one's own."""
-    active = here.operate("Subscription", None, "topics", base=here.organization, method="GET").get("entry", ())
-    known = {str(each["fullUrl"]): each["resource"] for each in active}
-    known |= own
+    """Every topic with its status here: those that are not active first, then by title."""
+    answer = here.operate("Subscription", None, "topics", base=here.organization, method="GET", all=True)
     rows = [
-        {"resource": each, "own": url in own, "status": each.get("status", ""), "events": _events(each)}
-        for url, each in known.items()
+        {"resource": each, "own": str(each["url"]) in own, "status": each.get("status", ""), "events": _events(each)}
+        for each in (entry["resource"] for entry in answer.get("entry", ()))
         if each.get("id")
     ]
-    return sorted(rows, key=lambda row: (row["status"] == "active", str(row["resource"].get("title", ""))))
+    return sorted(rows, key=lambda row: (row["status"] != "draft" or not row["own"], row["resource"].get("title", "")))
 
 
 def _events(topic: Resource) -> list[tuple[str, str]]:
