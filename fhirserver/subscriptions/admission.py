@@ -7,7 +7,7 @@ Subscriptions R5 Backport: a server refuses what it cannot honour.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,15 @@ from fhirserver.subscriptions import delivery, shape
 from fhirserver.subscriptions.criteria import Compiler
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.gate import WHILE_STOPPED
-from fhirserver.subscriptions.notification import BACKPORT, CONTENT, CONTENTS
+from fhirserver.subscriptions.notification import (
+    BACKPORT,
+    CONTENT,
+    CONTENTS,
+    HEARTBEAT,
+    MAX_COUNT,
+    TIMEOUT,
+    channel_number,
+)
 from fhirserver.subscriptions.relay import ORDER
 from fhirserver.subscriptions.topics import TOPIC, Catalogue
 from fhirserver.subscriptions.watching import Watching
@@ -31,6 +39,7 @@ CROSS_VERSION = "http://hl7.org/fhir/5.0/StructureDefinition/"
 CODES: Mapping[str, tuple[str, ...]] = {WHILE_STOPPED: ("keep", "skip"), ORDER: ("patient", "subscription")}
 
 SHIPPED = "This topic is shipped with the server: an organization activates or changes it on its own base."
+NUMBERS = (HEARTBEAT, TIMEOUT, MAX_COUNT)
 NOT_WRITTEN = "A NotificationDelivery is written by the server only; $redeliver sends one again."
 
 
@@ -99,11 +108,18 @@ def _substance(resource: Resource) -> Resource:
     return {name: value for name, value in resource.items() if name not in passing}
 
 
+def _urls(element: Any) -> Iterator[str]:
+    """The URLs of all extensions in an element."""
+    for part in element if isinstance(element, list) else element.values() if isinstance(element, dict) else ():
+        yield from _urls(part)
+    if isinstance(element, dict):
+        yield from (str(each.get("url", "")) for each in element.get("extension", ()) if isinstance(each, dict))
+
+
 def extensions_hold(resource: Resource) -> None:
     """Raises Problem for an extension of a Subscription that asks for what this server does not do."""
     channel = resource["channel"]
-    for extension in (*resource.get("extension", ()), *channel.get("extension", ())):
-        url = str(extension.get("url", ""))
+    for url in _urls(resource):
         if url.startswith(CROSS_VERSION):
             raise problem(
                 "not-supported", f"{url[:200]} is not supported: use the Backport's extensions.", "Subscription"
@@ -112,6 +128,8 @@ def extensions_hold(resource: Resource) -> None:
         url, code = extension.get("url"), extension.get("valueCode")
         if url == CHANNEL_TYPE:
             raise problem("not-supported", "The only channel is rest-hook.", "Subscription.channel.type")
+        if url in NUMBERS and (channel_number(resource, url) or 0) < 1:
+            raise problem("value", f"{url} is a whole number from 1.", "Subscription.channel.extension")
         if url in CODES and code not in CODES[url]:
             text = f"{url} is one of {', '.join(CODES[url])}."
             raise problem("value", text, "Subscription.channel.extension")

@@ -23,7 +23,7 @@ from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import put
 from fhirserver.rules.model import Prepared
 from fhirserver.store.model import Change, Stored
-from fhirserver.subscriptions import delivery, notification
+from fhirserver.subscriptions import delivery, notification, sending
 from fhirserver.subscriptions.delivery import Delivery, text
 from fhirserver.subscriptions.gate import GREET, HOLD, SEND, SKIP, Gate, gate
 from fhirserver.subscriptions.holding import Held, Holding
@@ -141,14 +141,18 @@ class Deliverer:
             return not self._lanes.settle(ready, ready.breaker.until, ready.breaker)
         if not self._greeted(ready, opened):
             return True
+        assert opened.channel
         tripped = ready.breaker.failures >= self._schedule.trips
-        picked, due = self._picked(ready, now, 1 if tripped else ROUND)
+        together = 1 if tripped else opened.channel.together
+        picked, due = self._picked(ready, now, 1 if tripped else max(ROUND, together), max(IN_LANE, together))
         if not picked:
             return not self._lanes.settle(ready, due, ready.breaker)
         self._send(ready, opened, picked, held)
         return True
 
-    def _picked(self, ready: Ready, now: datetime, most: int) -> tuple[dict[str, list[Delivery]], datetime | None]:
+    def _picked(
+        self, ready: Ready, now: datetime, most: int, in_lane: int
+    ) -> tuple[dict[str, list[Delivery]], datetime | None]:
         """Lane -> what may be sent of it now, in order; and when the first of the others is due, None without."""
         lanes: dict[str, list[Delivery]] = {}
         blocked: dict[str, str] = {}
@@ -157,7 +161,7 @@ class Deliverer:
             if count == most or looked == LOOKED_AT:
                 break
             lane = waiting.lane
-            if lane in blocked or len(lanes.get(lane, ())) == IN_LANE:
+            if lane in blocked or len(lanes.get(lane, ())) == in_lane:
                 continue
             if not waiting.due(now):
                 blocked[lane] = waiting.resource["nextAttempt"]
@@ -173,6 +177,9 @@ class Deliverer:
         parts = Parts(self._server, ready.organization, [one.resource for one in every])
         began = time.monotonic()
         current = _Round(opened, parts, held, began + ROUND_SECONDS, began)
+        assert opened.channel
+        if opened.channel.together > 1:  # One line of POSTs, each over several lanes, which so keep their order.
+            lanes = {"": sorted(every, key=lambda one: one.version.id)}
         groups = [list(lanes.values())[start::PARALLEL] for start in range(min(PARALLEL, len(lanes)))]
         others = [self._pool.submit(self._group, current, group) for group in groups[1:]]
         sent = self._group(current, groups[0])
@@ -187,14 +194,15 @@ class Deliverer:
 
     def _lane(self, current: _Round, lane: Sequence[Delivery]) -> list[Sent]:
         sent: list[Sent] = []
-        for one in lane:
+        assert current.gate.channel
+        for portion in sending.portions(lane, current.gate.channel.together):
             opened = self._still_open(current)
             if opened is None:
                 break
-            result = self._attempt(opened, current.parts, one)
-            sent.append(result)
-            if result.answer and not _accepted(result.answer):
-                if _of_endpoint(result.answer):
+            results, answer = self._attempt(opened, current.parts, portion)
+            sent += results
+            if answer and not _accepted(answer):
+                if _of_endpoint(answer):
                     current.stopped.set()
                 break
         return sent
@@ -213,24 +221,26 @@ class Deliverer:
                     current.stopped.set()
             return None if current.stopped.is_set() else current.gate
 
-    def _attempt(self, opened: Gate, parts: Parts, one: Delivery) -> Sent:
+    def _attempt(self, opened: Gate, parts: Parts, portion: Sequence[Delivery]) -> tuple[list[Sent], Answer | None]:
+        """One POST of what the client may read of these; what became of each, and what the endpoint said."""
         channel, access = opened.channel, opened.access
         assert channel
         assert access
-        told = parts.told(one.resource, access)
-        if told.refused:
-            return Sent(one, delivery.finished(one.resource, "skipped", told.refused), None)
-        base, id = self._server.base(access.organization), one.version.id
-        about = notification.About(base, opened.resource["id"], "active", one.number, opened.topic, channel.content)
-        event = notification.Notified(one.number, one.resource["occurred"], told.parts)
-        if channel.content:
-            bundle = notification.history("event-notification", about, [event], one.resource["occurred"], id)
-        else:
-            code, software = one.resource["code"], f"fhirserver {self._server.software}"
-            bundle = notification.message(id, about, event, channel.endpoint, code, software)
+        told = [(one, parts.told(one.resource, access)) for one in portion]
+        skipped = [
+            Sent(one, delivery.finished(one.resource, "skipped", t.refused), None) for one, t in told if t.refused
+        ]
+        readable = [(one, t.parts) for one, t in told if not t.refused]
+        if not readable:
+            return skipped, None
+        body = encode(sending.bundle(self._server, opened, channel, readable))
         now = self._server.now()
-        answer = self._post(opened, id, encode(bundle), now)
-        return Sent(one, self._after(one.resource, answer, now, channel.endpoint, channel.retry_hours), answer)
+        answer = self._post(opened, sending.message_id([one for one, _ in readable]), body, now)
+        sent = [
+            Sent(one, self._after(one.resource, answer, now, channel.endpoint, channel.retry_hours), answer)
+            for one, _ in readable
+        ]
+        return [*skipped, *sent], answer
 
     def _post(self, opened: Gate, id: str, body: bytes, now: datetime) -> Answer:
         channel = opened.channel

@@ -16,13 +16,14 @@ from fhirserver.interactions.model import Server
 from fhirserver.interactions.write import instant_text
 from fhirserver.rules.subscription import approved, owner
 from fhirserver.store.model import REGISTRY, Stored
-from fhirserver.subscriptions.notification import TIMEOUT, channel_number, content_of
+from fhirserver.subscriptions.notification import MAX_COUNT, TIMEOUT, channel_number, content_of
 from fhirserver.subscriptions.topics import CANONICAL
 
 WHILE_STOPPED = f"{CANONICAL}/StructureDefinition/subscription-while-stopped"
 RETRY_HOURS = f"{CANONICAL}/StructureDefinition/subscription-retry-hours"
 SECONDS = 10.0
 MOST_SECONDS = 30
+MOST_TOGETHER = 100
 OVERLAP = 24
 """Hours for which a signing secret that was replaced goes on signing."""
 
@@ -38,7 +39,9 @@ BY_STATUS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Where and how a subscription is told. seconds: the time for one POST; retry_hours: None for the usual."""
+    """Where and how a subscription is told. seconds: the time for one POST; retry_hours: None for the usual; together:
+    how many events one POST may tell of.
+    """
 
     endpoint: str
     headers: Mapping[str, str]
@@ -47,6 +50,7 @@ class Channel:
     seconds: float
     retry_hours: float | None
     content: str
+    together: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,8 @@ def _host(endpoint: str) -> str:
 
 def channel_of(resource: Resource, private: Mapping[str, Any], decrypt: Callable[[str], str], now: datetime) -> Channel:
     """The channel with its secrets opened. Raises ValueError where they cannot be."""
-    channel = resource["channel"]
-    asked = channel_number(resource, TIMEOUT)
+    channel, content = resource["channel"], content_of(resource)
+    asked, together = channel_number(resource, TIMEOUT), channel_number(resource, MAX_COUNT) or 1
     return Channel(
         endpoint=channel["endpoint"],
         headers={entry["name"]: decrypt(entry["value"]) for entry in private.get("headers", ())},
@@ -136,7 +140,8 @@ def channel_of(resource: Resource, private: Mapping[str, Any], decrypt: Callable
         payload=channel.get("payload", "application/fhir+json"),
         seconds=float(min(max(asked, 1), MOST_SECONDS)) if asked else SECONDS,
         retry_hours=channel_number(resource, RETRY_HOURS),
-        content=content_of(resource),
+        content=content,
+        together=min(max(together, 1), MOST_TOGETHER) if content else 1,
     )
 
 
