@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TypeVar
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.mapping.conceptmaps import KIND, OVERLAY
@@ -36,6 +39,7 @@ MOST_OVERLAYS = 200
 """Overlays of one organization that are looked at."""
 MOST_COMPILED = 64
 MOST_READ = 2_000
+MOST_TRIED = 4
 UNUSABLE = "The mapping overlays of this organization cannot be used any more"
 
 
@@ -63,7 +67,9 @@ class Overlays:
         self._server, self._shipped = server, shipped
         self._read: OrderedDict[tuple[str, str, int], Overlay | None] = OrderedDict()
         self._compiled: OrderedDict[tuple[object, ...], Maps | Problem] = OrderedDict()
+        self._trials: OrderedDict[tuple[object, ...], Maps] = OrderedDict()
         self._good: OrderedDict[tuple[str, ...], Maps] = OrderedDict()
+        self._recent: OrderedDict[str, tuple[float, tuple[Overlay, ...]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def effective(
@@ -76,11 +82,28 @@ class Overlays:
         """
         said = self.of(organization)
         if instead is not None:
-            tried = overlay(instead, "tried")
+            tried = self._tried(instead)
             said = [*(each for each in said if each.id != tried.id), tried]
-        names = [tuple(filter(None, (message[f"{path}.1"], message[f"{path}.2"]))) for path in ("MSH-3", "MSH-4")]
-        stack = _applying(said, sender.endpoint if sender else "", names[0], names[1])
+        stack = _applying(said, sender.endpoint if sender else "", *_names(message))
         return self._effective(organization, sender, stack, instead is not None)
+
+    def reading(self, sender: Sender, message: Message, age: float, *, at_once: bool = False) -> Sender | None:
+        """The sender with the time zone, character set and assigning authorities that its overlays say, as they were
+        at most `age` seconds ago. None where `at_once` and the store would have to be asked. Raises Problem where the
+        store is away.
+        """
+        read, said = self._recent.get(sender.organization, (0.0, ()))
+        if time.monotonic() - read > age:
+            if at_once:
+                return None
+            said = tuple(self.of(sender.organization))
+            with self._lock:
+                _keep(self._recent, sender.organization, (time.monotonic(), said))
+        if not said:
+            return sender
+        stack = _applying(said, sender.endpoint, *_names(message))
+        timezone, charset, authorities = _reading(stack, sender)
+        return replace(sender, timezone=timezone, charset=charset, authorities=authorities)
 
     def maps(self, organization: str, endpoint: str, application: str, facility: str) -> Maps:
         """The maps of a sender by its names. Raises Problem as `effective` does."""
@@ -136,23 +159,18 @@ class Overlays:
 
     def _effective(self, organization: str, sender: Sender | None, stack: Sequence[Overlay], tried: bool) -> Effective:
         maps = self._maps(organization, stack, tried) if stack else self._shipped
-        by_level = [each for each in stack if each.level == 1], [each for each in stack if each.level == 2]
-        timezone = charset = ""
-        authorities: dict[str, str] = {}
-        for layer in by_level:
-            for each in layer:
-                timezone, charset = each.timezone or timezone, each.charset or charset
-                authorities |= each.authorities
-            if layer is by_level[0] and sender:  # an Endpoint stands between its organization and what is said of it
-                timezone, charset = sender.timezone or timezone, sender.charset or charset
-                authorities |= sender.authorities
+        timezone, charset, authorities = _reading(stack, sender)
         required = frozenset[str]().union(*(each.required for each in stack))
         return Effective(maps, timezone, charset, authorities, required)
+
+    def _tried(self, resource: Resource) -> Overlay:
+        """An overlay that is not stored, named by what is in it: many messages may be tried with one."""
+        return overlay(resource, f"tried-{sha256(encode(resource)).hexdigest()[:16]}")
 
     def _maps(self, organization: str, stack: Sequence[Overlay], tried: bool) -> Maps:
         definitions = self._server.definitions
         if tried:
-            return stacked(self._shipped.source, stack, definitions)
+            return self._trial((organization, definitions.generation, *(each.reference for each in stack)), stack)
         key = (organization, definitions.generation, *(each.reference for each in stack))
         with self._lock:
             found = self._compiled.get(key)
@@ -164,6 +182,20 @@ class Overlays:
                 _keep(self._compiled, key, found)
         if isinstance(found, Problem):
             raise found
+        return found
+
+    def _trial(self, key: tuple[object, ...], stack: Sequence[Overlay]) -> Maps:
+        """The maps of a stack with an overlay that is tried: kept while its messages are mapped, apart from those in
+        use.
+        """
+        with self._lock:
+            found = self._trials.get(key)
+        if found is None:
+            found = stacked(self._shipped.source, stack, self._server.definitions)
+            with self._lock:
+                self._trials[key] = found
+                while len(self._trials) > MOST_TRIED:
+                    self._trials.popitem(last=False)
         return found
 
     def _compile(self, organization: str, stack: Sequence[Overlay]) -> Maps | Problem:
@@ -205,6 +237,27 @@ def _stacks(said: Sequence[Overlay], own: Sequence[Overlay]) -> list[list[Overla
 
 def _target(one: Overlay) -> tuple[str, str, str]:
     return one.endpoint, one.application, one.facility
+
+
+def _names(message: Message) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What MSH-3 and MSH-4 may be called."""
+    application, facility = (
+        tuple(filter(None, (message[f"{path}.1"], message[f"{path}.2"]))) for path in ("MSH-3", "MSH-4")
+    )
+    return application, facility
+
+
+def _reading(stack: Sequence[Overlay], sender: Sender | None) -> tuple[str, str, dict[str, str]]:
+    """Time zone, character set and assigning authorities: an Endpoint stands between the overlays of its organization
+    and those of the sender.
+    """
+    timezone = charset = ""
+    authorities: dict[str, str] = {}
+    between = (sender,) if sender else ()
+    for each in (*(one for one in stack if one.level == 1), *between, *(one for one in stack if one.level == 2)):
+        timezone, charset = each.timezone or timezone, each.charset or charset
+        authorities |= each.authorities
+    return timezone, charset, authorities
 
 
 def _applying(

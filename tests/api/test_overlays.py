@@ -301,6 +301,51 @@ def test_messages_that_need_a_code_wait_for_it_and_go_on_in_their_order(
     ]
 
 
+def test_a_message_that_waited_for_a_code_leaves_what_was_said_since(
+    api: Api, send: Callable[..., None], work: Callable[[], None]
+) -> None:
+    assert api.post("ConceptMap", required("administrative-sex")).status == 201
+    send(message(1, sex="Q"))
+    assert every(api, "InboundMessage?status=code-mapping-error")
+    renamed = message(2, sex="M", event="A31").replace(b"Abernathy^Clement", b"Renamed^Wren")
+    send(renamed.replace(b"55 Orchard Hill^^Port Ellery^WA^98006^USA^H", b""))
+    [before] = patients(api)
+    assert "address" not in before
+    assert before["gender"] == "male"
+    [task] = every(api, "Task?code=map-code&status=requested")
+    assert api.post(f"Task/{task['id']}/$map-code", asked(code="female")).status == 200
+    work()
+    assert every(api, "InboundMessage?control-id=M00001")[0]["status"] == "processed"
+    [after] = patients(api)
+    assert (after["name"], after["gender"]) == (before["name"], "male"), "said since"
+    assert after["address"], "not said since"
+    assert every(api, "Encounter?identifier=LS-V-70004"), "what was not there is made"
+
+
+@pytest.mark.parametrize("whose", ["organization", "sender"])
+def test_overlays_say_at_the_door_too_how_a_message_is_read(api: Api, send: Callable[..., None], whose: str) -> None:
+    parts = [{"url": "timezone", "valueString": "Asia/Tokyo"}, {"url": "charset", "valueString": "8859/1"}]
+    if whose == "sender":
+        parts.append({"url": "sending-application", "valueString": "ADT1"})
+    head = {"url": f"{BASE}/hl7v2-overlay", "extension": parts}
+    assert api.post("ConceptMap", {"resourceType": "ConceptMap", "status": "active", "extension": [head]}).status == 201
+    raw = message(1).replace(b"-0700||ADT", b"||ADT").replace(b"|LAKESIDE|EXCH", b"|S\xd8DEN|EXCH")
+    send(raw.replace(b"Abernathy", b"\xc5bernathy"))
+    [kept] = every(api, "InboundMessage")
+    assert kept["sent"].endswith("+09:00")
+    assert kept["sendingFacility"] == "S\u00d8DEN"
+    assert patients(api)[0]["name"][0]["family"] == "\u00c5bernathy"
+
+
+def test_assigning_authorities_of_an_overlay_put_a_patient_in_one_lane(api: Api, send: Callable[..., None]) -> None:
+    authority = {"url": "authority", "valueString": "LAKESIDE=urn:oid:1.2.3"}
+    head = {"url": f"{BASE}/hl7v2-overlay", "extension": [authority]}
+    assert api.post("ConceptMap", {"resourceType": "ConceptMap", "status": "active", "extension": [head]}).status == 201
+    send(message(1), message(2, event="A08").replace(b"^LAKESIDE^MR", b"^&1.2.3&ISO^MR"))
+    assert len({each["lane"] for each in every(api, "InboundMessage")}) == 1
+    assert len(patients(api)) == 1
+
+
 def test_a_code_mapped_by_writing_the_overlay_lets_the_messages_go_on(
     api: Api, send: Callable[..., None], work: Callable[[], None]
 ) -> None:
@@ -444,6 +489,14 @@ def test_the_last_good_maps_stay_where_definitions_change_under_an_overlay(
     with pytest.raises(Problem, match="Gadget is no resource type"):
         started.effective(api.organization, None, Message.parse(RAW))
     assert started.effective("another", None, Message.parse(RAW)).maps.overlays == ()
+
+
+def test_an_overlay_that_is_tried_with_many_messages_is_compiled_once(installation: app.Installation, api: Api) -> None:
+    overlays, message_ = Overlays(installation.server, installation.intake().maps), Message.parse(RAW)
+    first, again = (overlays.effective(api.organization, None, message_, copy.deepcopy(EXAMPLE)) for _ in range(2))
+    assert first.maps is again.maps
+    other = overlays.effective(api.organization, None, message_, {**EXAMPLE, "title": "Another"})
+    assert other.maps is not first.maps
 
 
 HOSTILE: list[Any] = [None, 0, "x", [], ["x"], [None], {}, {"extension": "x"}, [{"url": 1}], [{"extension": [1]}], [[]]]
