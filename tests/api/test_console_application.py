@@ -428,6 +428,49 @@ def test_a_subscription_is_paused_resumed_and_deleted_by_the_word(
     assert acme.get(acme.home + path).status_code in (404, 410)
 
 
+def test_a_test_client_subscribes_in_its_sandbox_and_its_own_people_approve(exchange: Exchange, acme: Console) -> None:
+    made = exchange.register(name="Trying it", kind="test", scope="system/Patient.rs")
+    acme.send(f"/clients/{made['id']}/sandbox", 303)
+    page = acme.see(f"/clients/{made['id']}/subscriptions/new?by=search")
+    at = re.search(r'<option value="(sandbox-[^"]+)"', page)
+    assert at
+    id = field(page, "id")
+    given = {
+        "organization": at[1],
+        "endpoint": "https://8.8.8.8/hook",
+        "reason": "Try",
+        "criteria": "Patient",
+        "id": id,
+    }
+    assert "whsec_" in acme.send(f"/clients/{made['id']}/subscriptions/new?by=search", 200, **given).text
+    path = f"/subscriptions/{at[1]}/{id}"
+    assert "Trying it" in acme.see(path)
+    acme.send(f"{path}/act", 303, do="approve")
+    assert "Pause" in acme.see(path)
+    assert path in acme.see(f"/clients/{made['id']}/subscriptions")
+
+
+@pytest.mark.parametrize(
+    ("path", "says", "leads"),
+    [
+        ("/clients", "You have no clients yet", "/clients/new"),
+        ("/authorizations", "None of your clients has asked an organization yet", "/clients?kind=production"),
+        ("/subscriptions", "No organization knows a client of yours yet", "/clients"),
+        ("/audit", "Your clients have not called anything yet", ""),
+        ("/clients?q=nothing", "Nothing matches", "/clients"),
+    ],
+)
+def test_an_empty_list_says_what_to_do_next(path: str, says: str, leads: str, exchange: Exchange) -> None:
+    made = {"resourceType": "Organization", "name": "New Apps", "type": ORGANIZATION}
+    id = exchange.call("POST", f"{REGISTRY}/Organization", exchange.operator(), made).json["id"]  # type: ignore[index]
+    name = f"new-{abs(hash(path))}"
+    add(exchange, name, id, "admin")
+    page = Console(exchange, name, id).see(path).partition("<main")[2]
+
+    assert says in page
+    assert not leads or f'/console/application/{id}{leads}"' in page
+
+
 # Members
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fhirserver.auth.sandbox import is_sandbox
 from fhirserver.auth.scopes import OTHER
 from fhirserver.fhir import Resource
 from fhirserver.web.console.here import Here
@@ -103,4 +104,5 @@ def names_of(here: Here, ids: Iterable[str]) -> dict[str, str]:
     if not wanted:
         return {}
     found = here.found("Organization", ("_id", ",".join(wanted)), ("_elements", "name"), ("_count", "100"))
-    return {each["id"]: str(each.get("name", each["id"])) for each in found}
+    sandboxes = {id: here.t("application.client-sandbox.title") for id in wanted if is_sandbox(id)}
+    return sandboxes | {each["id"]: str(each.get("name", each["id"])) for each in found}

@@ -9,7 +9,7 @@ from flask import Response as HttpResponse
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
-from fhirserver.web.console.application.answers import explained, id_of, titles
+from fhirserver.web.console.application.answers import explained, id_of, permissions, titles
 from fhirserver.web.console.application.forms import GRANTS, KEYS, email_of, facts_of, keys_of
 from fhirserver.web.console.application.scopes import Picked, choices, picked, picked_of
 from fhirserver.web.console.here import Here
@@ -70,6 +70,7 @@ def client(here: Here) -> HttpResponse:
         client=found,
         found=authorizations,
         sandbox=here.server.base(sandbox) if sandbox else "",
+        words=[each["words"] for each in permissions(here, str(found.get("scope", "")))[1]],
     )
 
 

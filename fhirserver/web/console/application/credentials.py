@@ -27,8 +27,7 @@ def credentials(here: Here) -> HttpResponse:
 def rotate(here: Here) -> HttpResponse:
     """A new secret, shown once."""
     found = named(here)
-    asked = here.form.get("overlap", "")
-    overlap = int(asked) if asked.isdigit() and int(asked) in OVERLAPS else OVERLAPS[0]
+    overlap = next((seconds for seconds in OVERLAPS if str(seconds) == here.form.get("overlap")), OVERLAPS[0])
     with here.trying():
         client = here.operate("ClientApplication", found["id"], "rotate-secret", overlap=overlap)
     if here.refused:
