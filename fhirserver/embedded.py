@@ -22,6 +22,8 @@ from pathlib import Path
 from fhirserver.store import bootstrap
 
 _MEMORY = "embedded.json"
+TRANSACTION_SECONDS = 20
+"""What a killed process has begun keeps its locks for so long (mongod's default is 60); no transaction may take longer."""
 _PORTS = range(20_000, 32_000)  # below the ports that the kernel gives to outgoing connections
 
 
@@ -125,7 +127,8 @@ def mongod(data: Path, known: Embedded, cache_gb: float) -> list[str]:
         "--oplogSize": 512,  # MB; the default is a twentieth of the disk
     }
     flags = ["--logappend", "--nounixsocket", "--noscripting", "--quiet"]
-    parameters = ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+    set_to = ("diagnosticDataCollectionEnabled=false", f"transactionLifetimeLimitSeconds={TRANSACTION_SECONDS}")
+    parameters = [word for each in set_to for word in ("--setParameter", each)]
     return [program, *(str(word) for pair in options.items() for word in pair), *flags, *parameters]
 
 

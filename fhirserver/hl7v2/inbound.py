@@ -68,6 +68,7 @@ class Inbound:
 
 
 Check = Callable[[bytes, Sender], Problem | None]
+Read = Callable[[Sender, Message], Sender]
 
 
 def prepare(
@@ -80,9 +81,11 @@ def prepare(
     sequence: int,
     registry: str = "",
     check: Check | None = None,
+    read: Read | None = None,
 ) -> Inbound:
     """What to store and answer for these bytes. `registry` is the registry's base URL, for the reference to the
-    Endpoint; `check` maps the message where the Endpoint wants that before the acknowledgment.
+    Endpoint; `check` maps the message where the Endpoint wants that before the acknowledgment; `read` answers the
+    sender with what overlays say of how its messages are read.
 
     Never raises for anything a sender may send.
     """
@@ -92,6 +95,8 @@ def prepare(
     except Problem as unreadable:
         message, fault = None, unreadable
     found = _sender(message, senders, peer)
+    if message is not None and found is not None and read is not None:
+        found = read(found, message)
     if message is not None and found is not None and found.charset:
         message = Message.parse(raw, found.charset)
     if fault is None and message is not None:

@@ -38,6 +38,7 @@ from fhirserver.hl7v2.inbound import (
     unavailable,
 )
 from fhirserver.hl7v2.mapping import Maps
+from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, Senders
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
@@ -45,6 +46,7 @@ from fhirserver.interactions.write import stamped
 from fhirserver.rules.endpoint import CONNECTION
 from fhirserver.search.parse import parse
 from fhirserver.store.database import CLAIMS
+from fhirserver.store.holding import Holding
 from fhirserver.store.model import Change
 from fhirserver.store.search import compile_search, find
 
@@ -94,6 +96,7 @@ class Intake:
     """Puts many jobs at once; without it each goes by itself."""
     points: Points | None = None
     overlays: Overlays = field(init=False)
+    holding: Holding = field(init=False)
     _senders: Senders = field(default_factory=lambda: Senders(()))
     _read: float = 0.0
     _last: int = 0
@@ -101,6 +104,7 @@ class Intake:
 
     def __post_init__(self) -> None:
         self.overlays = Overlays(self.server, self.maps)
+        self.holding = Holding(self.server.store)
 
     def prepare(self, raw: bytes, peer: Peer) -> Inbound:
         """What to store and answer. An unknown sender makes the endpoints be read anew: it may have been named just
@@ -127,13 +131,29 @@ class Intake:
     def _prepare(self, raw: bytes, peer: Peer, senders: Senders, check: Check | None = None) -> Inbound:
         now, registry = self.server.now(), self.server.base(QUARANTINE)
         check = check or (self.points.check if self.points else None)
+        read = self._read_at_once if check is _not_at_once else self._as_read
         given: dict[str, Any] = {"received": now, "sequence": self._sequence(), "registry": registry, "check": check}
+        given["read"] = read
         found = prepare(raw, peer, senders, self.maps, **given)
         if found.resource.get("reason") == "unsupported" and found.organization != QUARANTINE:
             if check is _not_at_once:
                 raise _NotAtOnce
             return prepare(raw, peer, senders, self._maps_of(found), **given)
         return found
+
+    def _read_at_once(self, sender: Sender, message: Message) -> Sender:
+        found = self.overlays.reading(sender, message, FRESH_SECONDS, at_once=True)
+        if found is None:
+            raise _NotAtOnce
+        return found
+
+    def _as_read(self, sender: Sender, message: Message) -> Sender:
+        """The sender as overlays want its messages read; as its Endpoint does, where they cannot be asked."""
+        try:
+            return self.overlays.reading(sender, message, FRESH_SECONDS) or sender
+        except Problem as fault:
+            log.warning("the overlays of %s could not be asked: %s", sender.organization, fault.issues[0].code)
+            return sender
 
     def _maps_of(self, message: Inbound) -> Maps:
         """The maps of a message's sender: its overlays may take what the shipped maps do not."""

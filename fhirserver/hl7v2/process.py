@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,9 +21,10 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.hl7v2 import codes
 from fhirserver.hl7v2.effective import Effective
-from fhirserver.hl7v2.inbound import issue_element, lanes
+from fhirserver.hl7v2.inbound import issue_element
 from fhirserver.hl7v2.ingest import FRESH_SECONDS, JOB, Intake
 from fhirserver.hl7v2.kept import content_of, found, rewrite
+from fhirserver.hl7v2.late import narrowed
 from fhirserver.hl7v2.mapping import Context, Result, to_bundle
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, sender
@@ -30,17 +32,19 @@ from fhirserver.interactions import process_message
 from fhirserver.interactions.merge import POLICIES, REPOINT
 from fhirserver.interactions.message import Content, Done, accept, resume, unfinished
 from fhirserver.interactions.model import Server
+from fhirserver.store.holding import Held, Holding
 from fhirserver.store.model import REGISTRY, Stored
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 60.0
 BATCH = 20
 ATTEMPTS = 4
 STALE_SECONDS = 5.0
 MOST_ORGANIZATIONS = 10_000
 MOST_LANES = 1_000
 MOST_RESULTS = 200
+MOST_LATER = 100
+"""Messages of a patient that are asked what they have said, when one comes late."""
 MERGE_POLICY = "https://fhirserver.example/fhir/StructureDefinition/organization-merge-references"
 
 # What will pass if it is tried again: the message stays `received`.
@@ -54,11 +58,9 @@ def process(intake: Intake, organization: str, lane: str) -> int:
     """
     server, owner, taken = intake.server, intake.server.new_id(), 0
     while waiting := _waiting(server, organization, lane):
-        with _leased(server, [_name(organization, lane)], owner) as held:
-            if not held:
-                return taken
-            for version in waiting:
-                if not server.store.renew(_name(organization, lane), owner, LEASE_SECONDS):
+        with _leased(intake.holding, [_name(organization, lane)], owner) as held:
+            for version in waiting if held else ():
+                if held.lost:
                     return taken
                 server.refresh()
                 try:
@@ -67,6 +69,8 @@ def process(intake: Intake, organization: str, lane: str) -> int:
                     if fault.issues[0].code != "lock-error":
                         raise
                     return taken  # its other lane is at work, and comes to it
+            if not held:
+                return taken
     return taken
 
 
@@ -151,24 +155,23 @@ def _whole(intake: Intake, organization: str, lane: str, current: Stored, sender
     """Applies one HL7v2 message, holding all its lanes, when it is its turn in each."""
     server, resource = intake.server, current.resource()
     message = _message(resource, sender)
-    others = [each for each in lanes_of(resource, message, sender) if each != lane]
-    names = [_name(organization, each) for each in (lane, *others)]
-    with _leased(server, names[1:], owner) as held:
+    others = [each for each in lanes_of(resource) if each != lane]
+    with _leased(intake.holding, [_name(organization, each) for each in others], owner) as held:
         if not held:
             raise problem("lock-error", "Another message of this patient is being processed.")
         for other in others:
             _in_turn(server, organization, other, current)
         if not unfinished(current):
             current = _apply(intake, organization, current, message, sender)
-        while unfinished(current) and all(server.store.renew(name, owner, LEASE_SECONDS) for name in names):
+        while unfinished(current) and not held.lost:
             current = resume(server, organization, current, {"message": current.id})
     for other in others:
         server.enqueue(JOB, organization, other)
 
 
-def lanes_of(resource: Mapping[str, Any], message: Message, sender: Sender | None) -> list[str]:
+def lanes_of(resource: Mapping[str, Any]) -> list[str]:
     """The lanes in which a message has its place: those that it was taken in with."""
-    return list(dict.fromkeys([resource["lane"], *resource.get("otherLane", lanes(message, sender))]))
+    return list(dict.fromkeys([resource["lane"], *resource.get("otherLane", ())]))
 
 
 def _in_turn(server: Server, organization: str, lane: str, current: Stored) -> None:
@@ -192,13 +195,16 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
     if any(each.needed or each.table in effective.required for each in result.unmapped):
         rewrite(server, current, codes.held(current.resource(), unmapped))
         return current
+    elements, deletes = result.elements, result.deletes
+    if current.version > 1:  # it is not the first time that it is looked at: others may have come first
+        elements, deletes = narrowed(result, _later(intake, organization, current))
     content = Content(
         bundle=result.bundle,
         event=result.event,
         names=result.aliases,
         match=result.match,
-        elements=result.elements,
-        deletes=result.deletes,
+        elements=elements,
+        deletes=deletes,
         effects=result.effects,
         policy=_policy(server, organization, sender) if result.effects else REPOINT,
     )
@@ -207,6 +213,20 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
         return _finished(server, current.resource(), result, done, effective.maps.name, unmapped)
 
     return accept(server, organization, content, current, finish, {"message": current.id})
+
+
+def _later(intake: Intake, organization: str, current: Stored) -> Iterator[Result]:
+    """What the messages of the same lanes became that came after this one and were processed: the newest MOST_LATER."""
+    server, lanes = intake.server, ",".join(lanes_of(current.resource()))
+    pairs = [("lane", lanes), ("status", "processed,warning"), ("_sort", "-sequence")]
+    for each in found(server, everything(organization), "InboundMessage", pairs, MOST_LATER):
+        resource = each.resource()
+        if resource["sequence"] <= current.resource()["sequence"]:
+            return
+        if "mapping" not in resource:  # a FHIR message, or one that was resolved by hand
+            continue
+        with suppress(Problem):  # it cannot be mapped any more
+            yield convert(intake, content_of(each), organization, sender_of(server, resource), message=each)
 
 
 def _policy(server: Server, organization: str, sender: Sender | None) -> str:
@@ -302,19 +322,33 @@ def _name(organization: str, lane: str) -> str:
     return f"inbound/{organization}/{lane}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Leases:
+    """The leases that a message needs: true where all of them are held."""
+
+    held: Sequence[Held]
+    whole: bool
+
+    def __bool__(self) -> bool:
+        return self.whole
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process may hold one of them by now."""
+        return any(each.lost for each in self.held)
+
+
 @contextmanager
-def _leased(server: Server, names: Sequence[str], owner: str) -> Iterator[bool]:
-    """Holds the leases of these names, or none of them."""
-    held: list[str] = []
-    try:
+def _leased(holding: Holding, names: Sequence[str], owner: str) -> Iterator[_Leases]:
+    """Holds the leases of these names, or says that it could not get them all."""
+    with ExitStack() as stack:
+        held: list[Held] = []
         for name in sorted(names):
-            if server.store.lease(name, owner, LEASE_SECONDS) is None:
+            one = stack.enter_context(holding.lease(name, owner))
+            if one is None:
                 break
-            held.append(name)
-        yield len(held) == len(names)
-    finally:
-        for name in held:
-            server.store.release(name, owner)
+            held.append(one)
+        yield _Leases(held, len(held) == len(names))
 
 
 def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:

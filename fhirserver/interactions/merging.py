@@ -27,7 +27,9 @@ def merged(before: Resource, said: Resource, elements: Sequence[str] | None, del
     those it says are gone.
     """
     after = dict(before)
-    for element in elements or [name for name in said if name not in ("resourceType", "id", "meta")]:
+    if elements is None:
+        elements = [name for name in said if name not in ("resourceType", "id", "meta")]
+    for element in elements:
         name, _, part = element.partition(".")
         if name not in said:
             continue
@@ -39,7 +41,8 @@ def merged(before: Resource, said: Resource, elements: Sequence[str] | None, del
             after[f"_{name}"] = said[f"_{name}"]
     for path in deletes:
         _delete(after, _STEPS.split(path))
-    for name, value in said.items():
+    for name in {element.partition(".")[0] for element in elements} & said.keys():
+        value = said[name]
         if isinstance(value, dict) and _runs_backwards(after.get(name)):
             after[name] = value  # the start of one stay and the end of another are no period
     return after

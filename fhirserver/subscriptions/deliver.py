@@ -22,11 +22,11 @@ from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import put
 from fhirserver.rules.model import Prepared
+from fhirserver.store.holding import Held, Holding
 from fhirserver.store.model import Change, Stored
 from fhirserver.subscriptions import delivery, notification, sending
 from fhirserver.subscriptions.delivery import Delivery, text
 from fhirserver.subscriptions.gate import GREET, HOLD, SEND, SKIP, Gate, gate
-from fhirserver.subscriptions.holding import Held, Holding
 from fhirserver.subscriptions.lanes import Breaker, Lanes, Ready
 from fhirserver.subscriptions.post import Answer, Endpoints
 from fhirserver.subscriptions.schedule import Schedule, asked

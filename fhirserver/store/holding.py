@@ -1,5 +1,5 @@
 """Leases that live as long as their process: short, and renewed in the background, so that a killed worker's
-subscriptions are free again within seconds, however long a POST may take.
+subscriptions and lanes are free again within seconds, however long a POST or a message may take.
 """
 
 from __future__ import annotations
@@ -62,10 +62,14 @@ class Holding:
         self._closed.set()
 
     def _renew(self) -> None:
+        """Renews what is held until nothing is: who takes a lease then starts another thread."""
         failures = 0
         while not self._closed.wait(RENEW_SECONDS):
             with self._lock:
                 held = list(self._held)
+                if not held:
+                    self._thread = None
+                    return
             try:
                 for one in held:
                     one.lost = one.lost or not self._store.renew(one.name, one.owner, SECONDS)
