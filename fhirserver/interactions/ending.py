@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 from fhirserver.auth.access import CLIENT_SYSTEM, everything
@@ -33,8 +32,6 @@ ERRAND = "end-client"
 TYPE = "ClientApplication"
 PAGE = 200
 ATTEMPTS = 5
-FAMILY_LIFETIME = timedelta(days=400)
-"""How long the end of a family of tokens is remembered: as long as the longest of them could live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +73,7 @@ def _tokens(server: Server, ended: Ended) -> None:
     kept, group, now = Kept(server.store.database), of_client(ended.client), server.now()
     while True:
         values = kept.of_group(group, now)
-        for family in {value["family"] for value in values if value.get("family")}:
-            kept.end(family, now + FAMILY_LIFETIME)
-            kept.drop_group(f"family/{family}")
+        kept.end_families({value["family"] for value in values if value.get("family")}, now)
         if kept.drop_group(group) == 0:
             return
 

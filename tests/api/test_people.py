@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,24 +37,8 @@ def portal(exchange: Exchange) -> dict[str, Any]:
 
 @pytest.fixture
 def add(exchange: Exchange) -> Callable[..., dict[str, Any]]:
-    """Adds a user as an administrator does."""
-
-    def make(by: str = "hospital", **elements: Any) -> dict[str, Any]:
-        organization = exchange.hospital if by == "hospital" else exchange.acme
-        user = {
-            "resourceType": "User",
-            "email": f"{uuid.uuid4().hex[:12]}@example.org",
-            "name": "Ida",
-            "role": "member",
-            "organization": {"reference": f"Organization/{organization}"},
-            "password": PASSWORD,
-            **elements,
-        }
-        answer = exchange.call("POST", f"{REGISTRY}/User", exchange.people[by], {k: v for k, v in user.items() if v})
-        assert answer.status_code == 201, answer.text
-        return dict(answer.json or {})
-
-    return make
+    """Adds a user as the administrator of an organization does."""
+    return exchange.add
 
 
 def person(exchange: Exchange, user: dict[str, Any]) -> str:

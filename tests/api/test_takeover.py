@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.parser import BytesParser
@@ -58,19 +57,7 @@ def portal(exchange: Exchange) -> dict[str, Any]:
 @pytest.fixture
 def add(exchange: Exchange) -> Callable[..., dict[str, Any]]:
     """Adds a user as the administrator of an organization does."""
-
-    def make(by: str = "hospital", **elements: Any) -> dict[str, Any]:
-        user = {
-            "resourceType": "User",
-            "email": f"{uuid.uuid4().hex[:12]}@example.org",
-            "name": "Ida",
-            "password": PASSWORD,
-        }
-        answer = exchange.call("POST", f"{REGISTRY}/User", exchange.people[by], {**user, **elements})
-        assert answer.status_code == 201, answer.text
-        return dict(answer.json or {})
-
-    return make
+    return exchange.add
 
 
 def in_the_same_second(exchange: Exchange, token: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
