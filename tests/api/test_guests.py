@@ -242,3 +242,65 @@ def test_what_can_be_subscribed_to_is_listed_for_those_who_may_ask(exchange: Exc
     assert {"create.patient", "ADT-A03"} <= urls
     assert "ADT-A01" not in urls
     assert see(exchange, "member", "Subscription/$topics").status_code == 200
+
+
+GOVERN = {"resourceType": "Parameters", "parameter": [{"name": "governed", "valueBoolean": True}]}
+MESSAGE = {"resourceType": "Bundle", "type": "message", "entry": []}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "statuses"),
+    [
+        ("POST", "Patient", {"resourceType": "Patient"}, {403}),
+        ("POST", "$process-message", MESSAGE, {403}),
+        ("POST", "Bundle", {"resourceType": "Bundle", "type": "collection"}, {403}),
+        ("POST", "SubscriptionTopic", {"resourceType": "SubscriptionTopic", "url": "urn:t", "status": "active"}, {403}),
+        ("POST", "SubscriptionTopic/$govern", GOVERN, {403}),
+        ("POST", "InboundMessage/$convert", {"resourceType": "Parameters"}, {403}),
+        ("POST", "ConceptMap/$compare", {"resourceType": "Parameters"}, {403}),
+        ("POST", "Patient/{patient}/$validate", {"resourceType": "Parameters"}, {403, 404}),
+        ("GET", "Patient/{patient}", None, {403}),
+        ("GET", "Patient/{patient}/$everything", None, {403}),
+        ("GET", "Patient/{patient}/$trace", None, {403}),
+        ("GET", "Patient/{patient}/_history", None, {403}),
+        ("GET", "AuditEvent/$verify-seals", None, {403}),
+        ("GET", "Patient/{patient}/Subscription", None, {200, 400, 403, 404}),
+        ("GET", "?_type=Patient,Subscription", None, {200, 403}),
+        ("GET", "_history", None, {200}),
+        ("GET", "$meta", None, {200, 403}),
+    ],
+)
+def test_nothing_of_the_data_is_had_by_any_other_way(
+    method: str, path: str, body: Any, statuses: set[int], exchange: Exchange, client: dict[str, Any]
+) -> None:
+    found = exchange.call("GET", f"{exchange.base}/Patient", exchange.people["hospital"]).json
+    patient = found["entry"][0]["resource"]["id"]  # type: ignore[index]
+    address = f"{exchange.base}/{path.format(patient=patient)}"
+    answer = exchange.call(method, address, exchange.people["acme"], body)
+
+    assert answer.status_code in statuses, answer.text
+    assert '"gender"' not in answer.text
+    kinds = {
+        each["resource"]["resourceType"] for each in dict(answer.json or {}).get("entry", ()) if "resource" in each
+    }
+    assert kinds <= {"Subscription", "NotificationDelivery", "SubscriptionTopic", "OperationOutcome"}
+
+
+def test_how_the_catalogue_is_governed_names_no_subscription_of_others(
+    exchange: Exchange, client: dict[str, Any]
+) -> None:
+    path = f"{exchange.base}/SubscriptionTopic/$govern"
+    id = make(exchange, "hospital", "", "create.patient").json["id"]  # type: ignore[index]
+    exchange.call(
+        "POST",
+        f"{exchange.base}/Subscription/{id}/$approve",
+        exchange.people["hospital"],
+        {"resourceType": "Parameters"},
+    )
+    told = exchange.call("POST", path, exchange.people["hospital"], GOVERN).text
+    seen = exchange.call("GET", path, exchange.people["acme"]).text
+    stopped = {"resourceType": "Parameters", "parameter": [{"name": "governed", "valueBoolean": False}]}
+    exchange.call("POST", path, exchange.people["hospital"], stopped)
+
+    assert id in told
+    assert "Subscription/" not in seen
