@@ -21,6 +21,7 @@ from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2 import process, shipped
 from fhirserver.hl7v2.batch import messages_in
+from fhirserver.hl7v2.mapping.overlay import is_overlay
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.interactions import packages
 from fhirserver.interactions.capabilities import served_types
@@ -174,6 +175,7 @@ def load(
     """Stores the resources in NDJSON and Bundle files on an organization's base, beside the API.
 
     Types with rules of their own (clients, subscriptions, ...) are not loaded: they come to be through the API only.
+    Mapping overlays are written last, and checked.
     Raises Problem(not-found) where there is no such organization.
     """
     with app.opened(settings) as installation:
@@ -189,8 +191,27 @@ def load(
             now=server.now,
             new_id=server.new_id,
             validated=validated,
+            ruled=lambda each: each["resourceType"] == "ConceptMap" and is_overlay(each),
         )
-        return load_files(loading, files, max(2, os.cpu_count() or 2), progress)
+        done = load_files(loading, files, max(2, os.cpu_count() or 2), progress)
+        for overlay in done.aside:
+            _load_overlay(server, organization, overlay, done)
+        return done
+
+
+def _load_overlay(server: Server, organization: str, overlay: Resource, done: Loaded) -> None:
+    """Writes a mapping overlay as the API does, which checks it with all that applies beside it."""
+    id = str(overlay.get("id") or server.new_id())
+    if server.store.read(everything(organization), "ConceptMap", id) is not None:
+        done.there += 1
+        return
+    base = server.base(organization)
+    request = Request("update", organization, base, OPERATOR, type="ConceptMap", id=id, body={**overlay, "id": id})
+    try:
+        dispatch(server, request)
+        done.stored += 1
+    except Problem as fault:
+        done.refuse(f"ConceptMap/{id}: {fault}")
 
 
 def take_messages(settings: Settings, files: Sequence[Path], organization: str) -> Counter[str]:

@@ -269,7 +269,7 @@ class Intake:
         return self._taken(messages, lambda raw: self._prepare(raw, Peer(address), senders))
 
     def take_batch(self, raw: bytes, peer: Peer) -> bytes | None:
-        """Takes a batch that came over MLLP; AR where it is not whole, or cannot be stored."""
+        """Takes a batch that came over MLLP; AE where it is not whole, AR where it cannot be stored."""
         try:
             return self._batch(raw, self._taken(batched(raw), lambda each: self.prepare(each, peer)))
         except Problem as fault:

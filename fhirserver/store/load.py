@@ -39,7 +39,8 @@ LOCAL = ("urn:uuid:", "urn:oid:")
 class Loading:
     """What a load needs to know: where to, as what, and how each resource is made ready.
 
-    types: those that may be loaded. now and new_id: as the server's.
+    types: those that may be loaded. now and new_id: as the server's. ruled: whether a resource has rules beside its
+    type's: it is set aside, for the caller to write through the API.
     """
 
     open: Callable[[], Database]
@@ -50,16 +51,20 @@ class Loading:
     now: Callable[[], datetime]
     new_id: Callable[[], str]
     validated: bool = True
+    ruled: Callable[[Resource], bool] | None = None
 
 
 @dataclass(slots=True)
 class Loaded:
-    """How many were stored, how many were there already, how many were refused, and why (the first few)."""
+    """How many were stored, how many were there already, how many were refused, and why (the first few). `aside`: what
+    was set aside.
+    """
 
     stored: int = 0
     there: int = 0
     refused: int = 0
     reasons: list[str] = field(default_factory=list)
+    aside: list[Resource] = field(default_factory=list)
 
     def add(self, other: Loaded) -> None:
         """Counts what another piece of work did."""
@@ -67,6 +72,7 @@ class Loaded:
         self.there += other.there
         self.refused += other.refused
         self.reasons = [*self.reasons, *other.reasons][:MOST_REFUSALS]
+        self.aside += other.aside
 
     def refuse(self, reason: str, count: int = 1) -> None:
         """Counts resources that were not stored."""
@@ -177,6 +183,9 @@ class _Worker:
         type = resource.get("resourceType") if isinstance(resource, dict) else None
         if not isinstance(type, str) or type not in loading.types:
             done.refuse(f"{where}: {str(type)[:64]} cannot be loaded into an organization's base")
+            return None
+        if loading.ruled is not None and loading.ruled(resource):
+            done.aside.append(resource)
             return None
         id = resource.get("id") or loading.new_id()
         instant = loading.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from fhirserver import local
 from fhirserver.app import Installation
-from fhirserver.fhir.json import encode
+from fhirserver.fhir.json import decode, encode
+from fhirserver.settings import folder
 from fhirserver.store.load import LINES, Loaded, pieces, unpacked
 from tests.api.client import Api
 from tests.api.samples import observation, patient
@@ -113,3 +115,19 @@ def test_a_large_file_is_cut_into_pieces_whose_lines_are_numbered(tmp_path: Path
 @pytest.mark.parametrize("bundle", [{"entry": [{}, {"resource": 7}, "x"]}, {}])
 def test_a_bundle_without_resources_gives_none(bundle: dict[str, object]) -> None:
     assert unpacked(bundle, lambda: "new") == []
+
+
+def test_a_mapping_overlay_is_checked_as_the_api_checks_it(
+    api: Api, installation: Installation, tmp_path: Path
+) -> None:
+    overlay = decode((folder("examples") / "hl7v2" / "overlay.json").read_bytes())
+    broken = copy.deepcopy(overlay) | {"id": "broken"}
+    next(e for g in broken["group"] for e in g["element"] if e.get("target"))["target"][0]["code"] = "gendre"
+    refused = load(installation, api.organization, ndjson(tmp_path / "broken.ndjson", broken))
+    assert (refused.stored, refused.refused) == (0, 1)
+    assert "gendre" in refused.reasons[0]
+    done = load(installation, api.organization, ndjson(tmp_path / "maps.ndjson", {**overlay, "id": "good"}, broken))
+    assert (done.stored, done.refused) == (1, 1), "two that cannot be together"
+    assert api.found("ConceptMap?context=overlay") == ["good"]
+    again = load(installation, api.organization, ndjson(tmp_path / "again.ndjson", {**overlay, "id": "good"}))
+    assert (again.stored, again.there) == (0, 1)

@@ -195,6 +195,39 @@ def test_the_same_control_id_with_other_content_is_another_message(hospital: Hos
     assert patient["name"][0]["given"] == ["Clemens"]
 
 
+def batch(hospital: Hospital, *messages: bytes, count: int) -> bytes:
+    """A file with one batch, in a frame."""
+    names = f"|^~\\&|ADT1|{facility(hospital.organization)}|EXCHANGE|HUB|20260914\r"
+    ends = (f"FHS{names}BHS{names}".encode(), f"BTS|{count}\rFTS|1\r".encode())
+    return b"".join((ends[0], *messages, ends[1]))
+
+
+def test_a_batch_in_a_frame_is_taken_whole_and_in_order(hospital: Hospital) -> None:
+    first = example("06-z-segments-a01-2.5.hl7", hospital)
+    renamed = first.replace(b"LS00006", b"LS00007").replace(b"A01", b"A08").replace(b"Clement", b"Clemens")
+    broken = first.replace(b"LS00006", b"LS00008").split(b"PID|")[0]
+    whole = batch(hospital, first, broken, renamed, count=3)
+    with hospital.connect() as connection:
+        answers = [connection.send(whole) for _ in range(2)]
+        assert Message.parse(connection.send(first))["MSA-1"] == "AA", "the connection goes on"
+    told = [[line.split(b"|")[1:3] for line in each.split(b"\r") if line[:3] == b"MSA"] for each in answers]
+    assert told[0] == [[b"AA", b"LS00006"], [b"AE", b"LS00008"], [b"AA", b"LS00007"]]
+    assert told[1] == told[0], "the same batch again has no second effect"
+    assert [line[:3] for line in answers[0].split(b"\r")[:2]] == [b"FHS", b"BHS"]
+    hospital.drain()
+    assert len(hospital.stored("InboundMessage")) == 3
+    [patient] = hospital.stored("Patient")
+    assert patient["name"][0]["given"] == ["Clemens"]
+
+
+def test_a_batch_in_a_frame_that_is_not_whole_is_not_taken(hospital: Hospital) -> None:
+    with hospital.connect() as connection:
+        answer = connection.send(batch(hospital, example("06-z-segments-a01-2.5.hl7", hospital), count=2))
+    assert b"MSA|AE" in answer
+    assert b"BTS-1" in answer
+    assert hospital.stored("InboundMessage") == []
+
+
 def test_many_connections_at_once_lose_and_repeat_nothing(hospital: Hospital) -> None:
     raw = example("02-register-a04-2.4.hl7", hospital)
 
