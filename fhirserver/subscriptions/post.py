@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
-import requests
-from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse, PoolManager, Timeout
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
 
 from fhirserver.fhir.problem import Problem
 from fhirserver.subscriptions.endpoint import Guard, parts_of
@@ -67,7 +67,9 @@ class Endpoints:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if authorities:
             context.load_verify_locations(authorities)
-        self._adapter = _Pinned(guard, context)
+        self._context = context
+        self._pools = PoolManager(num_pools=512, maxsize=32)
+        self._pools.pool_classes_by_scheme = {"http": _Plain, "https": _Secure}
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
         """One POST, over within about `seconds`. Never raises for what the other side or the network does."""
@@ -86,13 +88,13 @@ class Endpoints:
             answer = self._persistently(work)
         except Problem as refusal:
             answer = Answer(0, 0, error=str(refusal))
-        except UnicodeError:
-            answer = Answer(0, 0, error="a header of the channel cannot be sent over HTTP")
         except TooLong as error:
             answer = Answer(0, 0, error=str(error))
-        except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
+        except (HTTPError, OSError, http.client.HTTPException) as error:
             self.guard.forget(url)
             answer = Answer(0, 0, error=_said(error))
+        except ValueError:
+            answer = Answer(0, 0, error="a header of the channel cannot be sent over HTTP")
         finally:
             _DEADLINES.end(running)
         if running.shut:
@@ -101,71 +103,63 @@ class Endpoints:
 
     def close(self) -> None:
         """Ends the kept connections."""
-        self._adapter.close()
+        self._pools.clear()
 
     def _persistently(self, work: Callable[[], Answer]) -> Answer:
         """A kept connection may have been closed by the other side a moment before: worth a second try at once."""
         try:
             return work()
-        except requests.ConnectionError as error:
+        except HTTPError as error:
             if not any(mark in repr(error) for mark in _CLOSED):
                 raise
             return work()
 
     def _posted(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
         with self._sent("POST", url, headers, body, seconds) as response:
-            excerpt = response.raw.read(EXCERPT_BYTES, decode_content=False) or b""
-            more = response.raw.read(DRAIN_BYTES, decode_content=False) if len(excerpt) == EXCERPT_BYTES else b""
-            if len(more) == DRAIN_BYTES:
-                response.raw.close()
+            excerpt = response.read(EXCERPT_BYTES, decode_content=False) or b""
+            if len(excerpt) == EXCERPT_BYTES:
+                response.read(DRAIN_BYTES, decode_content=False)
             retry_after = response.headers.get("Retry-After", "")[:64]
-            return Answer(response.status_code, 0, _text(excerpt), retry_after)
+            return Answer(response.status, 0, _text(excerpt), retry_after)
 
     def _got(self, url: str, seconds: float, most: int) -> Answer:
         with self._sent("GET", url, {"Accept": "application/json"}, None, seconds) as response:
-            body = response.raw.read(most + 1, decode_content=False) or b""
+            body = response.read(most + 1, decode_content=False) or b""
             if len(body) > most:
-                response.raw.close()
                 raise TooLong(f"the answer has more than {most} bytes")
-            return Answer(response.status_code, 0, body=body)
+            return Answer(response.status, 0, body=body)
 
     @contextmanager
     def _sent(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
-    ) -> Iterator[requests.Response]:
-        own = {"Host": urlsplit(url).netloc, "Accept-Encoding": "identity", "User-Agent": "fhirserver"}
-        request = requests.Request(method, url, headers={**headers, **own}, data=body).prepare()
-        response = self._adapter.send(request, stream=True, timeout=(min(CONNECT_SECONDS, seconds), seconds))
+    ) -> Iterator[BaseHTTPResponse]:
+        parts, port = parts_of(url)
+        own = {"Host": parts.netloc, "Accept-Encoding": "identity", "User-Agent": "fhirserver"}
+        response = self._pool(parts, port, url).urlopen(
+            method,
+            parse_url(url).request_uri,
+            body=body,
+            headers={**headers, **own},
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds),
+            preload_content=False,
+            decode_content=False,
+        )
         try:
             yield response
         finally:
             response.close()
+            response.release_conn()
 
-
-class _Pinned(HTTPAdapter):
-    """Connects to the judged address under the endpoint's own name."""
-
-    def __init__(self, guard: Guard, context: ssl.SSLContext) -> None:
-        self._guard = guard
-        self._context = context
-        super().__init__(pool_connections=512, pool_maxsize=32, max_retries=0)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Plain, "https": _Secure}
-
-    def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> HTTPConnectionPool:
-        parts, port = parts_of(request.url or "")
-        address = self._guard.addresses(request.url or "")[0]
-        tls: dict[str, Any] = {}
+    def _pool(self, parts: SplitResult, port: int, url: str) -> HTTPConnectionPool:
+        """The kept connections to the judged address under the endpoint's own name."""
+        address, tls = self.guard.addresses(url)[0], dict[str, Any]()
         if parts.scheme == "https":
-            tls = {"ssl_context": self._context, "server_hostname": parts.hostname, "assert_hostname": parts.hostname}
-        pool: HTTPConnectionPool = self.poolmanager.connection_from_host(address, port, parts.scheme, pool_kwargs=tls)
-        return pool
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Nothing to add: the shared context holds the authorities and demands a certificate."""
-        if isinstance(conn, HTTPSConnectionPool):
-            conn.cert_reqs = "CERT_REQUIRED"
+            names = {"server_hostname": parts.hostname, "assert_hostname": parts.hostname}
+            tls = {"ssl_context": self._context, "cert_reqs": "CERT_REQUIRED", **names}
+        return self._pools.connection_from_host(address, port, parts.scheme, pool_kwargs=tls)
 
 
 @dataclass(eq=False, slots=True)
