@@ -139,6 +139,20 @@ def test_the_same_merge_twice_is_one(ward: Ward) -> None:
     assert ward.of(survivor) == {"Encounter": 2, "AllergyIntolerance": 2}
 
 
+def test_what_the_api_writes_about_the_prior_patient_stays_there_until_the_merge_is_said_again(ward: Ward) -> None:
+    prior, survivor = ward.admit("10"), ward.admit("20")
+    ward.merge("20", "10")
+    late = {"resourceType": "Basic", "code": {"text": "late"}, "subject": {"reference": f"Patient/{prior['id']}"}}
+    ward.api.create(late)
+    assert ward.of(prior) == {"Basic": 1}, "a client's words are stored as they are; the link leads on"
+    ward.merge("20", "10")
+    assert ward.of(prior) == {}
+    assert ward.of(survivor)["Basic"] == 1
+    ward.part("20", "10")
+    assert ward.of(prior)["Basic"] == 1, "and both go back"
+    assert ward.of(prior)["Encounter"] == 1
+
+
 def test_a_message_for_the_number_that_was_merged_goes_to_the_survivor(ward: Ward) -> None:
     prior, survivor = ward.admit("10"), ward.admit("20")
     ward.merge("20", "10")
