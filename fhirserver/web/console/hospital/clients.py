@@ -34,7 +34,7 @@ def clients(here: Here) -> HttpResponse:
     found = here.list(
         TYPE,
         ("organization", f"Organization/{here.organization}"),
-        ("_sort", "-requested"),
+        ("_sort", "-_lastUpdated"),
         find="name:contains",
         filters=FILTERS,
     )

@@ -111,11 +111,11 @@ def _seen_by(found: Listing, names: Mapping[str, str]) -> dict[str, int]:
 
 
 def _client(here: Here) -> Filter:
-    """The choice of an application: those that ever asked to be let in, the latest first."""
+    """The choice of an application: those that ever asked to be let in, those decided on or asking lately first."""
     asked = here.found(
         "ClientAuthorization",
         ("organization", f"Organization/{here.organization}"),
-        ("_sort", "-requested"),
+        ("_sort", "-_lastUpdated"),
         ("_count", str(MOST_CLIENTS)),
         ("_elements", "client,clientName"),
     )
