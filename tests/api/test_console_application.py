@@ -368,6 +368,11 @@ def test_a_subscription_is_tried_asked_for_and_its_secret_shown_once(
     wrong = ask(exchange, acme, client, criteria="Patient?colour=red", do="check")
     assert wrong.status_code == 400
     assert "colour" in wrong.text
+    url = "https://fhirserver.example/fhir/SubscriptionTopic/create.patient"
+    assert f'<option value="{url}">Creation of Patient (create.patient)' in acme.see(
+        f"/clients/{client['id']}/subscriptions/new"
+    )
+    assert "This is understood." in ask(exchange, acme, client, by="topic", criteria=url, do="check").text
     page = acme.see(f"/clients/{client['id']}/subscriptions/new?by=search")
     given = {
         "criteria": "Patient?gender=male",
@@ -417,6 +422,10 @@ def test_a_subscription_is_paused_resumed_and_deleted_by_the_word(
     assert "Pause" in acme.see(path)
     assert "Pause" not in member.see(path)
     assert "matches 0" in acme.send(f"{path}/act", 200, do="preview").text
+    patient = exchange.call("GET", f"{exchange.base}/Patient", exchange.people["hospital"]).json["entry"][0]["resource"]  # type: ignore[index]
+    why = acme.send(f"{path}/act", 200, do="why", reference=f"Patient/{patient['id']}").text
+    assert "It does not match." in why
+    assert "before the approval" in why
     acme.send(f"{path}/act", 303, do="pause")
     assert exchange.call("GET", stored, exchange.people["hospital"]).json["status"] == "off"  # type: ignore[index]
     acme.send(f"{path}/act", 303, do="resume")

@@ -16,7 +16,7 @@ from fhirserver.auth.sandbox import is_sandbox
 from fhirserver.fhir import Resource
 from fhirserver.rules.model import CANONICAL
 from fhirserver.rules.subscription import decision, owner
-from fhirserver.web.console.application.answers import id_of, values
+from fhirserver.web.console.application.answers import id_of, parameters, values
 from fhirserver.web.console.application.clients import named
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import Filter
@@ -96,10 +96,8 @@ def of_client(here: Here) -> HttpResponse:
     )  # fmt: skip
 
 
-def subscription(
-    here: Here, tried: Mapping[str, Any] | None = None, preview: Mapping[str, Any] | None = None
-) -> HttpResponse:
-    """One: what was asked for, where it stands, what was delivered."""
+def subscription(here: Here, **told: Any) -> HttpResponse:
+    """One: what was asked for, where it stands, what was delivered; `told` are answers to what was just done."""
     at, id = here.values["at"], here.values["subscription"]
     found = here.read("Subscription", id, base=at)
     whose = ("subscription", f"Subscription/{id}")
@@ -131,8 +129,9 @@ def subscription(
         series=[(name, tone, counted[name]) for name, tone, _ in SERIES],
         looked=len(latest),
         dead=sum(each["status"] == "dead-letter" for each in latest),
-        tried=tried,
-        preview=preview,
+        tried=told.get("tried"),
+        preview=told.get("preview"),
+        why=told.get("why"),
         sandbox=is_sandbox(at),
         admin=here.may("update", "Subscription", base=at),
     )
@@ -168,6 +167,7 @@ def act(here: Here) -> HttpResponse:
     wanted = here.form.get("do", "")
     tried: Mapping[str, Any] | None = None
     preview: Mapping[str, Any] | None = None
+    why: Mapping[str, Any] | None = None
     said = ""
     with here.trying():
         if wanted in STEPS:
@@ -180,11 +180,17 @@ def act(here: Here) -> HttpResponse:
             tried = values(here.operate("Subscription", id, "test", base=at).get("parameter", ()))
         elif wanted == "preview":
             preview = values(here.operate("Subscription", id, "preview", base=at).get("parameter", ()))
+        elif wanted == "why":
+            told = here.operate("Subscription", id, "why", base=at, reference=here.form.get("reference", "").strip())
+            why = {
+                **values(told.get("parameter", ())),
+                "checks": [values(p["part"]) for p in parameters(told, "check")],
+            }
         elif wanted == "redeliver":
             told = values(here.operate("Subscription", id, "redeliver", base=at).get("parameter", ()))
             return here.go(_address(here), said="application.subscription.redelivered", count=told.get("queued", 0))
     if here.refused or not said:
-        return subscription(here, tried, preview)
+        return subscription(here, tried=tried, preview=preview, why=why)
     return here.go(_address(here), said=said)
 
 
