@@ -46,9 +46,8 @@ ABOUT_CLIENT = ("ClientApplication", "ClientAuthorization", "Communication")
 """The types of the registry whose resources about a client that client may read without a scope for it."""
 
 INTERNAL = ("InboundMessage", "User")
-"""The types that no client sees, however wide its scopes: they belong to the organization's own people. (A message
-may be sent
-in by a client: that is a create.)"""
+"""The types that no client sees, however wide its scopes: they belong to the organization's own people. (A message may
+be sent in by a client: that is a create.)"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,8 @@ class Problem(Exception):
     """Something the caller must hear about. Raised anywhere, rendered once: as HTTP, as a Bundle entry, as an HL7v2
     ACK.
 
-    `status` overrides the table for the rare issue type that serves two codes; `headers` are HTTP headers the
-    answer carries
-    (`WWW-Authenticate`, `Retry-After`, `Allow`).
+    `status` overrides the table for the rare issue type that serves two codes; `headers` are HTTP headers the answer
+    carries (`WWW-Authenticate`, `Retry-After`, `Allow`).
     """
 
     issues: tuple[Issue, ...]

@@ -121,8 +121,7 @@ class Senders:
 
     def of(self, organization: str) -> Senders:
         """The senders of one organization, where the way in (an authorized HTTP call) says already whose the messages
-        are;
-        what no Endpoint names is taken as from any sender."""
+        are; what no Endpoint names is taken as from any sender."""
         own = Senders(())
         anyone = Sender(endpoint="", organization=organization, default=True)
         own._free = [*(one for one in self._free if one.organization == organization), anyone]

@@ -2,10 +2,8 @@
 BALP 1.1.
 
 A read, a search and a refusal leave their facts in the spool of the process; a write's facts travel in its pending
-event, so that no
-committed write lacks its record. The relay makes the AuditEvents of both. No clinical content is in one: of a
-search the query that was
-sent (BALP wants it), of a read what was read.
+event, so that no committed write lacks its record. The relay makes the AuditEvents of both. No clinical content is in
+one: of a search the query that was sent (BALP wants it), of a read what was read.
 """
 
 from __future__ import annotations

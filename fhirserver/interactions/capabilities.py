@@ -2,8 +2,7 @@
 http#capabilities.
 
 `capability/` says which types a base serves; the interactions come from the table, the refusals from the rules, the
-search
-parameters from the definitions, the operations from the operations table. Nothing here is kept by hand.
+search parameters from the definitions, the operations from the operations table. Nothing here is kept by hand.
 """
 
 from __future__ import annotations

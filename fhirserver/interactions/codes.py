@@ -1,9 +1,8 @@
 """Token searches against stored value sets and hierarchies: `:in`, `:not-in`, `:above`, `:below`. FHIR R4:
 search#modifiers.
 
-Only what is stored here is looked into: the ValueSet by its canonical URL with the codes it lists, includes by
-system from a stored CodeSystem,
-and its expansion where it has one; hierarchies of a stored CodeSystem.
+Only what is stored here is looked into: the ValueSet by its canonical URL with the codes it lists, includes by system
+from a stored CodeSystem, and its expansion where it has one; hierarchies of a stored CodeSystem.
 """
 
 from __future__ import annotations

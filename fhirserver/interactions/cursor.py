@@ -1,8 +1,8 @@
 """Page cursors: the keyset of the last entry shown, signed. FHIR R4: http#paging.
 
 A cursor holds values, not a page number, so pages do not shift when resources are written meanwhile, and page 5,000
-costs what
-page 1 costs. It is signed together with what it belongs to: a changed one, or one of another search, is refused.
+costs what page 1 costs. It is signed together with what it belongs to: a changed one, or one of another search, is
+refused.
 """
 
 from __future__ import annotations

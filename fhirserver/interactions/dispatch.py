@@ -31,9 +31,8 @@ def dispatch(server: Server, request: Request) -> Response:
 
 
 def perform(server: Server, request: Request, access: Access) -> Response:
-    """Answers an entry of a Bundle, with the access that the Bundle was admitted with. Audited like any
-    interaction; what
-    runs in a transaction is so when that has committed, by whoever runs it.
+    """Answers an entry of a Bundle, with the access that the Bundle was admitted with. Audited like any interaction;
+    what runs in a transaction is so when that has committed, by whoever runs it.
     """
     row = BY_CODE[request.interaction]
     _served(server, request)

@@ -1,8 +1,7 @@
 """_include and _revinclude, with `:iterate`. FHIR R4: search#include.
 
-Loop-safe: a resource is included once. Access is asked for each included type anew, so an include reaches no
-further than a
-search of that type would.
+Loop-safe: a resource is included once. Access is asked for each included type anew, so an include reaches no further
+than a search of that type would.
 """
 
 from __future__ import annotations

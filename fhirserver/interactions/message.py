@@ -1,10 +1,9 @@
 """The content of a message into the store: matched by identifier, merged, all in one transaction. FHIR R4: messaging.
 
-Used for HL7v2 messages after mapping and for FHIR message Bundles. A message updates only what it says; what it
-would leave as it is is not
-written again. Invariant: the resources, their superseded versions, the InboundMessage's new status and the one
-pending event are
-written together or not at all, so a message is applied once however often its job runs.
+Used for HL7v2 messages after mapping and for FHIR message Bundles. A message updates only what it says; what it would
+leave as it is is not written again. Invariant: the resources, their superseded versions, the InboundMessage's new
+status and the one pending event are written together or not at all, so a message is applied once however often its job
+runs.
 """
 
 from __future__ import annotations
@@ -102,9 +101,8 @@ def accept(
     """Stores what a message says, and the InboundMessage as `finish` makes it from what was done; answers its new
     version. Where it is `unfinished`, `resume` goes on.
 
-    Raises Problem: invariant, structure ... where a mapped resource is not valid, conflict where the InboundMessage
-    was processed by
-    another meanwhile, transient where the database is away.
+    Raises Problem: invariant, structure ... where a mapped resource is not valid, conflict where the InboundMessage was
+    processed by another meanwhile, transient where the database is away.
     """
     parts = [_Part(full_url, dict(resource)) for full_url, resource in _resources(content.bundle)]
     if content.effects:
@@ -313,9 +311,8 @@ def _match(
     """Finds for each part the stored resource that is the same, or gives it a new id under a lock. One that was
     merged into another stands for that other, but for those that are meant `themselves`.
 
-    The lock is touched only by who creates: two messages that create the same resource at once conflict there, and
-    the second is run
-    again by the database and finds what the first has made.
+    The lock is touched only by who creates: two messages that create the same resource at once conflict there, and the
+    second is run again by the database and finds what the first has made.
     """
     whole = everything(request.organization)
     names: list[locks.Lock] = []

@@ -1,9 +1,8 @@
 """AuditEvents into the store: from the spool of reads and refusals, and from the pending events of writes. Run by
 the relay.
 
-Each record has an id made of where it comes from, so that recording twice is storing once. AuditEvents are written
-here and by POST
-(ITI-20), never changed: they carry no event and have no history.
+Each record has an id made of where it comes from, so that recording twice is storing once. AuditEvents are written here
+and by POST (ITI-20), never changed: they carry no event and have no history.
 """
 
 from __future__ import annotations

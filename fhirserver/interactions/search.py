@@ -1,8 +1,7 @@
 """The search interactions: on a type, in a compartment, over the system. FHIR R4: search, http#search, http#vsearch.
 
-What the caller asked and we did not do is said: an unknown parameter is refused under `handling=strict` and named
-in an OperationOutcome
-entry otherwise; the self link shows what was really used.
+What the caller asked and we did not do is said: an unknown parameter is refused under `handling=strict` and named in an
+OperationOutcome entry otherwise; the self link shows what was really used.
 """
 
 from __future__ import annotations

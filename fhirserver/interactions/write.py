@@ -2,8 +2,7 @@
 http#patch, http#delete.
 
 Each write goes the same way: the type's rule prepares the resource, it is validated, indexed, held against what the
-writer may
-write, and committed together with its pending event.
+writer may write, and committed together with its pending event.
 """
 
 from __future__ import annotations

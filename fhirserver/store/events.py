@@ -1,8 +1,7 @@
 """The outbox: pending events ride on the documents that changed, and leave when their deliveries are written.
 
-The change stream only wakes the relay (ids do not appear in commit order); the sweep of the partial index `ev` is
-what is
-relied on, so a missed wake-up costs a second, never an event.
+The change stream only wakes the relay (ids do not appear in commit order); the sweep of the partial index `ev` is what
+is relied on, so a missed wake-up costs a second, never an event.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ def pending(
 ) -> list[Pending]:
     """Pending events of these types (None: of all), the oldest first, at most `limit`.
 
-    Who is going to clear them reads them in the same session: an event that is younger than the transaction's
-    snapshot could be
-    read outside it, but not cleared in it, and would be told twice.
+    Who is going to clear them reads them in the same session: an event that is younger than the transaction's snapshot
+    could be read outside it, but not cleared in it, and would be told twice.
     """
     found: list[Pending] = []
     fields = {"o": 1, "i": 1, "ev": 1}

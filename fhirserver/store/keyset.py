@@ -1,10 +1,8 @@
 """The order of a search's matches, and how to go on from the last one shown. FHIR R4: search#sort, http#paging.
 
-Sort keys are scalars beside the search values; resources without a value come last in either direction. One key is
-two ranges of an
-index (those with a value, then those without); several keys are compared in an aggregation. The id breaks ties, so
-the order is total
-and a page never repeats or skips a resource that was there all along.
+Sort keys are scalars beside the search values; resources without a value come last in either direction. One key is two
+ranges of an index (those with a value, then those without); several keys are compared in an aggregation. The id breaks
+ties, so the order is total and a page never repeats or skips a resource that was there all along.
 """
 
 from __future__ import annotations

@@ -44,11 +44,9 @@ class Stored:
 class Change:
     """One new version to write.
 
-    `text` is the JSON with id and meta already in place, None to delete. `previous` is the version it supersedes;
-    the write
-    fails with Problem(conflict) when that is no longer the current one. `keep_previous` is False for the types
-    without a
-    history (InboundMessage, NotificationDelivery).
+    `text` is the JSON with id and meta already in place, None to delete. `previous` is the version it supersedes; the
+    write fails with Problem(conflict) when that is no longer the current one. `keep_previous` is False for the types
+    without a history (InboundMessage, NotificationDelivery).
     """
 
     organization: str

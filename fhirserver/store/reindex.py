@@ -1,9 +1,8 @@
 """Progress of reindexing: one record per (type, search parameter as it was defined), and batches of documents to
 index anew.
 
-A search parameter that is added or changed at run time applies to what is written from then on; what was there
-before is indexed in the
-background, by `_id`, so that it goes on after a restart where it stopped.
+A search parameter that is added or changed at run time applies to what is written from then on; what was there before
+is indexed in the background, by `_id`, so that it goes on after a restart where it stopped.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """The audit spool: records appended to a file per process, shipped to the database by another, so that a read costs
 no write.
 
-Invariant: a record that was appended is shipped, however the process that appended it ends. The append is one
-`write` to a file opened
-for appending, so a killed process leaves whole lines (a torn last line was never acknowledged to anybody). The
-shipper remembers how far it
-got only after the database has the records, and gives each an id made of the file and its place in it: shipping
-twice is storing once.
+Invariant: a record that was appended is shipped, however the process that appended it ends. The append is one `write`
+to a file opened for appending, so a killed process leaves whole lines (a torn last line was never acknowledged to
+anybody). The shipper remembers how far it got only after the database has the records, and gives each an id made of the
+file and its place in it: shipping twice is storing once.
 """
 
 from __future__ import annotations

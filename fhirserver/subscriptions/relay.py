@@ -201,8 +201,7 @@ class Relay:
 
     def _write(self, session: Session, types: Collection[str] | None, limit: int, only: str) -> _Batch:
         # Whoever relays at the same time writes this counter too, so one of the two begins anew; what is pending is
-        # read
-        # in this transaction, so what is taken off here is what was seen here.
+        # read in this transaction, so what is taken off here is what was seen here.
         self._store.next_number("relay", 1, session)
         batch = _Batch()
         found = [pending for pending in self._pending(types, limit, session) if only in ("", pending.event["id"])]

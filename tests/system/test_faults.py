@@ -1,6 +1,5 @@
-"""kill -9 in the middle of the story: mongod, Redis, a web worker, a queue worker, the relay and the listener each
-come back, and
-what was acknowledged is neither lost nor applied twice.
+"""kill -9 in the middle of the story: mongod, Redis, a web worker, a queue worker, the relay and the listener each come
+back, and what was acknowledged is neither lost nor applied twice.
 """
 
 from __future__ import annotations

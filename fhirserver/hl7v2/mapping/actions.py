@@ -24,8 +24,7 @@ Write = Callable[[Run, Segment, dict[str, Any], Any, str], None]
 """Writes a value into an object; the last argument is the source, for the trace."""
 Members = Sequence[tuple[int, Rule]]
 """Rules in their order, each with the number of the field (in a segment map) or component without which it does
-nothing;
-0 for a rule that must always be asked."""
+nothing; 0 for a rule that must always be asked."""
 
 
 def each(members: Members, run: Run, segment: Segment, raw: str, parts: Sequence[str], out: dict[str, Any]) -> None:

@@ -209,8 +209,7 @@ def format_sources(text: str) -> list[Source]:
 
 def compile_format(text: str, own: str, depth: int) -> Read:
     """A format such as `[+{^.5} ]{^.7}`: a part in brackets vanishes when a source in it is empty, and the whole is
-    empty
-    when no source at all is valued. White space is trimmed."""
+    empty when no source at all is valued. White space is trimmed."""
     sections = [_section(piece, own, depth) for piece in re.findall(r"\[[^\[\]]*\]|[^\[\]]+", text)]
     if text.count("[") != text.count("]"):
         raise problem("invalid", f"format `{text}`: a bracket is not closed")

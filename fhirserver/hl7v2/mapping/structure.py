@@ -101,8 +101,7 @@ class Structures:
 
     def place(self, message: Message, structure: str) -> list[tuple[Segment, Group]]:
         """Every segment with the group it stands in, in the order of the message. Nothing is ever left out: a segment
-        that
-        no group names stays in the group that is open at the top."""
+        that no group names stays in the group that is open at the top."""
         root = Group(self.groups.get(structure) or GroupType(structure))
         placed: list[tuple[Segment, Group]] = []
         current = root

@@ -24,8 +24,7 @@ class Mapped:
 @dataclass(frozen=True, slots=True)
 class Table:
     """A ConceptMap: source code -> target. `source` is the system of its source codes. `fallback` answers for every
-    other
-    code, `provided` lets the code through as it is."""
+    other code, `provided` lets the code through as it is."""
 
     name: str
     source: str

@@ -158,8 +158,7 @@ PRIMITIVES: Mapping[str, Convert] = {
 
 def authority(run: Run, namespace: str, universal: str, kind: str) -> str:
     """The system URI of an assigning authority (HD): an ISO OID or a UUID as a URN, a URI as it is, what the endpoint
-    knows
-    for the namespace id, else a URI of ours made from it. Of nothing: that of the sending facility."""
+    knows for the namespace id, else a URI of ours made from it. Of nothing: that of the sending facility."""
     known = run.context.authorities.get(namespace) if namespace else None
     if known:
         return known
