@@ -36,7 +36,7 @@ from fhirserver.subscriptions.versions import Parts
 TURN_SECONDS = 20.0  # Then the job goes to the end of the queue, so that others get their turn.
 ROUND_SECONDS = 1.0
 FRESH_SECONDS = 0.05
-ROUND = 32
+ROUND = 64
 IN_LANE = 16
 LOOKED_AT = 1000
 PARALLEL = 8  # POSTs at a time to one subscription's endpoint.
@@ -174,7 +174,7 @@ class Deliverer:
 
     def _send(self, ready: Ready, opened: Gate, lanes: Mapping[str, Sequence[Delivery]], held: Held) -> None:
         every = [one for lane in lanes.values() for one in lane]
-        parts = Parts(self._server, ready.organization, [one.resource for one in every])
+        parts = Parts(self._server, ready.organization, [one.resource for one in every], encoded=True)
         began = time.monotonic()
         current = _Round(opened, parts, held, began + ROUND_SECONDS, began)
         assert opened.channel

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.json import verbatim
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
 from fhirserver.search.match import matches
@@ -25,10 +26,15 @@ class Told:
 
 
 class Parts:
-    """The versions named by some deliveries of one organization."""
+    """The versions named by some deliveries of one organization. encoded: their resources go into the parts as
+    `fhir.json.verbatim` texts, for Bundles that are only sent.
+    """
 
-    def __init__(self, server: Server, organization: str, deliveries: Sequence[Resource]) -> None:
+    def __init__(
+        self, server: Server, organization: str, deliveries: Sequence[Resource], *, encoded: bool = False
+    ) -> None:
         self._server = server
+        self._encoded = encoded
         self._whole = everything(organization)
         self._base = server.base(organization)
         wanted = {change["reference"]["reference"] for one in deliveries for change in one.get("change", ())}
@@ -45,9 +51,13 @@ class Parts:
                 if change["focus"]:
                     return Told(refused=f"The client may not read {type}/{id}.")
                 continue
-            told = None if version is None else version.resource()
+            told = None if version is None or version.text is None else self._shown(version)
             parts.append(Part(type, id, change["action"], told, change["focus"]))
         return Told(tuple(parts))
+
+    def _shown(self, version: Stored) -> Resource:
+        shown: Resource = verbatim(version.text or "") if self._encoded else version.resource()
+        return shown
 
     def _version(self, type: str, id: str, number: int) -> Stored | None:
         current = self._current.get(f"{type}/{id}")
