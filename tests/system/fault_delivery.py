@@ -4,6 +4,8 @@ every promise is checked against the database and what the receiver saw.
     python -m tests.system.fault_delivery [EVENTS [ENDPOINTS]]
 
 Prints one line: events, deliveries, lost, out of order, unauthorized, duplicates. The first three faults must be 0.
+Each event is for one endpoint, each endpoint has a subscription, and each patient several versions, which must come in
+order. The checker keeps a few words an event, and gives the run seconds in proportion to its events.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,15 +39,20 @@ SCOPE = "system/Patient.rs system/Subscription.cruds system/NotificationDelivery
 UPDATES = 4  # Versions of each patient, so that there is an order to keep.
 CLIENTS = 5
 GRACE_SECONDS = 0.5  # A POST that was under way when the client was disabled.
-PATIENCE_SECONDS = 420
+PATIENCE_SECONDS, PATIENCE_FOR_EACH = 420.0, 0.01
+PLAY_SECONDS = 60.0  # At least so long is written and killed.
+GROUP = 25  # Patients in one transaction.
+SHARE = "urn:fault"
+
+TRANSACTION = {"resourceType": "Bundle", "type": "transaction"}
 
 VICTIMS = ["worker-1", "worker-2", "relay", "redis", "mongod", "flush"]
 
 # Of each twenty endpoints, how these behave until they are healed; the others behave well.
-BEHAVIOUR = {3: "error", 6: "busy", 9: "slow", 12: "flapping", 15: "reset", 18: "error"}
+BEHAVIOUR = {3: "error", 6: "busy", 9: "slow", 12: "flapping", 15: "reset", 18: "down"}
 
 
-@dataclass
+@dataclass(slots=True)
 class Arrival:
     """One POST that came in."""
 
@@ -64,6 +71,13 @@ class Receiver:
     healed: bool = False
     gone: int = -1
     port: int = 0
+    down: int = 0
+    heal: Callable[[], None] = lambda: None
+
+    def url(self, endpoint: int) -> str:
+        """Where an endpoint is; the port of one that is down does not listen until it is healed."""
+        port = self.down if BEHAVIOUR.get(endpoint % 20) == "down" else self.port
+        return f"http://127.0.0.1:{port}/in/{endpoint}"
 
     def status(self, endpoint: int) -> int:
         """What this endpoint answers now; 0 is a connection that is reset."""
@@ -111,14 +125,24 @@ def receiving() -> Iterator[Receiver]:
         def log_message(self, format: str, *args: Any) -> None:
             """Silent."""
 
-    server = _Server(("127.0.0.1", 0), Hook)
-    received.port = server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    servers: list[_Server] = []
+
+    def listen(port: int) -> int:
+        servers.append(_Server(("127.0.0.1", port), Hook))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return int(servers[-1].server_address[1])
+
+    def heal() -> None:
+        listen(received.down)
+        received.healed = True
+
+    received.port, received.down, received.heal = listen(0), embedded.free_port(), heal
     try:
         yield received
     finally:
-        server.shutdown()
-        server.server_close()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
 
 
 @dataclass
@@ -211,10 +235,11 @@ class Run:
     def _subscription(self, number: int) -> None:
         channel = {
             "type": "rest-hook",
-            "endpoint": f"http://127.0.0.1:{self.receiver.port}/in/{number}",
+            "endpoint": self.receiver.url(number),
             "payload": "application/fhir+json",
         }
-        made = {"resourceType": "Subscription", "status": "requested", "reason": "fault run", "criteria": "Patient"}
+        made = {"resourceType": "Subscription", "status": "requested", "reason": "fault run"}
+        made["criteria"] = f"Patient?identifier={SHARE}|{number}"
         who = f"client {number % CLIENTS}"
         id = self.caller.call("POST", f"{self.base}/Subscription", who, {**made, "channel": channel})["id"]
         self.caller.call("POST", f"{self.base}/Subscription/{id}/$approve", "hospital")
@@ -226,25 +251,35 @@ class Run:
         killer = threading.Thread(target=self._kill, args=(stop,))
         killer.start()
         try:
-            patients = max(3, self.events // (self.endpoints * UPDATES))
-            for number in range(patients):
-                self._patient(f"p{number}")
-                if number == patients // 3:
+            patients = max(3 * GROUP, self.events // UPDATES)
+            groups = [range(first, min(first + GROUP, patients)) for first in range(0, patients, GROUP)]
+            for turn, group in enumerate(groups):
+                self._write(group)
+                time.sleep(max(0.0, PLAY_SECONDS / len(groups) - 0.2))
+                if turn == len(groups) // 3:
                     self._step(0, "disable")
                     self.disabled = (time.time(), 0.0)
-                if number == 2 * patients // 3:
+                if turn == 2 * len(groups) // 3:
                     self.disabled = (self.disabled[0], time.time())
                     self._step(0, "enable")
         finally:
             stop.set()
             killer.join()
-        self.receiver.healed = True
+        self.receiver.heal()
 
-    def _patient(self, id: str) -> None:
+    def _write(self, group: range) -> None:
+        """All versions of some patients, one version of each in a transaction."""
         for turn in range(UPDATES):
-            body = {"resourceType": "Patient", "id": id, "active": True, "gender": ("male", "female")[turn % 2]}
-            self.caller.call("PUT", f"{self.base}/Patient/{id}", "hospital", body)
-        time.sleep(0.2)
+            entries = [
+                {"resource": self._patient(number, turn), "request": {"method": "PUT", "url": f"Patient/p{number}"}}
+                for number in group
+            ]
+            self.caller.call("POST", self.base, "hospital", {**TRANSACTION, "entry": entries})
+
+    def _patient(self, number: int, turn: int) -> dict[str, Any]:
+        share = {"system": SHARE, "value": str(number % self.endpoints)}
+        gender = ("male", "female")[turn % 2]
+        return {"resourceType": "Patient", "id": f"p{number}", "identifier": [share], "gender": gender}
 
     def _kill(self, stop: threading.Event) -> None:
         """Ends a process every few seconds, or empties Redis."""
@@ -264,12 +299,13 @@ class Run:
 
     def settle(self) -> None:
         """Waits until nothing waits any more."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        patience = PATIENCE_SECONDS + PATIENCE_FOR_EACH * self.events
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if not self._left():
                 return
             time.sleep(1)
-        print(f"still waiting after {PATIENCE_SECONDS} s: {self._left()}", file=sys.stderr)
+        print(f"still waiting after {patience:.0f} s: {self._left()}", file=sys.stderr)
 
     def _left(self) -> int:
         deliveries = self.database.collection("NotificationDelivery").count_documents({"s.waiting": {"$exists": True}})
@@ -287,9 +323,10 @@ class Run:
             duplicates += len(accepted) - len(set(accepted))
             disorder += _disorder(by_endpoint.get(number, []))
             if number != self.receiver.gone:
-                lost += len(written - set(accepted)) + self._gaps(number, len(written))
+                own = written.get(number, set())
+                lost += len(own - set(accepted)) + self._gaps(number, len(own))
         return {
-            "events": len(written),
+            "events": sum(map(len, written.values())),
             "deliveries": sum(arrival.accepted for arrival in self.receiver.arrived),
             "lost": lost,
             "out of order": disorder,
@@ -297,11 +334,13 @@ class Run:
             "duplicates": duplicates,
         }
 
-    def _versions(self) -> set[tuple[str, int]]:
-        found = set()
+    def _versions(self) -> dict[int, set[tuple[str, int]]]:
+        """Endpoint -> the versions of patients that it is to be told of."""
+        found: dict[int, set[tuple[str, int]]] = {}
         for name in ("Patient", "Patient.history"):
             for document in self.database.collection(name).find({}, {"i": 1, "v": 1}):
-                found.add((document["i"], document["v"]))
+                endpoint = int(document["i"][1:]) % self.endpoints
+                found.setdefault(endpoint, set()).add((document["i"], document["v"]))
         return found
 
     def _gaps(self, number: int, events: int) -> int:
