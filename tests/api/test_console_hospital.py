@@ -300,6 +300,18 @@ def test_what_a_person_may_do_with_a_message_depends_on_its_status(hospital: Hos
     hospital.post(f"/messages/{id}", 400, action="explode")
 
 
+def test_all_messages_of_a_status_go_again_at_once(hospital: Hospital) -> None:
+    hospital.post(f"/messages/{hospital.taken('ALL-1', '37')}", action="reprocess")
+    id = hospital.api("GET", "InboundMessage?control-id=ALL-1")["entry"][0]["resource"]["id"]
+    hospital.post(f"/messages/{id}", action="defer")
+    assert "Reprocess all with this status" in hospital.get("/messages?status=deferred")
+    assert "Reprocess all with this status" not in hospital.get("/messages?status=processed")
+    for wrong in ("", "processed", "deferred,processed"):
+        hospital.post("/messages", 400, status=wrong)
+    assert hospital.post("/messages", status="deferred").endswith("/messages")
+    assert hospital.api("GET", f"InboundMessage/{id}")["status"] == "received"
+
+
 def test_a_code_is_mapped_and_the_message_is_done(hospital: Hospital) -> None:
     id = hospital.taken("CODE-1", "35", "QX")
     assert "QX in marital-status" in hospital.get(f"/messages/{id}")
@@ -491,6 +503,20 @@ def test_what_belongs_to_another_organization_is_not_there(hospital: Hospital, e
         posted = stranger.post(f"/console/hospital/{other}{path}", {"csrf": stranger.token(), "action": "approve"})
         assert posted.status_code in (404, 405), path
     assert stranger.get(f"/console/hospital/{exchange.acme}/clients").status_code == 404
+
+
+def test_a_sandbox_has_no_screens(hospital: Hospital, exchange: Exchange) -> None:
+    client = exchange.register(kind="test", name="Tried")
+    answer = exchange.call("POST", f"{REGISTRY}/ClientApplication/{client['id']}/$sandbox", exchange.people["acme"], {
+        "resourceType": "Parameters"})  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    parts = {part["name"]: part for part in answer.json["parameter"]}  # type: ignore[index]
+    sandbox = parts["organization"]["valueReference"]["reference"].rpartition("/")[2]
+    owner = Visitor(exchange)
+    owner.sign_in("acme")
+    for visitor in (owner, hospital.visitor):
+        for path in ("", "/clients", "/messages", "/audit", "/members"):
+            assert visitor.get(f"/console/hospital/{sandbox}{path}").status_code == 404, path
 
 
 def _kind() -> dict[str, Any]:

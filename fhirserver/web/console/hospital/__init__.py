@@ -24,7 +24,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("hospital.delivery",      "/subscriptions/<id>/deliveries/<delivery>", delivery, "hospital", parent="hospital.deliveries"),
     Screen("hospital.topics",        "/topics",                topics,        "hospital", BOTH, nav=True, parent="hospital.home"),
     Screen("hospital.topic",         "/topics/<id>",           topic,         "hospital", BOTH, parent="hospital.topics"),
-    Screen("hospital.messages",      "/messages",              messages,      "hospital", nav=True, parent="hospital.home"),
+    Screen("hospital.messages",      "/messages",              messages,      "hospital", BOTH, nav=True, parent="hospital.home"),
     Screen("hospital.message",       "/messages/<id>",         message,       "hospital", BOTH, parent="hospital.messages"),
     Screen("hospital.codes",         "/codes",                 codes,         "hospital", nav=True, parent="hospital.home"),
     Screen("hospital.code",          "/codes/<id>",            code,          "hospital", BOTH, parent="hospital.codes"),

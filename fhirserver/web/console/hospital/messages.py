@@ -36,17 +36,28 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "resolve": ("parse-error", "mapping-error", "code-mapping-error", "failed", "deferred", "warning"),
 }
 """What a person may do with a message -> the statuses in which the operation takes it."""
+AGAIN = ("mapping-error", "code-mapping-error", "failed", "deferred", "warning")
 TASK = f"{CANONICAL}/CodeSystem/hl7v2-task"
 OPEN = ("requested", "completed", "rejected")
 MOST_MAPPED = 20
 
 
 def messages(here: Here) -> HttpResponse:
-    """The feed, the latest first; it keeps itself up to date."""
-    status = Filter("status", "status", (STUCK, *STATUSES), "common.status", {STUCK: here.t("hospital.messages.stuck")})
-    found = here.list(TYPE, ("_sort", "-received"), base=here.organization, filters=(status, *FILTERS))
+    """The feed, the latest first; it keeps itself up to date. After a map was mended, those of a status go again."""
+    if here.posted:
+        with here.trying():
+            status = _again(here.form.get("status", ""))
+            if not status:
+                raise problem("value", here.t("common.error.form"))
+            answer = here.operate(TYPE, None, "reprocess", base=here.organization, filter=f"status={status}")
+            count = answer["parameter"][0]["valueInteger"]
+            return here.go(here.url("hospital.messages"), "hospital.said.reprocess_all", count=count)
+    choice = Filter("status", "status", (STUCK, *STATUSES), "common.status", {STUCK: here.t("hospital.messages.stuck")})
+    found = here.list(TYPE, ("_sort", "-received"), base=here.organization, filters=(choice, *FILTERS))
     live = 0 if here.asked.get("page") else LIVE
-    return here.page("hospital/messages.html", found=found, live=live)
+    may = bool(here.place and here.place.role == "admin")
+    again = _again(found.chosen.get("status", "")) if may else ""
+    return here.page("hospital/messages.html", found=found, live=live, again=again)
 
 
 def message(here: Here) -> HttpResponse:
@@ -129,6 +140,11 @@ def inputs(task: Mapping[str, Any]) -> dict[str, str]:
 def converted(here: Here, id: str | None, **given: Any) -> Resource:
     """What a message becomes, kept (`id`) or given; an overlay may be tried. Raises Problem for what no map takes."""
     return here.operate(TYPE, id, "convert", base=here.organization, **given)
+
+
+def _again(status: str) -> str:
+    """The status where all messages of it may go again at once, else ""."""
+    return status if status in AGAIN else ""
 
 
 def _sides(here: Here, one: Resource) -> tuple[Pair, str]:
