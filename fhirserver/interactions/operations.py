@@ -10,6 +10,7 @@ from typing import Any
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
+from fhirserver.interactions.write import may_change
 
 
 def operation(server: Server, request: Request, access: Access) -> Response:
@@ -26,7 +27,18 @@ def operation(server: Server, request: Request, access: Access) -> Response:
         raise problem("not-supported", f"${row.name} changes state: use POST.", status=405, headers={"Allow": "POST"})
     if row.letter and request.type:
         access.require(request.type, row.letter)
+        if request.id and row.letter in "ud":
+            _require_change(server, request, access, row.letter)
     return row.function(server, request, access)
+
+
+def _require_change(server: Server, request: Request, access: Access, letter: str) -> None:
+    """Raises Problem(forbidden) for what the caller may read but not change: each may be narrowed by itself. What may
+    not be read is for the operation to say.
+    """
+    found = server.store.read(access, request.type or "", request.id or "", session=request.session)
+    if found and not found.deleted and not may_change(server, access, found, letter):
+        raise problem("forbidden", f"Your scopes do not permit to write {request.type}/{request.id}.")
 
 
 def parameters(request: Request, *names: str) -> dict[str, Any]:

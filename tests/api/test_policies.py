@@ -377,3 +377,25 @@ def test_a_condition_that_takes_too_long_permits_nothing(
     assert client.post("Patient", body).status == 403
     assert time.perf_counter() - start < 10
     assert client.post("Patient", {"resourceType": "Patient", "contact": body["contact"][:2]}).status == 201
+
+
+def test_what_may_be_read_but_not_changed_is_not_brought_inside_by_its_labels(
+    api: Api, client: Api, policy: Callable[..., dict[str, Any]]
+) -> None:
+    policy(engine="allow", action=["update"], criteria=["Observation?_tag=urn:x|mine"])
+    made = api.create({"resourceType": "Observation", "status": "final", "code": {"text": "x"}})
+    path, mine = f"Observation/{made['id']}", {"tag": [{"system": "urn:x", "code": "mine"}]}
+    patch = [{"op": "add", "path": "/meta/tag", "value": mine["tag"]}]
+    assert client.get(path).status == 200
+    assert client.put(path, {**made, "meta": mine}).status == 403
+    assert client.patch(path, patch, Content_Type="application/json-patch+json").status in (403, 404)
+    added = client.post(f"{path}/$meta-add", labels(mine))
+    assert added.status == 403
+    assert api.get(path).json == made
+    assert api.post(f"{path}/$meta-add", labels(mine)).status == 200
+    more = {"tag": [{"system": "urn:x", "code": "more"}]}
+    assert client.post(f"{path}/$meta-add", labels(more)).status == 200
+
+
+def labels(meta: dict[str, Any]) -> dict[str, Any]:
+    return {"resourceType": "Parameters", "parameter": [{"name": "meta", "valueMeta": meta}]}
