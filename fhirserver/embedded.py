@@ -23,7 +23,7 @@ from fhirserver.store import bootstrap
 
 _MEMORY = "embedded.json"
 TRANSACTION_SECONDS = 20
-"""What a killed process has begun keeps its locks for so long (mongod's default: 60 s). No transaction may last longer."""
+"""A killed process's transaction keeps its locks for so long (mongod: 60 unless told). None may last longer."""
 _PORTS = range(20_000, 32_000)  # below the ports that the kernel gives to outgoing connections
 
 

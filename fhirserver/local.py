@@ -56,7 +56,7 @@ def first_credentials(settings: Settings) -> str:
 
 def _first_operator(server: Server) -> str:
     if server.store.read(everything(REGISTRY), "User", user_id(FIRST_OPERATOR)):
-        return f"operator  {FIRST_OPERATOR} (the password was shown at the first start)"
+        return f"operator         {FIRST_OPERATOR} (forgotten? `fhirserver user link {FIRST_OPERATOR}`)"
     password = _new_password()
     user = {
         "resourceType": "User",
@@ -66,7 +66,7 @@ def _first_operator(server: Server) -> str:
         "password": password,
     }
     _create(server, user)
-    return f"operator  {FIRST_OPERATOR}, password {password} (shown this once)"
+    return f"operator         {FIRST_OPERATOR}, password {password} (shown this once)"
 
 
 def _new_password() -> str:

@@ -339,11 +339,12 @@ def _remember(settings: Settings, pids: dict[str, int]) -> None:
 
 def _greeting(settings: Settings, credentials: str) -> Iterator[str]:
     yield "fhirserver is up"
+    yield f"  console          {settings.public_url}/console"
     yield f"  FHIR registry    {settings.public_url}/1/health/fhir/4"
     yield f"  organizations    {settings.public_url}/1/health/organizations/{{id}}/fhir/4"
     yield f"  HL7v2 over MLLP  {settings.mllp_host}:{settings.mllp_port}"
     yield f"  data and logs    {settings.data}"
-    yield from credentials.rstrip().splitlines()
+    yield from (f"  {line}" for line in credentials.rstrip().splitlines())
     yield "Ctrl-C stops everything."
 
 
