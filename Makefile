@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-slow browser bench fault demo up lock settings-page clean
+.PHONY: help setup fmt check test test-slow browser images bench fault demo up lock settings-page clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -29,6 +29,9 @@ test-slow: check ## check, then every test
 
 browser: setup ## The console in Chromium; pictures in var/screenshots: make browser ARGS="-k home"
 	$(BIN)/pytest -m browser tests/browser $(ARGS)
+
+images: ## Copy the pictures that the docs show, after make browser
+	@$(BIN)/python tools/images.py
 
 bench: setup ## Run the benchmarks
 	@if [ -f bench/run.py ]; then $(BIN)/python bench/run.py $(ARGS); else echo "there is no bench/run.py yet"; fi

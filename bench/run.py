@@ -307,6 +307,7 @@ OTHERS = {
     "hl7v2.transform": ("hl7v2", "transform"),
     "hl7v2.ack": ("hl7v2", "ack"),
     "hl7v2.pipeline": ("hl7v2", "pipeline"),
+    "console": ("console", "pages"),
 }
 FIGURES = (*OF_A_LOADED_SERVER, *OTHERS)
 
