@@ -434,6 +434,10 @@ _LIVES: dict[str, tuple[str, Callable[[Settings], object]]] = {
 def _live(name: str) -> None:
     """The life of a child process."""
     settings = Settings.from_env()
+    missing = [each for each in ("mongo_url", "redis_url", "master_key") if not getattr(settings, each)]
+    if missing:
+        names = ", ".join(PREFIX + each.upper() for each in missing)
+        raise click.ClickException(f"`fhirserver {name}` needs {names}; `fhirserver up` gives them to its own processes")
     logs.configure(settings.log_level, settings.log_format, name)
     _LIVES[name][1](settings)
 

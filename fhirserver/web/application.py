@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from flask import Blueprint, Flask, Response
+from flask import Blueprint, Flask, Response, redirect
 from flask import request as http
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request
@@ -40,6 +40,7 @@ def application(
     for blueprint in (fhir.blueprint(), *blueprints):
         made.register_blueprint(blueprint)
     made.add_url_rule("/healthz", "healthz", lambda: _health(server))
+    made.add_url_rule("/", "root", lambda: redirect("/console"))
     made.register_error_handler(HTTPException, _refuse)
     cors = _Cors(frozenset(cors_origins))
     made.after_request(lambda response: cors.add(http, response))

@@ -65,6 +65,12 @@ def test_every_first_page_opens(exchange: Exchange, hospital: Visitor) -> None:
         assert visitor.get(path).status_code == 200, path
 
 
+def test_who_types_the_host_alone_is_led_to_the_console(visitor: Visitor) -> None:
+    answer = visitor.get("/")
+
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/console")
+
+
 def test_nobody_gets_in_without_signing_in_and_a_link_is_kept(exchange: Exchange, visitor: Visitor) -> None:
     answer = visitor.get(f"/console/hospital/{exchange.hospital}/notifications?q=a")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from fhirserver.settings import bare_environ
 from tests.running import Running
 
 MESSAGES = Path(__file__).resolve().parents[2] / "examples" / "hl7v2"
@@ -29,6 +32,23 @@ def test_an_organization_that_is_not_there_is_named(running: Running, words: tup
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr == "fhirserver: There is no organization nowhere here.\n"
+
+
+@pytest.mark.parametrize("process", ["web", "worker", "relay", "mllp"])
+def test_a_process_of_its_own_names_the_settings_that_it_lacks(process: str) -> None:
+    environ = bare_environ() | {"FHIRSERVER_REDIS_URL": "redis://127.0.0.1:1/0"}
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "fhirserver", process],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 1
+    assert f"`fhirserver {process}` needs FHIRSERVER_MONGO_URL, FHIRSERVER_MASTER_KEY;" in ended.stderr
 
 
 def test_messages_are_sent_and_their_acknowledgments_printed(running: Running, tmp_path: Path) -> None:
