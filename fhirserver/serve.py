@@ -17,6 +17,7 @@ from granian.log import LogLevels
 from fhirserver import app, lifeline
 from fhirserver.settings import Settings
 from fhirserver.web.bodies import Bodies
+from fhirserver.web.proxies import Proxies
 
 # granian's own lines go where all others go; who asked for what is in the AuditEvents, not in an access log.
 _LOGGERS = {name: {"handlers": [], "propagate": True} for name in ("_granian", "granian.access")}
@@ -55,7 +56,9 @@ def tied() -> None:
 
 
 def bounded(application: Any, settings: Settings) -> Any:
-    """The application behind what reads bodies, within the bounds of the settings."""
+    """The application behind what reads bodies and knows the proxies, within the bounds of the settings."""
     gc.collect()
     gc.freeze()  # what is loaded stays, and need not be looked through again and again
+    if settings.trusted_proxies:
+        application = Proxies(application, settings.trusted_proxies)
     return Bodies(application, settings.max_body, max(1, settings.threads * 3 // 4))

@@ -152,6 +152,12 @@ class Settings:
         "The URL under which callers reach the web server; every absolute URL in an answer, a token or a notification "
         "begins with it. Empty: `http://host:port`.",
     )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        (),
+        _networks,
+        "Networks of the reverse proxies in front of the web server, separated by commas: what these say in "
+        "X-Forwarded-For is the caller's address. Empty: the header is not looked at.",
+    )
     mllp_host: str = _setting("127.0.0.1", _text, "Address on which the HL7v2 (MLLP) listener listens.")
     mllp_port: int = _setting(2575, _whole(1, 65535), "Port on which the HL7v2 (MLLP) listener listens.")
     mllp_certificate: str = _setting(
