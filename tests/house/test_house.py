@@ -131,6 +131,33 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_a_link_to_a_heading_finds_it() -> None:
+    broken = []
+    for page in _tracked(".md"):
+        for target, heading in re.findall(r"\]\(([\w./-]*)#([^)\s]+)\)", page.read_text()):
+            text = (page.parent / target if target else page).read_text()
+            if heading not in {_anchor(title) for title in re.findall(r"^#+ +(.+)$", text, re.MULTILINE)}:
+                broken.append(f"{page.relative_to(ROOT)}: {target}#{heading}")
+
+    assert broken == []
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-")
+
+
+def test_every_page_is_reached_from_the_front_page() -> None:
+    reached, ahead = set[Path](), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page not in reached:
+            reached.add(page)
+            targets = re.findall(r"\]\(([^)#\s:]+\.md)[)#]", page.read_text())
+            ahead += [(page.parent / target).resolve() for target in targets]
+
+    assert [str(page.relative_to(ROOT)) for page in _tracked(".md") if page.resolve() not in reached] == []
+
+
 def test_every_locked_package_has_a_hash() -> None:
     lines = (ROOT / "requirements.txt").read_text().replace("\\\n", " ").splitlines()
     unhashed = [line for line in lines if re.match(r"[\w.-]+==", line) and "--hash=sha256:" not in line]
