@@ -198,17 +198,20 @@ def run(wanted: Sequence[str]) -> None:
         pages = [(name, {}) for name, screen in SCREENS.items() if screen.nav] + list(EXTRA)
         people = {who: exchange.signed_in(who) for who in (*WORLDS, "operator")}
         for name, asked in pages:
-            _measured(exchange, people, name, asked)
+            _measured(exchange, servers, people, name, asked)
         exchange.installation.close()
     finally:
         servers.stop()
 
 
-def _measured(exchange: Exchange, people: dict[str, FlaskClient], name: str, asked: dict[str, str]) -> None:
+def _measured(
+    exchange: Exchange, servers: Servers, people: dict[str, FlaskClient], name: str, asked: dict[str, str]
+) -> None:
     audience = SCREENS[name].audience
     address = SCREENS[name].address(exchange.places.get(audience, ""), **asked)
     _first(people[audience], address)
     times = []
+    server, mongod = time.process_time(), servers.mongod_cpu()
     for _ in range(TIMES):
         begin = time.perf_counter()
         answer = people[audience].get(address, follow_redirects=True)
@@ -217,7 +220,8 @@ def _measured(exchange: Exchange, people: dict[str, FlaskClient], name: str, ask
             raise SystemExit(f"{address}: {answer.status_code} {answer.text[-500:]}")
     narrowed = "".join(f".{value}" for value in asked.values()).replace(" ", "-")
     said = {"clients": CLIENTS, "events": EVENTS, "worst_ms": round(max(times), 1), "to_reach": GOAL_MS}
-    line(f"console.{name}{narrowed}", median(times), "ms", round(median(times), 1), None, None, said)
+    cpu = ((time.process_time() - server) / TIMES * 1e6, (servers.mongod_cpu() - mongod) / TIMES * 1e6)
+    line(f"console.{name}{narrowed}", median(times), "ms", round(median(times), 1), None, cpu, said)
 
 
 def _first(client: FlaskClient, address: str, timeout: float = 300.0) -> None:
