@@ -437,7 +437,7 @@ def _live(name: str) -> None:
     missing = [each for each in ("mongo_url", "redis_url", "master_key") if not getattr(settings, each)]
     if missing:
         names = ", ".join(PREFIX + each.upper() for each in missing)
-        raise click.ClickException(f"`fhirserver {name}` needs {names}; `fhirserver up` gives them to its own processes")
+        raise click.ClickException(f"`fhirserver {name}` needs {names}; `fhirserver up` gives them to its processes")
     logs.configure(settings.log_level, settings.log_format, name)
     _LIVES[name][1](settings)
 
