@@ -468,6 +468,8 @@ def test_a_member_looks_and_decides_nothing(hospital: Hospital, exchange: Exchan
         answer = looker.post(hospital.path(path), {"csrf": looker.token(), **form})
         assert answer.status_code == 403, (path, answer.status_code)
     assert "administrator" in looker.get(hospital.path("/audit/seals")).text
+    for path in SCREENS:
+        assert looker.get(hospital.path(path)).status_code == (403 if path == "/audit/seals" else 200), path
 
 
 # Whose addresses are whose
