@@ -28,7 +28,17 @@ def values(part: Resource) -> dict[str, Any]:
 def health(here: Here) -> HttpResponse:
     """Every part of the installation, and whether it works; it refreshes itself."""
     told = values(here.operate(None, None, "health", method="GET"))
-    return here.page("operator/health.html", told=told, figures=FIGURES)
+    said = {each["name"]: _said(here, each) for each in told["component"]}
+    return here.page("operator/health.html", told=told, said=said)
+
+
+def _said(here: Here, component: dict[str, Any]) -> list[str]:
+    """What there is to say of a component, in words."""
+    counted = (
+        [here.t(f"operator.counted.{component['name']}", count=component["count"])] if "count" in component else []
+    )
+    figures = [here.t(f"operator.figure.{name}", count=component[name]) for name in FIGURES if component.get(name)]
+    return [*filter(None, (component.get("detail"), component.get("version"))), *counted, *figures]
 
 
 def queues(here: Here) -> HttpResponse:
