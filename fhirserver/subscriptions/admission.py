@@ -18,7 +18,7 @@ from fhirserver.rules.model import REGISTRY, Context, Prepared, Rule
 from fhirserver.subscriptions import delivery, shape
 from fhirserver.subscriptions.criteria import Compiler
 from fhirserver.subscriptions.endpoint import Guard
-from fhirserver.subscriptions.gate import WHILE_STOPPED
+from fhirserver.subscriptions.gate import RETRY_HOURS, WHILE_STOPPED
 from fhirserver.subscriptions.notification import (
     BACKPORT,
     CONTENT,
@@ -33,13 +33,20 @@ from fhirserver.subscriptions.topics import TOPIC, Catalogue
 from fhirserver.subscriptions.watching import Watching
 
 CHANNEL_TYPE = f"{BACKPORT}/backport-channel-type"
+MOST_RETRY_HOURS = 720
 CROSS_VERSION = "http://hl7.org/fhir/5.0/StructureDefinition/"
 
 # Extension of the channel -> the codes it may have.
 CODES: Mapping[str, tuple[str, ...]] = {WHILE_STOPPED: ("keep", "skip"), ORDER: ("patient", "subscription")}
 
 SHIPPED = "This topic is shipped with the server: an organization activates or changes it on its own base."
-NUMBERS = (HEARTBEAT, TIMEOUT, MAX_COUNT)
+# Extension of the channel -> the numbers it may have, from and to.
+NUMBERS = {
+    HEARTBEAT: (1, 86_400),
+    TIMEOUT: (1, 86_400),
+    MAX_COUNT: (1, 1_000_000),
+    RETRY_HOURS: (0, MOST_RETRY_HOURS),
+}
 NOT_WRITTEN = "A NotificationDelivery is written by the server only; $redeliver sends one again."
 
 
@@ -128,8 +135,11 @@ def extensions_hold(resource: Resource) -> None:
         url, code = extension.get("url"), extension.get("valueCode")
         if url == CHANNEL_TYPE:
             raise problem("not-supported", "The only channel is rest-hook.", "Subscription.channel.type")
-        if url in NUMBERS and (channel_number(resource, url) or 0) < 1:
-            raise problem("value", f"{url} is a whole number from 1.", "Subscription.channel.extension")
+        if url in NUMBERS:
+            (least, most), number = NUMBERS[url], channel_number(resource, url)
+            if number is None or not least <= number <= most:
+                text = f"{url} is a whole number from {least} to {most}."
+                raise problem("value", text, "Subscription.channel.extension")
         if url in CODES and code not in CODES[url]:
             text = f"{url} is one of {', '.join(CODES[url])}."
             raise problem("value", text, "Subscription.channel.extension")

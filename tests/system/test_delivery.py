@@ -15,7 +15,7 @@ from standardwebhooks.webhooks import Webhook
 from fhirserver.auth.access import everything
 from fhirserver.jobs import Queue, run_worker
 from fhirserver.subscriptions import delivery
-from fhirserver.subscriptions.gate import WHILE_STOPPED
+from fhirserver.subscriptions.gate import RETRY_HOURS, WHILE_STOPPED
 from fhirserver.subscriptions.notification import HEARTBEAT
 from fhirserver.subscriptions.relay import ORDER, Relay
 from tests.system.delivering import CATALOGUE, Exchange, secret_of
@@ -147,6 +147,28 @@ def test_after_three_days_it_is_a_dead_letter_and_the_next_goes_on(exchange: Exc
     told = exchange.installation.server.store.database.collection("Communication")
     about = f"{exchange.installation.server.public_url}{exchange.base}/Subscription/{subscription['id']}"
     assert told.count_documents({"s.about": about}) == 1, "the application's organization is told of it"
+
+
+@pytest.mark.parametrize(("hours", "attempts"), [(0, 1), (1, 9)])
+def test_a_subscription_says_how_long_its_deliveries_are_tried(exchange: Exchange, hours: int, attempts: int) -> None:
+    asked = [{"url": RETRY_HOURS, "valueUnsignedInt": hours}]
+    subscription = exchange.subscribe("Patient", extension=asked)
+    exchange.receiver.reply = exchange.receiver.answering(500)
+    exchange.patient()
+    for _ in range(attempts + 3):
+        exchange.run()
+        exchange.ahead += timedelta(seconds=900)
+    [one] = exchange.deliveries(subscription)
+    assert one["status"] == "dead-letter"
+    assert one["attempts"] <= attempts
+
+
+@pytest.mark.parametrize("value", [{"valueUnsignedInt": 721}, {"valueString": "12"}, {"valueUnsignedInt": -1}])
+def test_hours_that_are_none_are_refused(exchange: Exchange, value: dict[str, Any]) -> None:
+    channel = {"type": "rest-hook", "endpoint": exchange.receiver.url(), "extension": [{"url": RETRY_HOURS, **value}]}
+    body = {"resourceType": "Subscription", "criteria": "Patient", "channel": channel}
+    answer = exchange.call("POST", f"{exchange.base}/Subscription", "client", body, 400)
+    assert answer["issue"][0]["expression"] == ["Subscription.channel.extension"]
 
 
 def test_an_endpoint_that_fails_is_left_alone_between_single_tries(exchange: Exchange) -> None:
