@@ -195,7 +195,9 @@ def run(wanted: Sequence[str]) -> None:
     try:
         exchange = Exchange(servers)
         exchange.fill()
-        pages = [(name, {}) for name, screen in SCREENS.items() if screen.nav] + list(EXTRA)
+        pages: list[tuple[str, dict[str, str]]] = [(name, {}) for name, screen in SCREENS.items() if screen.nav] + list(
+            EXTRA
+        )
         people = {who: exchange.signed_in(who) for who in (*WORLDS, "operator")}
         for name, asked in pages:
             _measured(exchange, servers, people, name, asked)

@@ -20,12 +20,12 @@ from werkzeug.test import TestResponse
 from fhirserver import app
 from fhirserver.auth.principal import Principal
 from fhirserver.hl7v2.senders import endpoint_resource
-from fhirserver.interactions.recording import record, ship
 from fhirserver.rules.organization import kind_concept
 from fhirserver.subscriptions import delivery
 from fhirserver.web.console.blueprint import SCREENS
 from fhirserver.web.console.screen import Screen
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
+from tests.api.relaying import record_events
 from tests.api.test_console import Visitor
 from tests.api.test_console_hospital import Hospital
 
@@ -91,7 +91,8 @@ def _written(exchange: Exchange, method: str, path: str, token: str, body: Any) 
 
 
 def _person(exchange: Exchange, who: str, organization: str) -> None:
-    user = {"resourceType": "User", "email": f"{who}@example.org", "name": f"{who} {HOSTILE}", "password": PASSWORD}
+    email, name = f"{who}@example.org", f"{who} {HOSTILE}"
+    user: dict[str, Any] = {"resourceType": "User", "email": email, "name": name, "password": PASSWORD}
     user |= {"role": "admin", "organization": {"reference": organization}} if organization else {"role": "operator"}
     id = _written(exchange, "POST", f"{REGISTRY}/User", exchange.operator(), user)["id"]
     exchange.people[who] = exchange.installation.tokens.issue(Principal("user", id))
@@ -140,15 +141,7 @@ def _notified(exchange: Exchange, hospital: Hospital, client: dict[str, Any]) ->
 def _recorded(exchange: Exchange) -> None:
     """Does what the relay does with audit records."""
     server = exchange.installation.server
-    while ship(server, exchange.installation.settings.data / app.SPOOL):
-        pass
-    for pending in server.store.pending(10_000):
-        server.store.transaction(
-            lambda session, pending=pending: (
-                record(server, pending, session),
-                server.store.clear_event(pending, session),
-            )
-        )
+    record_events(server, exchange.installation.settings.data / app.SPOOL)
 
 
 # Each screen of the tables
