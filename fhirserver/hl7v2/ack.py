@@ -141,7 +141,7 @@ def _readable(received: Message | bytes) -> Message:
 def _msh(message: Message, now: datetime, control_id: str) -> str:
     header = message.segments[0]
     version = message["MSH-12.1"]
-    time = now.strftime("%Y%m%d%H%M%S") + (now.strftime("%z") if _at_least(message, "2.3") else "")
+    time = now.strftime("%Y%m%d%H%M%S%z" if _at_least(message, "2.3") else "%Y%m%d%H%M%S")
     event = message.component.join(_type(message)) if message.component else "ACK"
     fields = ["MSH", header.raw(2) or "^~\\&", header.raw(5), header.raw(6), header.raw(3), header.raw(4), time, ""]
     fields += [event, control_id, header.raw(11) or "P", header.raw(12) or version or "2.5"]

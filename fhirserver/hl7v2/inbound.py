@@ -94,9 +94,7 @@ def prepare(
         fault = None
     except Problem as unreadable:
         message, fault = None, unreadable
-    found = _sender(message, senders, peer)
-    if message is not None and found is not None and read is not None:
-        found = read(found, message)
+    found = _sender(message, senders, peer, read)
     if message is not None and found is not None and found.charset:
         message = Message.parse(raw, found.charset)
     if fault is None and message is not None:
@@ -175,11 +173,13 @@ def _refused(raw: bytes, fault: Problem, now: datetime, control_id: str, code: s
     return ack.acknowledge(raw, code, fault.issues, now=now, control_id=control_id, mode=mode)
 
 
-def _sender(message: Message | None, senders: Senders, peer: Peer) -> Sender | None:
+def _sender(message: Message | None, senders: Senders, peer: Peer, read: Read | None) -> Sender | None:
     if message is None:
         return senders.find((), (), peer.certificate, peer.subject)
     applications = (message["MSH-3.1"], message["MSH-3.2"])
-    return senders.find(applications, (message["MSH-4.1"], message["MSH-4.2"]), peer.certificate, peer.subject)
+    facilities = (message["MSH-4.1"], message["MSH-4.2"])
+    found = senders.find(applications, facilities, peer.certificate, peer.subject)
+    return read(found, message) if found is not None and read is not None else found
 
 
 def _refusal(message: Message, found: Sender | None, maps: Maps) -> Problem | None:
@@ -263,10 +263,12 @@ def _resource(
 ) -> Resource:
     digest = hashlib.sha256(raw).hexdigest()
     said = _envelope(message) if message else {}
-    patient = patient_key(identifiers(message, "PID", 3, found)) if message else None
+    said_of: dict[tuple[Segment, int], tuple[str, str] | None] = {}
+    held = lanes(message, found, said_of) if message else [_hashed("unreadable", "")]
+    first = message.first("PID") if message else None
+    patient = said_of.get((first, 3)) if first else None
     key = (found.endpoint if found else "", *(said.get(n, "") for n in ("sendingApplication", "sendingFacility")))
     key = (*key, said.get("controlId", ""), digest)
-    held = lanes(message, found) if message else [_hashed("unreadable", "")]
     resource: Resource = {
         "resourceType": "InboundMessage",
         "id": hashlib.sha256("\0".join(key).encode()).hexdigest()[:40],
@@ -311,12 +313,6 @@ def patient_key(repetitions: Sequence[tuple[str, str, str]]) -> tuple[str, str] 
     return (ranked[0][0], ranked[0][1]) if ranked else None
 
 
-def identifiers(message: Message, segment: str, number: int, found: Sender | None) -> list[tuple[str, str, str]]:
-    """System, value and type of every CX of a field."""
-    first = message.first(segment)
-    return identifiers_of(first, number, found) if first else []
-
-
 def identifiers_of(segment: Segment, number: int, found: Sender | None) -> list[tuple[str, str, str]]:
     """System, value and type of every CX of a field of one segment."""
     message, known = segment.message, found.authorities if found else {}
@@ -328,19 +324,25 @@ def identifiers_of(segment: Segment, number: int, found: Sender | None) -> list[
     return result
 
 
-def lanes(message: Message, found: Sender | None) -> list[str]:
-    """The lanes a message must have to itself: those of all its patients, for a merge the prior ones' too."""
+def lanes(
+    message: Message, found: Sender | None, said: dict[tuple[Segment, int], tuple[str, str] | None] | None = None
+) -> list[str]:
+    """The lanes a message must have to itself: those of all its patients, for a merge the prior ones' too. `said` gets
+    the identifiers that were read: the one that counts of a segment's field.
+    """
+    known = said if said is not None else {}
+
+    def key(segment: Segment, number: int) -> tuple[str, str] | None:
+        found_key = known[segment, number] = patient_key(identifiers_of(segment, number, found))
+        return found_key
+
     patients = [segment for name in ("PID", "MRG") for segment in message.all(name)[:MOST_PATIENTS]]
-    keys = (
-        patient_key(identifiers_of(each, 3 if each.name == "PID" else 1, found))
-        or patient_key(identifiers_of(each, 2 if each.name == "PID" else 4, found))
-        for each in patients
-    )
-    named = [key for key in keys if key]
+    numbers = {"PID": (3, 2), "MRG": (1, 4)}
+    named = [one for each in patients if (one := key(each, numbers[each.name][0]) or key(each, numbers[each.name][1]))]
     if not named:
         order = message["ORC-2.1"] or message["SCH-1.1"] or message["SCH-2.1"]
         named = [(message["MSH-3.1"], order or message["MSH-4.1"])]
-    return [_hashed(*key) for key in dict.fromkeys(named)]
+    return [_hashed(*one) for one in dict.fromkeys(named)]
 
 
 def _hashed(*parts: str) -> str:

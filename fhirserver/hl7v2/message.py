@@ -78,6 +78,7 @@ class Message:
 
     __slots__ = (
         "_by_name",
+        "_read",
         "charset",
         "component",
         "escape",
@@ -100,6 +101,7 @@ class Message:
         self.warnings = warnings
         self.segments: list[Segment] = []
         self._by_name: dict[str, list[Segment]] = {}
+        self._read: dict[str, str] = {}
 
     @classmethod
     def parse(
@@ -175,7 +177,14 @@ class Message:
         """`message["PID-3.1"]`, `message["OBX[2]-5[1].2.1"]`: decoded text, empty where absent. Raises KeyError for a
         bad path.
         """
-        name, occurrence, number, repetition, component, subcomponent = parse_path(path)
+        said = self._read.get(path)
+        if said is None:  # of the header the same is asked again and again
+            said = self._read[path] = self._value(*parse_path(path))
+        return said
+
+    def _value(
+        self, name: str, occurrence: int, number: int, repetition: int, component: int, subcomponent: int
+    ) -> str:
         found = self._by_name.get(name, [])
         if occurrence > len(found):
             return ""

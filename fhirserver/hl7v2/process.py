@@ -32,6 +32,7 @@ from fhirserver.interactions import process_message
 from fhirserver.interactions.merge import POLICIES, REPOINT
 from fhirserver.interactions.message import Content, Done, accept, resume, unfinished
 from fhirserver.interactions.model import Server
+from fhirserver.store import lanes
 from fhirserver.store.holding import Held, Holding
 from fhirserver.store.model import REGISTRY, Stored
 
@@ -114,9 +115,9 @@ def convert(
 
 def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str) -> int:
     """Processes one message. What conflicts again and again would hold up its lane for ever: it is set aside."""
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         try:
-            return _attempt(intake, organization, lane, waiting, owner)
+            return _attempt(intake, organization, lane, waiting, owner, again=attempt > 0)
         except Problem as fault:
             if fault.issues[0].code != "conflict":
                 raise
@@ -127,12 +128,16 @@ def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: s
     return 1
 
 
-def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str) -> int:
-    """Processes one message, in its other lanes too. One that another job finished meanwhile is passed over."""
-    server = intake.server
-    current = server.store.read(everything(organization), "InboundMessage", waiting.id)
-    if current is None or current.deleted or current.version != waiting.version:
-        return 0
+def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str, *, again: bool) -> int:
+    """Processes one message, in its other lanes too. One that another job finished meanwhile conflicts, and is passed
+    over when it is tried `again`.
+    """
+    server, current = intake.server, waiting
+    if again:
+        now = server.store.read(everything(organization), "InboundMessage", waiting.id)
+        if now is None or now.deleted or now.version != waiting.version:
+            return 0
+        current = now
     resource = current.resource()
     sender = sender_of(server, resource)
     try:
@@ -217,8 +222,8 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
 
 def _later(intake: Intake, organization: str, current: Stored) -> Iterator[Result]:
     """What the messages of the same lanes became that came after this one and were processed: the newest MOST_LATER."""
-    server, lanes = intake.server, ",".join(lanes_of(current.resource()))
-    pairs = [("lane", lanes), ("status", "processed,warning"), ("_sort", "-sequence")]
+    server, own = intake.server, ",".join(lanes_of(current.resource()))
+    pairs = [("lane", own), ("status", "processed,warning"), ("_sort", "-sequence")]
     for each in found(server, everything(organization), "InboundMessage", pairs, MOST_LATER):
         resource = each.resource()
         if resource["sequence"] <= current.resource()["sequence"]:
@@ -310,8 +315,7 @@ def _context(server: Server, organization: str, effective: Effective, current: S
 
 
 def _waiting(server: Server, organization: str, lane: str, most: int = BATCH) -> list[Stored]:
-    pairs = [("lane", lane), ("status", "received"), ("_sort", "sequence")]
-    return found(server, everything(organization), "InboundMessage", pairs, most)
+    return lanes.waiting(server.store.database, server.store.indexes, organization, lane, most)
 
 
 def _organizations(server: Server) -> list[str]:

@@ -443,9 +443,13 @@ def resolved(value: Any, names: Mapping[str, str]) -> Any:
     """The value with every reference that is one of the names replaced by what it stands for."""
     if isinstance(value, dict):
         return {
-            key: names.get(each, each) if key == "reference" and isinstance(each, str) else resolved(each, names)
+            key: resolved(each, names)
+            if isinstance(each, dict | list)
+            else names.get(each, each)
+            if key == "reference" and isinstance(each, str)
+            else each
             for key, each in value.items()
         }
     if isinstance(value, list):
-        return [resolved(each, names) for each in value]
+        return [resolved(each, names) if isinstance(each, dict | list) else each for each in value]
     return value

@@ -5,11 +5,11 @@ The time is the database's (`$$NOW`), so processes with different clocks agree o
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime
 
-from pymongo import ReturnDocument, errors
+from pymongo import ReturnDocument
 
+from fhirserver.fhir.problem import Problem
 from fhirserver.store.database import Database, translated
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -19,29 +19,21 @@ def take(database: Database, name: str, owner: str, seconds: float) -> int | Non
     """The fencing token of the lease now held by `owner` (it grows with every taking), or None while another holds
     it.
     """
-    with translated():
-        fence = _taken(database, name, owner, seconds)
-        if fence is None and database.collection("leases").find_one({"_id": name}) is None:
-            _make(database, name)
-            fence = _taken(database, name, owner, seconds)
-    return fence
-
-
-def _taken(database: Database, name: str, owner: str, seconds: float) -> int | None:
-    free = {"$or": [{"$lte": ["$until", "$$NOW"]}, {"$eq": ["$owner", owner]}]}
     until = {"$add": ["$$NOW", int(seconds * 1000)]}
-    document = database.collection("leases").find_one_and_update(
-        {"_id": name, "$expr": free},
-        [{"$set": {"owner": owner, "fence": {"$add": ["$fence", 1]}, "until": until}}],
-        return_document=ReturnDocument.AFTER,
-    )
-    return int(document["fence"]) if document else None
-
-
-def _make(database: Database, name: str) -> None:
-    """A lease that nobody holds; several may try to make it."""
-    with suppress(errors.DuplicateKeyError):
-        database.collection("leases").insert_one({"_id": name, "owner": "", "fence": 0, "until": LONG_AGO})
+    free = {"$or": [{"$lte": [{"$ifNull": ["$until", LONG_AGO]}, "$$NOW"]}, {"$eq": ["$owner", owner]}]}
+    taken = {"owner": owner, "fence": {"$add": [{"$ifNull": ["$fence", 0]}, 1]}, "until": until}
+    changes = {name: {"$cond": [free, value, f"${name}"]} for name, value in taken.items()}
+    for attempt in (1, 2):
+        try:
+            with translated():
+                document = database.collection("leases").find_one_and_update(
+                    {"_id": name}, [{"$set": changes}], upsert=True, return_document=ReturnDocument.AFTER
+                )
+            return int(document["fence"]) if document and document["owner"] == owner else None
+        except Problem as fault:  # two made it at the same time: it is there now
+            if fault.issues[0].code != "conflict" or attempt == 2:
+                raise
+    return None
 
 
 def renew(database: Database, name: str, owner: str, seconds: float) -> bool:

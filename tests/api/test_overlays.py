@@ -549,3 +549,22 @@ def test_maps_that_lie_too_deep_or_say_too_much_are_refused(api: Api) -> None:
         refused = api.post("ConceptMap", body)
         assert refused.status == 400
         assert any(text in each["diagnostics"] for each in refused.json["issue"]), refused.data[:500]
+
+
+def test_what_a_message_says_takes_the_place_of_what_cannot_stand_beside_it(
+    api: Api, send: Callable[..., None]
+) -> None:
+    head = b"MSH|^~\\&|ADT1|LAKESIDE|X|Y|20260914101500+0000||%s|%s|P|2.5\r"
+    patient, visit = b"PID|1||77^^^LAKESIDE^MR||Marlowe^Iris\r", b"SCH|P7^A|F7^A||||%s|||||^^^202609150900+0000\r"
+    for number, (event, reason) in enumerate(((b"S12", b""), (b"S15", b"ILL^Ill^L"), (b"S13", b""), (b"S26", b""))):
+        send(head % (b"SIU^" + event, b"S%d" % number) + visit % reason + patient)
+    [appointment] = every(api, "Appointment")
+    assert appointment["status"] == "noshow"
+    assert "cancelationReason" not in appointment
+    for number, value in enumerate((b"7", b"7~8", b"9")):
+        result = b"PV1|1|I\rOBX|1|NM|2345-7^Glucose^LN||%s|mg/dL|||||F\r" % value
+        send(head % (b"ADT^A08", b"O%d" % number) + b"EVN|A08\r" + patient + result)
+    [observation] = every(api, "Observation")
+    assert observation["valueQuantity"]["value"] == 9
+    assert "component" not in observation
+    assert not every(api, "InboundMessage?status=mapping-error,failed")

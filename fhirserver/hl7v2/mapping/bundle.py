@@ -303,11 +303,23 @@ def _deleted(maps: Maps, entry: Entry) -> list[str]:
     gone = [element for element in entry.deletes if element not in entry.resource]
     for name in choices.keys() & entry.resource.keys() - entry.defaulted:
         gone += choices[name]
+    if entry.type == "Observation":
+        gone += _other_results(entry.resource, choices)
     for name, type in maps.parts.get(entry.type, {}).items():
         said, inner = entry.resource.get(name), maps.choices.get(type)
         if inner and isinstance(said, dict):
             gone += [f"{name}.{other}" for member in said.keys() & inner.keys() for other in inner[member]]
     return sorted(set(gone))
+
+
+def _other_results(observation: Resource, choices: Mapping[str, Sequence[str]]) -> list[str]:
+    """What a result takes the place of: several values stand in components, one in value[x], none has a reason (obs-6,
+    obs-7).
+    """
+    values = [name for name in choices if name.startswith("value")]
+    told = "component" in observation or any(name in observation for name in values)
+    others = (*values, "component", "dataAbsentReason") if told else ()
+    return [name for name in others if name not in observation]
 
 
 def _traced(entries: Sequence[Entry]) -> list[Traced]:
