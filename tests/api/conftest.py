@@ -10,9 +10,9 @@ from flask import Flask
 
 from fhirserver import app
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.recording import record, ship
 from fhirserver.settings import Secret, Settings
 from tests.api.client import Api
+from tests.api.relaying import record_events
 
 HOSPITAL = {
     "resourceType": "Organization",
@@ -91,14 +91,6 @@ def recorded(installation: app.Installation) -> Callable[[], None]:
 
     def work() -> None:
         server = installation.server
-        while ship(server, installation.settings.data / app.SPOOL):
-            pass
-        for pending in server.store.pending(10_000):
-            server.store.transaction(
-                lambda session, pending=pending: (
-                    record(server, pending, session),
-                    server.store.clear_event(pending, session),
-                )
-            )
+        record_events(server, installation.settings.data / app.SPOOL)
 
     return work

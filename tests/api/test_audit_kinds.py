@@ -18,11 +18,11 @@ from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
 from fhirserver.interactions import recording, security
 from fhirserver.interactions.indexing import entry_of
-from fhirserver.interactions.recording import record, ship
 from fhirserver.interactions.table import INTERACTIONS
 from fhirserver.rules.organization import kind_concept
 from fhirserver.store.search import compile_search, find
 from tests.api.exchange import ISSUER, PASSWORD, REGISTRY, Exchange, exchange_of
+from tests.api.relaying import record_events
 from tests.api.test_authorization_code import CALLBACK, Browser
 
 PATIENT = {"resourceType": "Patient", "id": "p1", "identifier": [{"system": "urn:mrn", "value": "1"}]}
@@ -66,15 +66,7 @@ class World:
     def records(self) -> dict[str, dict[str, Any]]:
         """All there are, by id."""
         server = self.exchange.installation.server
-        while ship(server, self.exchange.installation.settings.data / app.SPOOL):
-            pass
-        for pending in server.store.pending(10_000):
-            server.store.transaction(
-                lambda session, pending=pending: (
-                    record(server, pending, session),
-                    server.store.clear_event(pending, session),
-                )
-            )
+        record_events(server, self.exchange.installation.settings.data / app.SPOOL)
         found = {}
         for organization in ("registry", self.exchange.hospital):
             search = compile_search(server.store, everything(organization), "AuditEvent", (), None)

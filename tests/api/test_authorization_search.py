@@ -18,6 +18,7 @@ from fhirserver.interactions.search import prepare
 from fhirserver.store.errands import waiting
 from fhirserver.store.search import compile_search
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
+from tests.api.relaying import relay_events
 from tests.api.test_search_plans import stages
 
 LIST = f"{REGISTRY}/ClientAuthorization"
@@ -39,13 +40,7 @@ def settled(server: Server) -> Callable[[], None]:
     """Does what the relay and the jobs do."""
 
     def work() -> None:
-        for pending in server.store.pending(1000):
-            server.store.transaction(
-                lambda session, pending=pending: (
-                    errands.note(server, pending, session),
-                    server.store.clear_event(pending, session),
-                )
-            )
+        relay_events(server, lambda pending, session: errands.note(server, pending, session))
         for errand in waiting(server.store.database):
             errands.finish(server, errand.id)
 

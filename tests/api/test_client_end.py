@@ -14,6 +14,7 @@ from fhirserver.store.errands import waiting
 from fhirserver.store.kept import Kept
 from fhirserver.web import codes
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
+from tests.api.relaying import relay_events
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,7 @@ def relayed(server: Server) -> Callable[[], list[str]]:
     """Does what the relay does with events; answers the errands that wait."""
 
     def work() -> list[str]:
-        for pending in server.store.pending(1000):
-            server.store.transaction(
-                lambda session, pending=pending: (
-                    errands.note(server, pending, session),
-                    server.store.clear_event(pending, session),
-                )
-            )
+        relay_events(server, lambda pending, session: errands.note(server, pending, session))
         return [errand.id for errand in waiting(server.store.database)]
 
     return work

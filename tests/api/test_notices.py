@@ -27,6 +27,7 @@ from fhirserver.notices.telling import Teller
 from fhirserver.store.kept import Kept
 from fhirserver.subscriptions import delivery
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
+from tests.api.relaying import relay_events
 
 REASON = "To show results of Ida Adler to her doctor"
 
@@ -49,13 +50,7 @@ def relay(exchange: Exchange, waiting: Waiting) -> Callable[[], None]:
     teller = Teller(server, waiting)
 
     def work() -> None:
-        for pending in server.store.pending(10_000):
-            server.store.transaction(
-                lambda session, pending=pending: (
-                    teller.tell(pending, session),
-                    server.store.clear_event(pending, session),
-                )
-            )
+        relay_events(server, teller.tell)
 
     work()
     return work
