@@ -50,7 +50,13 @@ def test_mongod_keeps_its_data_when_it_is_started_again_on_another_port(tmp_path
 
 
 def test_initiating_twice_changes_nothing(mongo_url: str, servers: embedded.Embedded) -> None:
-    bootstrap.initiate(servers.mongo_port, servers.password)
+    with pymongo.MongoClient[dict[str, object]](mongo_url) as client:
+        before = client.admin.command("replSetGetConfig")["config"], client.admin.command("usersInfo")["users"]
+
+        bootstrap.initiate(servers.mongo_port, servers.password)
+
+        after = client.admin.command("replSetGetConfig")["config"], client.admin.command("usersInfo")["users"]
+    assert after == before
 
 
 def test_mongod_lets_nobody_in_without_the_password(mongo_url: str, servers: embedded.Embedded) -> None:
