@@ -21,7 +21,9 @@ def dispatch(server: Server, request: Request) -> Response:
     """Answers one interaction. Raises Problem for everything the caller must hear about; either way it is audited."""
     try:
         server.refresh()
-        request = replace(request, principal=visitor(server, request.principal, request.organization))
+        principal = visitor(server, request.principal, request.organization)
+        if principal is not request.principal:
+            request = replace(request, principal=principal)
         response = BY_CODE[request.interaction].function(server, request, admitted(server, request))
     except Problem as error:
         server.audit(server, request, error)

@@ -89,6 +89,8 @@ def locate(method: str, path: str) -> tuple[Interaction, dict[str, str]]:
 
     Raises Problem: not-found (no such path), not-supported (405 with Allow) where the path exists for other methods.
     """
+    if method == "POST" and path.isalpha() and path[0].isupper():
+        return BY_CODE["create"], {"type": path}
     parts = tuple(part for part in path.strip("/").split("/") if part)
     allowed: list[str] = []
     for row in _BY_LENGTH.get(len(parts), ()):

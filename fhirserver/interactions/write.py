@@ -262,17 +262,16 @@ def stamped(resource: Resource, id: str, version: int, instant: datetime) -> Res
     kept = resource.get("meta", {})
     if not isinstance(kept, dict):
         raise problem("structure", "meta must be an object.", f"{resource['resourceType']}.meta")
-    head = {
-        "resourceType": resource["resourceType"],
-        "id": id,
-        "meta": {**kept, "versionId": str(version), "lastUpdated": instant_text(instant)},
-    }
-    return {**head, **{name: value for name, value in resource.items() if name not in head}}
+    meta = {**kept, "versionId": str(version), "lastUpdated": instant_text(instant)}
+    made = {"resourceType": None, "id": None, "meta": None, **resource}
+    made["id"], made["meta"] = id, meta
+    return made
 
 
 def instant_text(instant: datetime) -> str:
     """A FHIR instant in UTC with milliseconds."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+    at = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return at.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def refuse_errors(issues: list[Issue]) -> None:
@@ -320,8 +319,16 @@ def answer(server: Server, request: Request, written: Written, status: int) -> R
     """The response to a write, as the Prefer header wants it. A secret made by the write is always shown, this once."""
     version = written.version
     location = f"{request.base}/{version.type}/{version.id}/_history/{version.version}" if status == 201 else None
+    rule = server.rules.get(version.type)
+    present = rule.present if rule else None
+    plain = written.shown is None and present is None and request.prefer.returned in ("", "representation")
     response = Response(
-        status, version=version.version, instant=version.instant, location=location, warnings=written.warnings
+        status,
+        text=version.text if plain else None,
+        version=version.version,
+        instant=version.instant,
+        location=location,
+        warnings=written.warnings,
     )
     if written.shown is not None:
         return replace(response, resource=written.shown, once=True)
@@ -332,10 +339,7 @@ def answer(server: Server, request: Request, written: Written, status: int) -> R
             "informational", f"{version.type}/{version.id} is at version {version.version}.", (), "information"
         )
         return replace(response, resource=outcome((done, *written.warnings)))
-    rule = server.rules.get(version.type)
-    if rule and rule.present:
-        return replace(response, resource=rule.present(version.resource(), request.principal))
-    return replace(response, text=version.text)
+    return replace(response, resource=present(version.resource(), request.principal)) if present else response
 
 
 def _prepared(server: Server, request: Request, resource: Resource, previous: Stored | None, id: str) -> Prepared:

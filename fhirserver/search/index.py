@@ -68,10 +68,34 @@ class _Parameter:
     type: SearchType
 
 
+class _Looking:
+    """Which parameters look at which properties of a resource."""
+
+    def __init__(self) -> None:
+        self.always: list[_Parameter] = []
+        self.by_property: dict[str, dict[_Parameter, None]] = {}
+        self._by_shape: dict[tuple[str, ...], tuple[_Parameter, ...]] = {}
+
+    def at(self, shape: tuple[str, ...]) -> tuple[_Parameter, ...]:
+        """The parameters of a resource with these properties."""
+        known = self._by_shape.get(shape)
+        if known is not None:
+            return known
+        wanted = dict.fromkeys(self.always)
+        for name in shape:
+            wanted.update(self.by_property.get(name, {}))
+        found = tuple(wanted)
+        if len(self._by_shape) < MOST_SHAPES:
+            self._by_shape[shape] = found
+        return found
+
+
 Indexer = Callable[[Resource], Entry]
 
 # Answered from the document itself (`_id`: i, `_lastUpdated`: t), so not indexed a second time.
 _OF_THE_DOCUMENT = frozenset({"_id", "_lastUpdated"})
+MOST_SHAPES = 50
+"""Sets of properties, in their order, for which the search parameters that look at them are remembered."""
 MOST_CONTAINED = 1_000
 """Contained resources of one that are indexed: index values are several times as large as what they are of."""
 _NO_NAME = frozenset(".$:\0")  # cannot stand in the name of an index field
@@ -83,22 +107,18 @@ def indexer(definitions: Definitions, type: str, base: str = "") -> Indexer:
     base: the FHIR base URL (no slash at its end); absolute references that begin with it are indexed as relative ones
     too.
     """
-    always: list[_Parameter] = []
-    by_property: dict[str, dict[_Parameter, None]] = {}
+    looking = _Looking()
     types = {**TYPES, "reference": replace(TYPES["reference"], index=reference_indexer(base))}
     for code, (kind, compiled) in searchable(definitions, type).items():
         parameter = _Parameter(code, compiled.extract, types[kind])
         if compiled.first is None:
-            always.append(parameter)
+            looking.always.append(parameter)
         for name in compiled.first or ():
-            by_property.setdefault(name, {})[parameter] = None
+            looking.by_property.setdefault(name, {})[parameter] = None
     inside = _Inside(definitions, base)
 
     def index(resource: Resource) -> Entry:
-        wanted = dict.fromkeys(always)
-        for name in resource:
-            if name in by_property:
-                wanted.update(by_property[name])
+        wanted = looking.at(tuple(resource))
         search: dict[str, Any] = {}
         sort: dict[str, tuple[Any, Any]] = {}
         for parameter in wanted:
@@ -204,12 +224,20 @@ def _composite(definitions: Definitions, type: str, parameter: SearchParameter) 
         for letter, (kind, expression) in zip(LETTERS, kinds, strict=False)
     ]
 
+    backwards = [values_of for _, _, values_of in reversed(components)]
+
     def extract(node: Any, resource: Resource) -> list[tuple[str, Any]]:
         out: list[tuple[str, Any]] = []
         for _, element in elements.extract(node, resource):
-            parts = [values_of(element, resource) for _, _, values_of in components]
-            if not all(parts):
+            parts = []
+            for values_of in backwards:  # the value before the code that all have
+                values = values_of(element, resource)
+                if not values:
+                    break
+                parts.append(values)
+            if len(parts) < len(components):
                 continue
+            parts.reverse()
             found: dict[str, Any] = {}
             for (letter, kind, _), values in zip(components, parts, strict=True):
                 kind.index(letter, values, found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from fhirserver.fhir.problem import problem
 
@@ -14,6 +15,8 @@ STRING_LIMIT = 1024
 """Strings are compared on this many characters, in an index entry and in a query alike."""
 
 _UNESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_SHORT = 48
+"""Characters: normal forms of texts up to here are remembered."""
 _MARKS = frozenset({"Mn", "Mc", "Me"})
 
 
@@ -50,12 +53,20 @@ def unescape(text: str, parameter: str) -> str:
 
 def normal(text: str) -> str:
     """The form strings are compared in: no case, no accents or combining marks, single spaces."""
+    return _short(text) if len(text) <= _SHORT else _normal(text)
+
+
+def _normal(text: str) -> str:
     if text.isascii():
         return " ".join(text[:STRING_LIMIT].lower().split())
     apart = unicodedata.normalize("NFKD", text[:STRING_LIMIT]).casefold()
     apart = unicodedata.normalize("NFKD", apart)
     bare = "".join(c for c in apart if unicodedata.category(c) not in _MARKS)
     return " ".join(bare.split())[:STRING_LIMIT]
+
+
+# The same names, cities and codes come again and again, and in several parameters of one resource.
+_short = lru_cache(maxsize=4096)(_normal)
 
 
 def after_prefix(prefix: str) -> str | None:

@@ -84,7 +84,7 @@ def query_pairs(http: HttpRequest) -> Pairs:
     """The query's pairs in order, repeated names kept, and those of a form body behind them."""
     text = http.query_string.decode("utf-8", "replace")
     pairs = _pairs(text) if text else []
-    if http.method == "POST" and http.mimetype == FORM:
+    if http.method == "POST" and http.environ.get("CONTENT_TYPE") != FHIR_JSON and http.mimetype == FORM:
         try:
             pairs += _pairs(http.get_data().decode())
         except UnicodeDecodeError:
@@ -101,7 +101,12 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 def body(http: HttpRequest, limit: int) -> Any:
     """The decoded JSON body, None where there is none. Raises Problem: 415 for another media type, 413, structure."""
-    if http.method not in ("POST", "PUT", "PATCH") or http.mimetype == FORM:
+    if http.method not in ("POST", "PUT", "PATCH"):
+        return None
+    if http.environ.get("CONTENT_TYPE") == FHIR_JSON and "HTTP_CONTENT_ENCODING" not in http.environ:
+        data = http.get_data()
+        return decode(data) if data.strip() else None
+    if http.mimetype == FORM:
         return None
     data = _unpacked(http.get_data(), http.headers.get("Content-Encoding", ""), limit)
     if not data.strip():

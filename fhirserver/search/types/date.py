@@ -92,7 +92,7 @@ def _zone(offset: str | None, zone: tzinfo) -> tzinfo:
 def _utc(moment: datetime, later: timedelta = _NO_TIME) -> datetime:
     """The moment in UTC, kept inside the years that a datetime can hold."""
     try:
-        return moment.astimezone(UTC) + later
+        return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)) + later
     except OverflowError:
         return EARLIEST if moment.year == 1 else LATEST
 

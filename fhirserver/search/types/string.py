@@ -33,9 +33,9 @@ def texts(type: str, value: Any) -> list[str]:
     found: list[str] = []
     for part in _PARTS.get(type, ("text",)):
         text = value.get(part)
-        if isinstance(text, str):
+        if text.__class__ is str:
             found.append(text)
-        elif isinstance(text, list):
+        elif text.__class__ is list:
             found.extend(item for item in text if isinstance(item, str))
     if type == "CodeableConcept":
         found.extend(c["display"] for c in value.get("coding", ()) if isinstance(c.get("display"), str))
@@ -43,13 +43,21 @@ def texts(type: str, value: Any) -> list[str]:
 
 
 def index(name: str, values: Values, found: Found) -> None:
-    raw = [text for type, value in values for text in texts(type, value)]
+    raw = values[0][1:] if len(values) == 1 else [value for _, value in values]
+    if any(value.__class__ is not str for value in raw):
+        raw = [text for type, value in values for text in texts(type, value)]
+    if len(raw) == 1:
+        found[name] = [normal(raw[0])]
+        found[f"{name}:exact"] = [raw[0][:STRING_LIMIT]]
+        return
     found[name] = list(dict.fromkeys(map(normal, raw)))
     found[f"{name}:exact"] = list(dict.fromkeys(text[:STRING_LIMIT] for text in raw))
 
 
 def key(values: list[Any]) -> tuple[Any, Any] | None:
     """The least and the greatest of plain values."""
+    if len(values) == 1:
+        return values[0], values[0]
     return (min(values), max(values)) if values else None
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhirserver.store.recent import LEASE_SECONDS, PATIENCE_SECONDS, Recent
+from fhirserver.store.recent import AGAIN_SECONDS, LEASE_SECONDS, PATIENCE_SECONDS, Recent
 
 
 class Clock:
@@ -40,12 +41,43 @@ def test_a_reading_is_good_for_a_lease_and_no_longer() -> None:
     ask, asked = counting(["approved"])
 
     recent.read("a", ask)
-    clock.now += LEASE_SECONDS * 0.9
+    clock.now += AGAIN_SECONDS * 0.9
     recent.read("a", ask)
     assert len(asked) == 1
-    clock.now += LEASE_SECONDS * 0.2
+    clock.now += LEASE_SECONDS - AGAIN_SECONDS * 0.8
     recent.read("a", ask)
     assert len(asked) == 2
+
+
+def test_one_asks_again_while_the_others_use_what_there_is_to_the_end_of_its_lease() -> None:
+    clock = Clock()
+    recent = Recent(clock.read, clock.sleep)
+    others: list[str] = []
+
+    def slow() -> str:
+        others.append(recent.read("a", lambda: "asked twice"))
+        clock.now += LEASE_SECONDS - AGAIN_SECONDS
+        others.append(recent.read("a", lambda: "asked after the lease"))
+        return "new"
+
+    recent.read("a", lambda: "old")
+    clock.now += AGAIN_SECONDS
+    assert recent.read("a", slow) == "new"
+    assert others == ["old", "asked after the lease"]
+
+
+def test_a_question_that_failed_is_asked_again_by_the_next() -> None:
+    clock = Clock()
+    recent = Recent(clock.read, clock.sleep)
+
+    def fails() -> str:
+        raise OSError
+
+    recent.read("a", lambda: "old")
+    clock.now += AGAIN_SECONDS
+    with pytest.raises(OSError):
+        recent.read("a", fails)
+    assert recent.read("a", lambda: "new") == "new"
 
 
 def test_the_lease_counts_from_before_the_question() -> None:
