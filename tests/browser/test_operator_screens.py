@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Installed
+from tests.browser.conftest import HEIGHTS, Installed
 from tests.browser.operating import HOSTILE, Operating, operating
 from tests.browser.people import PEOPLE
 
@@ -47,12 +47,23 @@ SCREENS = {
 }
 
 
-@pytest.mark.parametrize("name", SCREENS)
-def test_a_screen_is_accessible_wherever_it_is_seen(
-    name: str, installed: Installed, made: Operating, looked: Callable[..., None]
+def test_every_screen_is_accessible_narrow_and_wide_light_and_dark(
+    installed: Installed,
+    made: Operating,
+    opened: Callable[..., Any],
+    shot: Callable[..., Path],
+    assert_accessible: Callable[..., None],
 ) -> None:
     ids = vars(made) | installed.organizations
-    looked("operator", installed.at("operator", SCREENS[name].format(**ids)), f"operator-{name}")
+    page = opened("operator")
+    for name, path in SCREENS.items():
+        assert page.goto(installed.at("operator", path.format(**ids))).status == 200, path
+        for width, mode in ((1440, "light"), (360, "dark")):
+            page.set_viewport_size({"width": width, "height": HEIGHTS[width]})
+            page.emulate_media(color_scheme=mode, reduced_motion="reduce")
+            assert_accessible(page)
+            shot(page, f"operator-{name}-{width}-{mode}")
+        assert page.locator("img[src=x]").count() == 0, path
 
 
 def test_an_organization_is_made_with_its_first_administrator_who_gets_in(
