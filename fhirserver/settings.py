@@ -188,7 +188,7 @@ class Settings:
     mongo_url: Secret = _setting(
         Secret(),
         _secret_url("mongodb", "mongodb+srv"),
-        "The MongoDB replica set or sharded cluster to use. Empty: `fhirserver up` starts an embedded mongod.",
+        "The MongoDB replica set to use. Empty: `fhirserver up` starts an embedded mongod.",
     )
     mongo_database: str = _setting("fhirserver", _text, "Name of the database in MongoDB.")
     mongo_cache_gb: float = _setting(
