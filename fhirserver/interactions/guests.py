@@ -12,7 +12,7 @@ from fhirserver.rules.authorization import APPROVED, TYPE
 from fhirserver.rules.model import target
 from fhirserver.search.query import References
 from fhirserver.store.model import REGISTRY
-from fhirserver.store.search import compile_search, find
+from fhirserver.store.search import by_references, compile_search, find
 
 MOST_CLIENTS = 1_000
 
@@ -49,14 +49,12 @@ def _asked(server: Server, owners: frozenset[str], organization: str) -> list[tu
     ]
     search = compile_search(server.store, everything(REGISTRY), TYPE, clauses, None)
     found = find(server.store, search, (), MOST_CLIENTS).matches if search else ()
+    authorizations = {target(each["client"], "ClientApplication"): each for each in (v.resource() for v in found)}
+    names = [f"ClientApplication/{id}" for id in authorizations]
     clients = []
-    for version in found:
-        authorization = version.resource()
-        client = server.store.deciding("ClientApplication", target(authorization["client"], "ClientApplication"))
-        if client is None or authorization.get("requested", "") < client.resource().get("registered", ""):
-            continue
-        owner = target(client.resource().get("managingOrganization"), "Organization")
-        if owner in owners:
-            status = authorization["status"] if client.resource().get("active") is not False else ""
-            clients.append((client.id, owner, status))
+    for version in by_references(server.store, everything(REGISTRY), names):
+        client, authorization = version.resource(), authorizations[version.id]
+        owner = target(client.get("managingOrganization"), "Organization")
+        if owner in owners and authorization.get("requested", "") >= client.get("registered", ""):
+            clients.append((version.id, owner, authorization["status"] if client.get("active") is not False else ""))
     return clients
