@@ -434,7 +434,8 @@ _LIVES: dict[str, tuple[str, Callable[[Settings], object]]] = {
 def _live(name: str) -> None:
     """The life of a child process."""
     settings = Settings.from_env()
-    missing = [each for each in ("mongo_url", "redis_url", "master_key") if not getattr(settings, each)]
+    needed = ("mongo_url", "master_key", *(("redis_url",) if name == "worker" else ()))  # without it jobs are swept up
+    missing = [each for each in needed if not getattr(settings, each)]
     if missing:
         names = ", ".join(PREFIX + each.upper() for each in missing)
         raise click.ClickException(f"`fhirserver {name}` needs {names}; `fhirserver up` gives them to its processes")
