@@ -15,6 +15,7 @@ from fhirserver.hl7v2.process import process
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.interactions.recording import ship
 from fhirserver.rules.organization import kind_concept
+from fhirserver.subscriptions import delivery
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
 from tests.api.test_console import Visitor
 
@@ -225,6 +226,36 @@ def test_a_subscription_is_previewed_approved_and_listed(hospital: Hospital) -> 
     assert "create.patient" in hospital.get("/subscriptions?status=active")
     assert "create.patient" not in hospital.get("/subscriptions?status=off")
     assert "Nothing has been sent yet." in hospital.get(f"/subscriptions/{subscription}/deliveries")
+
+
+def test_dead_letters_are_sent_again_by_the_organization_they_came_from(hospital: Hospital) -> None:
+    client, authorization = hospital.asked(name="Told")
+    hospital.post(f"/clients/{authorization}", action="approve")
+    id, server = hospital.subscribed(client), hospital.exchange.installation.server
+    hospital.post(f"/subscriptions/{id}", action="approve", note="Fine")
+    now, dead = server.now(), []
+    for number in (1, 2):
+        written = {"type": "Patient", "id": str(number), "version": 1, "action": "create"}
+        event = {"id": str(number), "t": now, "changes": [written]}
+        made = delivery.new(id, client["id"], number, event, [f"Patient/{number}"], code="create.patient", lane="x")
+        made |= {"queued": delivery.text(now), "nextAttempt": delivery.text(now)}
+        dead.append(delivery.finished(made, "dead-letter", "It answered 500."))
+    organization = hospital.exchange.hospital
+    server.store.commit([delivery.change(server, organization, each, None, now) for each in dead])
+    path = f"/subscriptions/{id}/deliveries"
+    assert '/resources/Patient/1"' in hospital.get(f"{path}/{dead[0]['id']}")
+
+    hospital.post(f"{path}/{dead[0]['id']}")
+    one = hospital.get(f"{path}/{dead[0]['id']}")
+    assert "The notification is sent again." in one
+    assert "Send again" not in one
+    assert hospital.api("GET", f"NotificationDelivery/{dead[0]['id']}")["status"] == "queued"
+    assert "Send all dead letters again" in hospital.get(path)
+    hospital.post(path)
+    assert "One notification is sent again." in hospital.get(path)
+    assert "Send all dead letters again" not in hospital.get(path)
+    assert hospital.api("GET", f"NotificationDelivery/{dead[1]['id']}")["status"] == "queued"
+    assert hospital.visitor.post(hospital.path(path), {"csrf": "another"}).status_code == 403
 
 
 def test_a_shipped_topic_is_retired_and_activated_with_a_condition(hospital: Hospital) -> None:

@@ -65,8 +65,12 @@ def subscription(here: Here) -> HttpResponse:
 
 
 def deliveries(here: Here) -> HttpResponse:
-    """What was sent for a subscription."""
+    """What was sent for a subscription; its dead letters are sent once more by a form."""
     one = here.read(TYPE, here.values["id"], base=here.organization)
+    if here.posted:
+        with here.trying():
+            said = _said(here.operate(TYPE, one["id"], "redeliver", base=here.organization))
+            return here.go(here.url(here.name, id=one["id"]), "hospital.said.redeliver_all", count=said["queued"])
     found = here.list(
         DELIVERY,
         ("subscription", f"{TYPE}/{one['id']}"),
@@ -74,16 +78,25 @@ def deliveries(here: Here) -> HttpResponse:
         base=here.organization,
         filters=(Filter("status", "status", SENT, "common.status"),),
     )
-    return here.page("hospital/deliveries.html", one=one, found=found)
+    return here.page("hospital/deliveries.html", one=one, found=found, may=_may_resend(here))
 
 
 def delivery(here: Here) -> HttpResponse:
-    """One delivery with its attempts."""
+    """One delivery with its attempts; sent once more by a form."""
     found = here.read(DELIVERY, here.values["delivery"], base=here.organization)
     if found["subscription"]["reference"] != f"{TYPE}/{here.values['id']}":
         raise problem("not-found", here.t("common.error.no_page"))
+    if here.posted:
+        with here.trying():
+            here.operate(DELIVERY, found["id"], "redeliver", base=here.organization)
+            return here.go(here.url(here.name, **here.values), "hospital.said.redeliver")
     title = here.t("hospital.delivery.number", number=found["number"])
-    return here.page("hospital/delivery.html", title=title, one=found)
+    return here.page("hospital/delivery.html", title=title, one=found, may=_may_resend(here))
+
+
+def _may_resend(here: Here) -> bool:
+    """$redeliver asks for the right to change the subscription."""
+    return here.may("update", TYPE, base=here.organization)
 
 
 def _preview(here: Here, subscription: Resource) -> dict[str, Any] | None:
