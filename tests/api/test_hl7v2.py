@@ -103,3 +103,16 @@ def test_a_batch_that_is_not_whole_is_not_taken(api: Api, send: Callable[..., An
     assert answer.status_code == status
     assert answer.get_json(force=True)["issue"][0]["severity"] == "error"
     assert not api.found("InboundMessage")
+
+
+def test_a_message_that_is_kept_is_not_changed_or_deleted_by_hand(api: Api, send: Callable[..., Any]) -> None:
+    send(MESSAGE)
+    [id] = api.found("InboundMessage?control-id=H1")
+    path = f"InboundMessage/{id}"
+    kept = api.get(path).json
+    patch = [{"op": "replace", "path": "/status", "value": "processed"}]
+    patched = api.patch(path, patch, content_type="application/json-patch+json")
+    answers = [api.delete(path), api.put(path, kept), patched]
+    assert [answer.status for answer in answers] == [405, 405, 405]
+    assert "$resolve" in answers[0].issue["diagnostics"]
+    assert api.get(path).json == kept

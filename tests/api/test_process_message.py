@@ -130,7 +130,7 @@ def test_a_message_that_was_set_aside_can_be_processed_again(
     kept = api.get("InboundMessage").resources[0]
     assert (kept["status"], kept["issue"][0]["diagnostics"][:22]) == ("failed", "Processing did not end")
 
-    api.store({**kept, "status": "received"})
+    assert api.post(f"InboundMessage/{kept['id']}/$reprocess").status == 200
     process(installation.intake(), api.organization, kept["lane"])
 
     assert api.get(f"InboundMessage/{kept['id']}").json["status"] == "processed"

@@ -1,0 +1,10 @@
+"""InboundMessage: kept as it came. Its status is the server's to change, by processing and by operations."""
+
+from __future__ import annotations
+
+from fhirserver.rules.model import Rule
+
+TYPE = "InboundMessage"
+KEPT = "An InboundMessage is kept as it came: use $reprocess, $defer or $resolve. No message is dropped."
+
+RULE = Rule(TYPE, refused=dict.fromkeys(("update", "patch", "delete"), KEPT))
