@@ -121,10 +121,8 @@ def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: s
         except Problem as fault:
             if fault.issues[0].code != "conflict":
                 raise
-    text = (
-        "What the message says cannot be told apart from what is stored: two of its resources are the same one there."
-    )
-    _fail(intake.server, waiting, waiting.resource(), problem("multiple-matches", text))
+    text = f"What the message changes was changed by others each of the {ATTEMPTS} times it was tried. Reprocess it."
+    _fail(intake.server, waiting, waiting.resource(), problem("conflict", text))
     return 1
 
 

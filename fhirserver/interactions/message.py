@@ -16,7 +16,7 @@ from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
-from fhirserver.fhir.problem import problem
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions import locks, merge, moving
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.merge import Rest
@@ -230,6 +230,7 @@ def _store(
     names = {part.full_url: part.name for part in parts}
     whole = everything(request.organization)
     done: list[Done] = []
+    changed: dict[str, _Part] = {}
     for part in parts:
         if part.repeated:
             continue
@@ -246,9 +247,23 @@ def _store(
             done.append(Done(type, part.id, part.previous.version, "unchanged"))
             continue
         method = "PUT" if part.previous else "POST"
+        if part.name in changed:
+            raise _indistinct(content.bundle, changed[part.name], part)
+        changed[part.name] = part
         written = put(server, request, whole, Prepared(after), part.previous, f"{type}/{part.id}", method, event={})
         done.append(Done(type, part.id, written.version.version, "update" if part.previous else "create"))
     return done
+
+
+def _indistinct(bundle: Resource, one: _Part, other: _Part) -> Problem:
+    """Says which two resources of a message are one in the store; which of them is right nobody can tell."""
+    urls = [entry.get("fullUrl", "") for entry in bundle["entry"]]
+    where = [f"Bundle.entry[{urls.index(each.full_url)}]" for each in (one, other)]
+    text = (
+        f"Two resources of the message, {' and '.join(where)} of the Bundle that it becomes, are by their identifiers "
+        f"the same stored one, {one.name}. Correct the message, the map or what is stored."
+    )
+    return problem("multiple-matches", text, *where)
 
 
 def _told_apart(content: Content) -> frozenset[str]:

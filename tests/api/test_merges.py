@@ -323,3 +323,16 @@ def test_what_was_merged_tells_its_subscribers(ward: Ward, installation: app.Ins
     names: Callable[[Any], bool] = lambda event: event["changes"] and event["message"].startswith("InboundMessage/")  # noqa: E731
     event = next(each for each in reversed(events) if names(each))
     assert {"merge.patient", "update.patient", "update.encounter", "update.allergyintolerance"} <= set(event["names"])
+
+
+def test_two_resources_that_are_one_in_the_store_are_named(ward: Ward) -> None:
+    ward.send("A01", pid("71").replace("MR||", "MR~72^^^LAKESIDE^MR||"), "PV1|1|I|W7")
+    other = pid("72", "Prynne").replace("PID|1", "PID|2")
+    ward.send("A24", pid("71", "Hale"), other)
+    [kept] = ward.all("InboundMessage?event=ADT_A24")
+    [patient] = ward.all("Patient?identifier=71")
+    [issue] = kept["issue"]
+    assert (kept["status"], issue["code"]) == ("mapping-error", "multiple-matches")
+    assert f"Patient/{patient['id']}" in issue["diagnostics"]
+    assert len(set(issue["expression"])) == 2
+    assert patient["name"][0]["family"] == "Marlowe"
