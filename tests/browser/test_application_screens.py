@@ -150,6 +150,7 @@ CLIENT_AT, PLACE = "/clients/{client}", "/subscriptions/{hospital}"
     ("name", "path"),
     [
         ("home", ""),
+        ("notifications", "/notifications"),
         ("clients", "/clients"),
         ("client", CLIENT_AT),
         ("scopes", f"{CLIENT_AT}/scopes"),

@@ -34,6 +34,7 @@ def test_every_screen_is_accessible_narrow_and_wide_light_and_dark(
     sent = hospital.found(f"NotificationDelivery?subscription=Subscription/{delivered}")[0]["id"]
     paths = {
         "home": "",
+        "notifications": "/notifications",
         "clients": "/clients",
         "client-waiting": f"/clients/{hospital.authorizations['Results viewer']}",
         "client-pending": f"/clients/{hospital.authorizations['Ward Board']}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Response as HttpResponse
 
+from fhirserver.fhir import Resource
 from fhirserver.rules.model import CANONICAL
 from fhirserver.web.console.here import Here
 
@@ -23,4 +24,17 @@ def notifications(here: Here) -> HttpResponse:
         for mark in each.get("extension", ())
         if mark.get("url") == READ and mark.get("valueId") == here.principal.id
     }
-    return here.page("common/notifications.html", found=found, read=read)
+    leads = {each["id"]: _leads(here, each) for each in found.entries}
+    return here.page("common/notifications.html", found=found, read=read, leads=leads)
+
+
+def _leads(here: Here, notice: Resource) -> str:
+    """The address of the screen of what a notice is about: an authorization, or a subscription at the sender's."""
+    type, _, id = str(notice["about"][0]["reference"]).rpartition("/")
+    ours, authorization = here.name.startswith("hospital."), type.endswith("ClientAuthorization")
+    if authorization:
+        return here.url("hospital.client", id=id) if ours else here.url("application.authorization", authorization=id)
+    if ours:
+        return here.url("hospital.subscription", id=id)
+    at = str(notice.get("sender", {}).get("reference", "")).rpartition("/")[2]
+    return here.url("application.subscription", at=at, subscription=id) if at else here.url("application.subscriptions")
