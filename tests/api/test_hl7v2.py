@@ -116,3 +116,11 @@ def test_a_message_that_is_kept_is_not_changed_or_deleted_by_hand(api: Api, send
     assert [answer.status for answer in answers] == [405, 405, 405]
     assert "$resolve" in answers[0].issue["diagnostics"]
     assert api.get(path).json == kept
+
+
+def test_messages_are_found_by_their_type(api: Api, send: Callable[..., Any]) -> None:
+    send(MESSAGE)
+    send(MESSAGE.replace(b"ADT^A01", b"MDM^T02").replace(b"|H1|", b"|H3|"))
+    assert len(api.found("InboundMessage?type=ADT")) == 1
+    assert len(api.found("InboundMessage?type=MDM_T02")) == 1
+    assert api.found("InboundMessage?type=SIU") == []
