@@ -28,6 +28,7 @@ from fhirserver.store.kept import Kept
 from fhirserver.subscriptions import delivery
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 from tests.api.relaying import relay_events
+from tests.api.test_console import Visitor
 
 REASON = "To show results of Ida Adler to her doctor"
 
@@ -118,6 +119,30 @@ def test_each_step_is_told_to_the_other_side(
     server = exchange.installation.server
     for each in (*told, *back):
         assert [i for i in validate(server.definitions, each) if i.severity in ("error", "fatal")] == []
+
+
+def test_a_notice_leads_to_the_screen_of_what_it_is_about(
+    exchange: Exchange, relay: Callable[[], None], client: dict[str, Any]
+) -> None:
+    asked, _ = subscribe(exchange, client)
+    query = f"{REGISTRY}/ClientAuthorization?client=ClientApplication/{client['id']}"
+    found = dict(exchange.call("GET", query, exchange.people["hospital"]).json or {})
+    id = found["entry"][0]["resource"]["id"]
+    body = {"resourceType": "Parameters"}
+    path = f"{exchange.base}/Subscription/{asked}/$approve"
+    assert exchange.call("POST", path, exchange.people["hospital"], body).status_code == 200
+    relay()
+    for who, area, place, screen in (
+        ("hospital", "hospital", exchange.hospital, f"clients/{id}"),
+        ("hospital", "hospital", exchange.hospital, f"subscriptions/{asked}"),
+        ("acme", "application", exchange.acme, f"authorizations/{id}"),
+        ("acme", "application", exchange.acme, f"subscriptions/{exchange.hospital}/{asked}"),
+    ):
+        person = Visitor(exchange)
+        assert person.sign_in(who).status_code == 303
+        start = f"/console/{area}/{place}"
+        assert f'href="{start}/{screen}"' in person.get(f"{start}/notifications").text
+        assert person.get(f"{start}/{screen}").status_code == 200
 
 
 def test_a_client_reads_what_is_about_itself_and_strangers_read_nothing(
