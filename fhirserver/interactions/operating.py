@@ -28,7 +28,7 @@ from fhirserver.store.spool import unshipped
 LATE_SECONDS, VERY_LATE_SECONDS = 10.0, 120.0
 """From when on something that waits is a warning, and an error."""
 MOST_COUNTED = 1_000
-MOST_ORGANIZATIONS = 200
+MOST_ORGANIZATIONS = 500
 MOST_INDEXING = 100
 MUCH_SPOOLED = 64 * 1024 * 1024
 OPEN = {
@@ -177,10 +177,11 @@ def _organizations(server: Server) -> Iterator[Part]:
 
 
 def _providers(server: Server) -> list[tuple[str, str]]:
-    pairs = [("type", f"{CANONICAL}/CodeSystem/organization-kind|provider")]
-    clauses = parse(server.definitions, "Organization", pairs, strict=True).clauses
-    search = compile_search(server.store, everything(REGISTRY), "Organization", clauses, None)
-    found = find(server.store, search, (), MOST_ORGANIZATIONS).matches if search else ()
+    """The provider organizations, the newest first; at most MOST_ORGANIZATIONS."""
+    pairs = [("type", f"{CANONICAL}/CodeSystem/organization-kind|provider"), ("_sort", "-_lastUpdated")]
+    query = parse(server.definitions, "Organization", pairs, strict=True)
+    search = compile_search(server.store, everything(REGISTRY), "Organization", query.clauses, None)
+    found = find(server.store, search, query.sort, MOST_ORGANIZATIONS).matches if search else ()
     return [(each.id, str(each.resource().get("name", ""))) for each in found]
 
 

@@ -29,9 +29,14 @@ HOW = "needs Chromium: apt-get install chromium"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(item.path).is_relative_to(Path(__file__).parent):
+        if _ours(item):
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.timeout(300))  # the first one waits for the installation and three sign-ins
+    items.sort(key=_ours)  # last: while Playwright runs, its event loop is in the way of tests with one of their own
+
+
+def _ours(item: pytest.Item) -> bool:
+    return Path(item.path).is_relative_to(Path(__file__).parent)
 
 
 @dataclass

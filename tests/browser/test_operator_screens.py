@@ -169,7 +169,7 @@ def test_the_people_of_a_hospital_browse_their_own_base_and_an_operator_does_not
     page = opened("hospital")
     page.goto(installed.at("hospital", "/resources"))
     page.get_by_role("link", name="Patient", exact=True).click()
-    page.get_by_role("link", name=id[:6]).first.click()
+    page.locator(f"a[href$='/{id}']").first.click()
     page.get_by_role("button", name="Edit").click()
     page.fill("#resource", page.input_value("#resource").replace("Browsed", "Edited"))
     page.get_by_role("button", name="Save").click()
