@@ -22,7 +22,7 @@ check: setup ## Format, lint, types, layers: says what is wrong, changes nothing
 	$(BIN)/lint-imports --no-logo
 
 test: check ## check, then every test that is not slow: make test ARGS="-k patient"
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --durations=15 $(ARGS)
 
 test-slow: check ## check, then every test
 	$(BIN)/pytest -m "slow or not slow" $(ARGS)

@@ -24,6 +24,8 @@ SCREENSHOTS = ROOT / "var" / "screenshots"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (360, 1440)
 HEIGHTS = {360: 780, 1440: 900}
+IN_EVERY_RUN = ("test_common.py", "test_story.py")
+"""What `make test` runs; each screen in all widths and colours is for `make browser` and `make test-slow`."""
 HOW = "needs Chromium: apt-get install chromium"
 
 
@@ -32,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _ours(item):
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.timeout(300))  # the first one waits for the installation and three sign-ins
+            if Path(item.path).name not in IN_EVERY_RUN:
+                item.add_marker(pytest.mark.slow)
     items.sort(key=_ours)  # last: while Playwright runs, its event loop is in the way of tests with one of their own
 
 
