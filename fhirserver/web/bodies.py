@@ -117,6 +117,7 @@ class Bodies:
 
     def _may_read(self) -> bool:
         if self._turn.acquire(blocking=False):
+            self._moved = time.monotonic()  # else whoever comes at once after a quiet time would be refused
             return True
         if time.monotonic() - self._moved > TURN_SECONDS:
             return False
