@@ -190,6 +190,34 @@ def put(
     return Written(change.stored(), shown, warnings)
 
 
+def version_of(
+    server: Server,
+    organization: str,
+    resource: Resource,
+    previous: Stored | None,
+    instant: datetime,
+    *,
+    private: Mapping[str, Any] | None = None,
+    keep_previous: bool = True,
+) -> Change:
+    """The next version, with no event, of a resource that the server itself has made: nothing is asked of it."""
+    version = previous.version + 1 if previous else 1
+    complete = stamped(resource, resource["id"], version, instant)
+    return Change(
+        organization=organization,
+        type=resource["resourceType"],
+        id=resource["id"],
+        version=version,
+        instant=instant,
+        method="PUT" if previous else "POST",
+        text=encode(complete).decode(),
+        entry=entry_of(server, complete, server.base(organization)),
+        private=private or {},
+        previous=previous,
+        keep_previous=keep_previous,
+    )
+
+
 # Types that the definitions are compiled from: writing one on the registry moves the generation (design 5.11).
 DEFINING = frozenset({"StructureDefinition", "SearchParameter", "CompartmentDefinition", "ValueSet", "CodeSystem"})
 COMPILED = DEFINING | {"AccessPolicy"}

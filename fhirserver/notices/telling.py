@@ -11,10 +11,8 @@ from hashlib import sha256
 from fhirserver.auth.access import everything
 from fhirserver.auth.sandbox import is_sandbox
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import instant_text, stamped
+from fhirserver.interactions.write import instant_text, version_of
 from fhirserver.notices import words
 from fhirserver.notices.mail import Waiting
 from fhirserver.rules import authorization, subscription
@@ -119,17 +117,7 @@ class Teller:
         now = self._server.now()
         instant = now.replace(microsecond=now.microsecond // 1000 * 1000)
         id = sha256(source.encode()).hexdigest()[:32]
-        complete = stamped(resource, id, 1, instant)
-        return Change(
-            organization=REGISTRY,
-            type=TYPE,
-            id=id,
-            version=1,
-            instant=instant,
-            method="POST",
-            text=encode(complete).decode(),
-            entry=entry_of(self._server, complete, self._server.base(REGISTRY)),
-        )
+        return version_of(self._server, REGISTRY, {**resource, "id": id}, None, instant)
 
     def _wait(self, change: Change, session: Session | None = None) -> None:
         if self._waiting and change.stored().resource().get("recipient"):

@@ -14,10 +14,8 @@ from typing import Any
 
 from fhirserver.auth.access import CLIENT_SYSTEM, everything
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import stamped
+from fhirserver.interactions.write import version_of
 from fhirserver.search.query import References
 from fhirserver.store.database import translated
 from fhirserver.store.model import Change, Stored
@@ -112,20 +110,7 @@ def new(
 def change(server: Server, organization: str, resource: Resource, previous: Stored | None, now: datetime) -> Change:
     """The write of a delivery's first or next version."""
     instant = now.replace(microsecond=now.microsecond // 1000 * 1000)
-    version = previous.version + 1 if previous else 1
-    complete = stamped(resource, resource["id"], version, instant)
-    return Change(
-        organization=organization,
-        type=TYPE,
-        id=resource["id"],
-        version=version,
-        instant=instant,
-        method="PUT" if previous else "POST",
-        text=encode(complete).decode(),
-        entry=entry_of(server, complete, server.base(organization)),
-        previous=previous,
-        keep_previous=False,
-    )
+    return version_of(server, organization, resource, previous, instant, keep_previous=False)
 
 
 def waiting(server: Server, organization: str, subscription: str, page: int = 100) -> Iterator[Delivery]:

@@ -6,13 +6,11 @@ from __future__ import annotations
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import next_instant, stamped
+from fhirserver.interactions.write import next_instant, version_of
 from fhirserver.store import shelf
-from fhirserver.store.model import REGISTRY, Change, Stored
+from fhirserver.store.model import REGISTRY
 from fhirserver.subscriptions.topics import TOPIC, TYPE, Catalogue
 
 
@@ -28,7 +26,7 @@ def publish(server: Server, catalogue: Catalogue) -> int:
         held = stored.resource() if stored is not None and not stored.deleted else None
         resource = wanted.get(id) or {**(held or {}), "status": "retired"}
         if held is None or _content(held) != _content(resource):
-            changes.append(_change(server, resource, stored))
+            changes.append(version_of(server, REGISTRY, resource, stored, next_instant(server, stored)))
     try:
         server.store.commit(changes)
     except Problem as fault:
@@ -36,22 +34,6 @@ def publish(server: Server, catalogue: Catalogue) -> int:
             raise
         return 0
     return len(changes)
-
-
-def _change(server: Server, resource: Resource, stored: Stored | None) -> Change:
-    version, instant = stored.version + 1 if stored else 1, next_instant(server, stored)
-    complete = stamped(resource, resource["id"], version, instant)
-    return Change(
-        organization=REGISTRY,
-        type=TYPE,
-        id=resource["id"],
-        version=version,
-        instant=instant,
-        method="PUT" if stored else "POST",
-        text=encode(complete).decode(),
-        entry=entry_of(server, complete, server.base(REGISTRY)),
-        previous=stored,
-    )
 
 
 def _content(resource: Resource) -> Resource:

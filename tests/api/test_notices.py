@@ -85,6 +85,13 @@ def request(exchange: Exchange, client: dict[str, Any], reason: str = REASON) ->
     return str(dict(answer.json or {})["id"])
 
 
+def mailer_to(exchange: Exchange, waiting: Waiting, host: str) -> Mailer:
+    """Sends by the mail server at a host, `user:password@` before it where it asks for that."""
+    installation = exchange.installation
+    smtp = smtp_of(f"smtp://{host}", "exchange@example.org")
+    return Mailer(installation.server, waiting, smtp, installation.vault.decrypt)
+
+
 def test_each_step_is_told_to_the_other_side(
     exchange: Exchange, relay: Callable[[], None], client: dict[str, Any]
 ) -> None:
@@ -340,13 +347,7 @@ def test_administrators_get_an_e_mail_each_without_what_people_wrote(
 ) -> None:
     box, port = inbox
     relay()
-    server = exchange.installation.server
-    mailer = Mailer(
-        server,
-        waiting,
-        smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"),
-        exchange.installation.vault.decrypt,
-    )
+    mailer = mailer_to(exchange, waiting, f"127.0.0.1:{port}")
     sent(exchange, waiting, mailer)
     box.taken.clear()
     for name, role, active in (("chief", "admin", True), ("nurse", "member", True), ("gone", "admin", False)):
@@ -382,21 +383,11 @@ def test_what_the_mail_server_did_not_take_is_sent_later_and_to_nobody_twice(
 ) -> None:
     box, port = inbox
     server = exchange.installation.server
-    away = Mailer(
-        server,
-        waiting,
-        smtp_of(f"smtp://127.0.0.1:{free_port()}", "exchange@example.org"),
-        exchange.installation.vault.decrypt,
-    )
+    away = mailer_to(exchange, waiting, f"127.0.0.1:{free_port()}")
     request(exchange, client)
     relay()
     assert sent(exchange, waiting, away) == 1
-    mailer = Mailer(
-        server,
-        waiting,
-        smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"),
-        exchange.installation.vault.decrypt,
-    )
+    mailer = mailer_to(exchange, waiting, f"127.0.0.1:{port}")
     assert sent(exchange, waiting, mailer) == 0, "it waits before it tries again"
     now = server.now
     box.answers["chief@hospital.example"] = "451 Come back later"
@@ -442,13 +433,7 @@ def test_mail_goes_through_tls_and_after_a_login(
     guarded: tuple[Inbox, int, list[LoginPassword]],
 ) -> None:
     box, port, given = guarded
-    server = exchange.installation.server
-    mailer = Mailer(
-        server,
-        waiting,
-        smtp_of(f"smtp://robot:s%40cret@127.0.0.1:{port}", "exchange@example.org"),
-        exchange.installation.vault.decrypt,
-    )
+    mailer = mailer_to(exchange, waiting, f"robot:s%40cret@127.0.0.1:{port}")
     request(exchange, client)
     relay()
     assert sent(exchange, waiting, mailer) >= 1
@@ -465,12 +450,7 @@ def test_a_link_to_set_a_password_is_sent_to_the_one_it_is_for_and_shown_to_nobo
 ) -> None:
     box, port = inbox
     server = exchange.installation.server
-    mailer = Mailer(
-        server,
-        waiting,
-        smtp_of(f"smtp://127.0.0.1:{port}", "exchange@example.org"),
-        exchange.installation.vault.decrypt,
-    )
+    mailer = mailer_to(exchange, waiting, f"127.0.0.1:{port}")
     sent(exchange, waiting, mailer)
     box.taken.clear()
     user = {
