@@ -18,10 +18,10 @@ from flask.testing import FlaskClient
 from bench.figures import OUT, line
 from bench.installation import Servers
 from fhirserver import app
+from fhirserver.auditing.recording import ship
 from fhirserver.auth.principal import Principal
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request
-from fhirserver.interactions.recording import ship
 from fhirserver.rules.authorization import authorization_id
 from fhirserver.rules.model import reference
 from fhirserver.rules.organization import kind_concept

@@ -21,12 +21,21 @@ from wsgiref.types import WSGIApplication
 import yaml
 
 from fhirserver import __version__
+from fhirserver.auditing import sealed
+from fhirserver.auditing.security import security_facts
 from fhirserver.auth import policies
 from fhirserver.auth.access import Access, decide, everything
 from fhirserver.auth.policies import Policy
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.sandbox import sandbox_of
 from fhirserver.auth.secrets import Vault
+from fhirserver.exchange import profiles, sandbox
+from fhirserver.exchange.clients import CLIENTS
+from fhirserver.exchange.guests import guest_of
+from fhirserver.exchange.operating import Instruments
+from fhirserver.exchange.operating import operations as operating
+from fhirserver.exchange.people import PEOPLE
+from fhirserver.exchange.steps import STEPS
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import VERSION, Definitions, Shelf, official_urls
 from fhirserver.fhir.json import decode, encode
@@ -37,22 +46,16 @@ from fhirserver.hl7v2.mapping.load import load as load_maps
 from fhirserver.hl7v2.operations import operations as message_operations
 from fhirserver.hl7v2.points import settled
 from fhirserver.hl7v2.shipped import ruled
-from fhirserver.interactions import pix, profiles, sandbox, sealed
 from fhirserver.interactions.audit import facts
-from fhirserver.interactions.clients import CLIENTS
 from fhirserver.interactions.dispatch import perform
-from fhirserver.interactions.guests import guest_of
+from fhirserver.interactions.ihe import pix
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
-from fhirserver.interactions.operating import Instruments
-from fhirserver.interactions.operating import operations as operating
-from fhirserver.interactions.people import PEOPLE
-from fhirserver.interactions.process_message import OPERATIONS as MESSAGE_OPERATIONS
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
-from fhirserver.interactions.security import security_facts
-from fhirserver.interactions.steps import STEPS
 from fhirserver.interactions.table import locate
+from fhirserver.interactions.visiting import visitor
 from fhirserver.jobs.queue import Queue
+from fhirserver.messaging.process_message import OPERATIONS as MESSAGE_OPERATIONS
 from fhirserver.notices.mail import Mailer, Waiting, smtp_of
 from fhirserver.notices.operations import NOTICES
 from fhirserver.notices.telling import Teller
@@ -409,7 +412,7 @@ class _Accesses:
         there.
         """
         server.refresh()
-        principal = sandbox.visitor(server, principal, organization)
+        principal = visitor(server, principal, organization)
         id = principal.id if principal.kind == "client" else principal.client
         client = server.store.deciding("ClientApplication", id) if id else None
         authorization = None

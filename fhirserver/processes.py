@@ -17,11 +17,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from fhirserver import app
+from fhirserver.auditing.recording import record, ship
+from fhirserver.exchange import errands, profiles
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.ingest import Receiver
-from fhirserver.interactions import errands, profiles, reindex
-from fhirserver.interactions.recording import record, ship
+from fhirserver.interactions import reindex
 from fhirserver.jobs.worker import run_worker
 from fhirserver.notices.mail import JOB
 from fhirserver.settings import Settings

@@ -17,10 +17,10 @@ from fhirserver.hl7v2.kept import content_of, found
 from fhirserver.hl7v2.mapping import Result
 from fhirserver.hl7v2.mapping.overlay import is_overlay
 from fhirserver.hl7v2.process import convert, sender_of
-from fhirserver.interactions.message import resolved
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
 from fhirserver.interactions.read import current
+from fhirserver.messaging.content import resolved
 from fhirserver.store.model import Stored
 
 MOST_MESSAGES = 100

@@ -28,10 +28,10 @@ from fhirserver.hl7v2.late import narrowed
 from fhirserver.hl7v2.mapping import Context, Result, to_bundle
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, sender
-from fhirserver.interactions import process_message
-from fhirserver.interactions.merge import POLICIES, REPOINT
-from fhirserver.interactions.message import Content, Done, accept, resume, unfinished
 from fhirserver.interactions.model import Server
+from fhirserver.messaging import process_message
+from fhirserver.messaging.content import Content, Done, accept, resume, unfinished
+from fhirserver.messaging.merge import POLICIES, REPOINT
 from fhirserver.store import lanes
 from fhirserver.store.holding import Held, Holding
 from fhirserver.store.model import REGISTRY, Stored

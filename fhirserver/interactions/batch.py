@@ -16,7 +16,8 @@ from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
-from fhirserver.interactions import conditional, mhd
+from fhirserver.interactions import conditional
+from fhirserver.interactions.ihe import mhd
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
 from fhirserver.interactions.readiness import ensure_indexes, ready
 from fhirserver.interactions.search import matching, selection

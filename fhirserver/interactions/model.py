@@ -164,7 +164,7 @@ class Server:
     audit: Callable[[Server, Request, Response | Problem], None]
     record: Callable[..., None]
     """Records what is no interaction: `record(kind, organization, status=..., who=..., ...)`, kinds and facts as in
-    `interactions.security`. Costs one append to a file."""
+    `auditing.security`. Costs one append to a file."""
     locate: Callable[[str, str], tuple[Any, dict[str, str]]]
     """The interactions table's router: method and path below the base -> row and the path's parts."""
     perform: Callable[[Server, Request, Access], Response]

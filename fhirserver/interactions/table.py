@@ -11,19 +11,8 @@ from dataclasses import dataclass
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions import (
-    batch,
-    capabilities,
-    conditional,
-    history,
-    operations,
-    patch,
-    pix,
-    read,
-    search,
-    signals,
-    write,
-)
+from fhirserver.interactions import batch, capabilities, conditional, history, operations, patch, read, search, write
+from fhirserver.interactions.ihe import pix, signals
 from fhirserver.interactions.model import Request, Response, Server
 
 Function = Callable[[Server, Request, Access], Response]

@@ -12,14 +12,14 @@ from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.secrets import signing_secret
+from fhirserver.exchange.guests import is_guest
+from fhirserver.exchange.operating import require_operator
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
 from fhirserver.fhir.validation import validate
-from fhirserver.interactions.guests import is_guest
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
-from fhirserver.interactions.operating import require_operator
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
 from fhirserver.interactions.read import current
 from fhirserver.interactions.write import may_write, persist, put, refuse_errors, stamped

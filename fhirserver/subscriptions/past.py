@@ -11,10 +11,10 @@ from typing import Any
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions.message import HAPPENED
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.operations import text_parameter
 from fhirserver.interactions.read import current
+from fhirserver.messaging.content import HAPPENED
 from fhirserver.search.parse import parse
 from fhirserver.search.query import SortKey
 from fhirserver.store.model import Stored

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from fhirserver.auth.access import REGISTRY, everything
 from fhirserver.auth.principal import Principal
+from fhirserver.exchange.people import set_password
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.people import set_password
 from fhirserver.web.tokens import Private, Tokens
 
 MOST_PATIENTS = 10

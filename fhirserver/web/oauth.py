@@ -15,8 +15,8 @@ from flask import request as http
 
 from fhirserver.auth.keys import public_set
 from fhirserver.auth.tokens import refused
+from fhirserver.exchange.people import LINK_PATH
 from fhirserver.fhir.problem import Problem
-from fhirserver.interactions.people import LINK_PATH
 from fhirserver.store.attempts import REGISTRATION
 from fhirserver.web import codes
 from fhirserver.web.accounts import lasting

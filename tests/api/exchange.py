@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from fhirserver import app
 from fhirserver.app import Installation
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.clients import CLIENTS
+from fhirserver.exchange.clients import CLIENTS
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request
 from fhirserver.rules.organization import kind_concept

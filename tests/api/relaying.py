@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from fhirserver.auditing.recording import record, ship
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.recording import record, ship
 from fhirserver.store.database import Session
 from fhirserver.store.model import Pending
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fhirserver.app import SPOOL, Installation
-from fhirserver.interactions.recording import ship
+from fhirserver.auditing.recording import ship
 from fhirserver.store import spool
 from tests.api.client import Api
 from tests.api.samples import bundle, entry, observation, patient

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fhirserver import app
-from fhirserver.interactions.recording import ship
+from fhirserver.auditing.recording import ship
 from fhirserver.store import spool
 from tests.api.client import Api
 

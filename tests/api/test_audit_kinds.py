@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from fhirserver import app
+from fhirserver.auditing import recording, security
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions import recording, security
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.table import INTERACTIONS
 from fhirserver.rules.organization import kind_concept

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fhirserver import app
+from fhirserver.auditing.recording import ship
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.recording import ship
 from tests.api.client import Api
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
-from fhirserver.interactions import errands
+from fhirserver.exchange import errands
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.search import prepare
 from fhirserver.store.errands import waiting

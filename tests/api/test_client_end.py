@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fhirserver.auth.sandbox import sandbox_of
-from fhirserver.interactions import ending, errands
+from fhirserver.exchange import ending, errands
 from fhirserver.interactions.model import Server
 from fhirserver.store.errands import waiting
 from fhirserver.store.kept import Kept

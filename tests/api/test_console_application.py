@@ -13,8 +13,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from fhirserver import app
+from fhirserver.auditing.recording import ship
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.recording import ship
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 from tests.api.test_console import Visitor
 

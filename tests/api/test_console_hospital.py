@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fhirserver import app
+from fhirserver.auditing.recording import ship
 from fhirserver.hl7v2.process import process
 from fhirserver.hl7v2.senders import endpoint_resource
-from fhirserver.interactions.recording import ship
 from fhirserver.rules.organization import kind_concept
 from fhirserver.subscriptions import delivery
 from tests.api.exchange import REGISTRY, Exchange, exchange_of

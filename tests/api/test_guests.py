@@ -9,9 +9,9 @@ import pytest
 from werkzeug.test import TestResponse
 
 from fhirserver import app
+from fhirserver.auditing.recording import ship
 from fhirserver.auth.access import CLIENT_SYSTEM
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.recording import ship
 from fhirserver.rules.subscription import CLIENT
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 

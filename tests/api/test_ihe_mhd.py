@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fhirserver.interactions.mhd import DESIGNATION, LIST_TYPES, PREFIX, SOURCE_ID
+from fhirserver.interactions.ihe.mhd import DESIGNATION, LIST_TYPES, PREFIX, SOURCE_ID
 from tests.api.client import Api
 from tests.api.exchange import Exchange, exchange_of
 from tests.api.ihe import actor, hospital

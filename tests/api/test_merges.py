@@ -13,7 +13,7 @@ from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.process import MERGE_POLICY, process
 from fhirserver.hl7v2.senders import EXTENSION, endpoint_resource
-from fhirserver.interactions import merge
+from fhirserver.messaging import merge
 from tests.api.client import Api
 
 NUMBERS = itertools.count(1)

@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from fhirserver.app import SPOOL
+from fhirserver.auditing.recording import ship
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.recording import ship
 from fhirserver.web.sessions import COOKIE, digest
 from tests.api.exchange import ISSUER, PASSWORD, REGISTRY, Exchange, exchange_of
 from tests.api.test_authorization_code import CALLBACK, SCOPE, Browser

@@ -13,7 +13,7 @@ from fhirserver.app import Installation
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2.process import process
-from fhirserver.interactions import process_message
+from fhirserver.messaging import process_message
 from tests.api.client import Answer, Api
 from tests.api.samples import bundle, entry, observation, patient
 

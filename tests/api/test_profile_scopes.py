@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fhirserver.auth import scopes
-from fhirserver.interactions import profiles
+from fhirserver.exchange import profiles
 from fhirserver.interactions.model import Server
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
 

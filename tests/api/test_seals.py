@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from fhirserver import app, local, processes
+from fhirserver.auditing.recording import ship
+from fhirserver.auditing.sealed import operations as sealed_rows
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Request
-from fhirserver.interactions.recording import ship
-from fhirserver.interactions.sealed import operations as sealed_rows
 from fhirserver.settings import Secret, Settings
 from fhirserver.store.seal import Report, Seals
 from tests.api.client import Api

@@ -11,9 +11,9 @@ import pytest
 from flask import Flask
 
 from fhirserver import app
+from fhirserver.auditing.recording import ship
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
-from fhirserver.interactions.recording import ship
 from fhirserver.store.search import compile_search, find
 from tests.api.client import Api
 from tests.api.exchange import Exchange, exchange_of

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fhirserver.fhir.json import decode, encode
 from fhirserver.hl7v2.mapping.conceptmaps import element, parts_of, rule_of, values_of
-from fhirserver.interactions.merging import merged
+from fhirserver.messaging.updating import merged
 
 NAMES = st.text("abcdefgXYZ-", min_size=1, max_size=8)
 SCALARS = st.one_of(st.text(min_size=1, max_size=20), st.booleans(), st.integers(-(2**31), 2**31 - 1))

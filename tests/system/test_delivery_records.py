@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fhirserver import app
+from fhirserver.auditing.recording import ship
 from fhirserver.auth.access import everything
-from fhirserver.interactions.recording import ship
 from fhirserver.store.search import compile_search, find
 from tests.system.delivering import Exchange
 

@@ -14,9 +14,9 @@ from typing import Any
 from fhirserver.auth.access import CLIENT_SYSTEM, everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.auth.sandbox import sandbox_of
+from fhirserver.exchange import sandbox
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
-from fhirserver.interactions import sandbox
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import put, remove
 from fhirserver.rules import authorization

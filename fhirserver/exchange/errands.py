@@ -6,7 +6,7 @@ it until it is done, and its work stands being done twice.
 
 from __future__ import annotations
 
-from fhirserver.interactions import ending, following
+from fhirserver.exchange import ending, following
 from fhirserver.interactions.model import Server
 from fhirserver.store import errands
 from fhirserver.store.database import Session

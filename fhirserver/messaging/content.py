@@ -17,12 +17,13 @@ from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
-from fhirserver.interactions import locks, merge, moving
+from fhirserver.interactions import locks
 from fhirserver.interactions.indexing import entry_of
-from fhirserver.interactions.merge import Rest
-from fhirserver.interactions.merging import merged
 from fhirserver.interactions.model import Request, Server, Unit
 from fhirserver.interactions.write import next_instant, put, stamped
+from fhirserver.messaging import merge, moving
+from fhirserver.messaging.merge import Rest
+from fhirserver.messaging.updating import merged
 from fhirserver.rules.model import Prepared
 from fhirserver.search.types import token
 from fhirserver.store.model import Change, Stored

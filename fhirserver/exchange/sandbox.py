@@ -8,11 +8,10 @@ there and does the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import SYSTEM, Principal
-from fhirserver.auth.sandbox import TAG, TAG_SYSTEM, is_sandbox, sandbox_of
+from fhirserver.auth.sandbox import TAG, TAG_SYSTEM, sandbox_of
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
@@ -63,18 +62,6 @@ def ensure(server: Server, client: Resource) -> str:
         described = _organization(server, client, organization)
         _authorize(server, client, described, id)
     return organization
-
-
-def visitor(server: Server, principal: Principal, organization: str) -> Principal:
-    """The principal at a sandbox: a user has the role there that he has in the organization that owns its client."""
-    if principal.kind != "user" or not is_sandbox(organization):
-        return principal
-    found = server.store.read(everything(REGISTRY), "Organization", organization)
-    id = str(found.private.get("client", "")) if found and not found.deleted else ""
-    client = server.store.deciding("ClientApplication", id) if id else None
-    owner = target(client.resource().get("managingOrganization"), "Organization") if client else ""
-    role = principal.roles.get(owner)
-    return replace(principal, roles={**principal.roles, organization: role}) if role else principal
 
 
 def refill(server: Server, client: Resource) -> None:

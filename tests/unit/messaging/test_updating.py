@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fhirserver.interactions.merging import merged
+from fhirserver.messaging.updating import merged
 
 ENCOUNTER: dict[str, Any] = {
     "resourceType": "Encounter",

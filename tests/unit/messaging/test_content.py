@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhirserver.interactions import merging
-from fhirserver.interactions.message import Content
+from fhirserver.messaging import updating
+from fhirserver.messaging.content import Content
 
 URL = "http://example.org/ext.birth-place"
 
@@ -13,7 +13,7 @@ URL = "http://example.org/ext.birth-place"
 def merged(before: dict[str, Any], said: dict[str, Any], **more: Any) -> dict[str, Any]:
     content = Content({}, "ADT_A08", **more)
     spoken, gone = content.elements.get("urn:uuid:1"), content.deletes.get("urn:uuid:1", ())
-    return merging.merged(before, said, spoken, gone)
+    return updating.merged(before, said, spoken, gone)
 
 
 def test_an_element_the_message_is_silent_about_stays() -> None:

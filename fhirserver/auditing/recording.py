@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from fhirserver.auditing.security import security_event
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode, encode
@@ -20,7 +21,6 @@ from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.audit import event, facts_of_change
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.security import security_event
 from fhirserver.interactions.write import instant_text, stamped
 from fhirserver.search.index import Entry, searchable
 from fhirserver.store import spool

@@ -17,10 +17,10 @@ from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions import moving
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import instant_text, next_instant, stamped
+from fhirserver.messaging import moving
 from fhirserver.search.query import References, compartment
 from fhirserver.store.model import Change, Stored
 from fhirserver.store.search import compile_search, find

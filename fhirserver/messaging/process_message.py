@@ -21,9 +21,9 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.fhir.validation import validate
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.indexing import entry_of
-from fhirserver.interactions.message import ENVELOPE, Content, Done, accept, resolved
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.write import SILENT, instant_text, next_instant, pending_event, refuse_errors, stamped
+from fhirserver.messaging.content import ENVELOPE, Content, Done, accept, resolved
 from fhirserver.store.model import Change, Stored
 
 TYPE = "InboundMessage"

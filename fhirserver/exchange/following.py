@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from fhirserver.auth.access import everything
+from fhirserver.exchange.ending import every, rewrite
 from fhirserver.fhir import Resource
-from fhirserver.interactions.ending import every, rewrite
 from fhirserver.interactions.model import Server
 from fhirserver.rules import authorization
 from fhirserver.rules.model import REGISTRY, Prepared

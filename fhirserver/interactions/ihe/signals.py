@@ -15,8 +15,8 @@ from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions import search
+from fhirserver.interactions.ihe.pix import has_domain
 from fhirserver.interactions.model import Request, Response, Server
-from fhirserver.interactions.pix import has_domain
 
 ROOT = "https://profiles.ihe.net/"
 PDQM = f"{ROOT}ITI/PDQm"

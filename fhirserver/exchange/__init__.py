@@ -1,0 +1,1 @@
+"""What an exchange is beside a FHIR server: operations of its own types, sandboxes, what the end of a client ends."""

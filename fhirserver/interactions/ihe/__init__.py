@@ -1,0 +1,1 @@
+"""Where IHE profiles ask more of an interaction than FHIR does: PIXm, PDQm, MHD."""
