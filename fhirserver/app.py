@@ -5,14 +5,10 @@ The only place that knows all rooms: it builds the operations table and the job 
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
@@ -23,23 +19,20 @@ import yaml
 from fhirserver import __version__
 from fhirserver.auditing import sealed
 from fhirserver.auditing.security import security_facts
-from fhirserver.auth import policies
-from fhirserver.auth.access import Access, decide, everything
-from fhirserver.auth.policies import Policy
+from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
-from fhirserver.auth.sandbox import sandbox_of
 from fhirserver.auth.secrets import Vault
 from fhirserver.exchange import profiles, sandbox
+from fhirserver.exchange.accesses import Accesses
 from fhirserver.exchange.clients import CLIENTS
-from fhirserver.exchange.guests import guest_of
 from fhirserver.exchange.operating import Instruments
 from fhirserver.exchange.operating import operations as operating
 from fhirserver.exchange.people import PEOPLE
 from fhirserver.exchange.steps import STEPS
 from fhirserver.fhir import Resource
-from fhirserver.fhir.definitions import VERSION, Definitions, Shelf, official_urls
+from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.json import decode, encode
-from fhirserver.fhir.problem import Problem, problem
+from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.mapping.load import load as load_maps
@@ -47,25 +40,23 @@ from fhirserver.hl7v2.operations import operations as message_operations
 from fhirserver.hl7v2.points import settled
 from fhirserver.hl7v2.shipped import ruled
 from fhirserver.interactions.audit import facts
+from fhirserver.interactions.defining import rebuilding
 from fhirserver.interactions.dispatch import perform
 from fhirserver.interactions.ihe import pix
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
 from fhirserver.interactions.table import locate
-from fhirserver.interactions.visiting import visitor
 from fhirserver.jobs.queue import Queue
 from fhirserver.messaging.process_message import OPERATIONS as MESSAGE_OPERATIONS
 from fhirserver.notices.mail import Mailer, Waiting, smtp_of
 from fhirserver.notices.operations import NOTICES
 from fhirserver.notices.telling import Teller
 from fhirserver.rules import RULES
-from fhirserver.rules.authorization import authorization_id
-from fhirserver.rules.definition import compiled
 from fhirserver.rules.model import Context
 from fhirserver.settings import Settings, folder
-from fhirserver.store import shelf
-from fhirserver.store.database import Database, Document
+from fhirserver.store.database import Database
+from fhirserver.store.ids import new_id
 from fhirserver.store.keyring import Keyring
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.resources import Store
@@ -97,11 +88,8 @@ OPERATIONS: tuple[OperationRow, ...] = (
     *pix.OPERATIONS,
     *MESSAGE_OPERATIONS,
 )
-MOST_ACCESSES = 2_000
-log = logging.getLogger(__name__)
 SPOOL = "spool"
 """The folder, in the data folder, of audit records on their way to the database."""
-MOST_ANSWERS = 500
 KEY_SET_SECONDS, MOST_KEY_SET = 5.0, 65_536
 """How long reading a client's key set may take, and how many bytes it may have."""
 
@@ -142,20 +130,13 @@ def build(settings: Settings) -> Installation:
     queue = Queue(settings.redis_url.reveal()) if settings.redis_url else None
     spool = Spool(settings.data / SPOOL)
 
-    def rebuild(generation: int) -> Definitions:
-        kept = _shelf(store)
-        found, left = compiled(lambda added: shipped.extended(added, generation, kept), _defining(store))
-        for url in left:
-            log.error("the definition %s cannot be used any more and is left out", url)
-        return found
-
     server = Server(
         store=store,
         definitions=shipped,
-        rebuild=rebuild,
+        rebuild=rebuilding(store, shipped),
         rules=RULES,
         operations={_operation_key(row): row for row in OPERATIONS},
-        access=_Accesses().access,
+        access=Accesses().access,
         context=_contexts(vault, settings),
         enqueue=queue.enqueue if queue else _no_queue,
         now=lambda: datetime.now(UTC),
@@ -267,25 +248,6 @@ def resources_in(name: str) -> list[Resource]:
     return [decode(path.read_bytes()) for path in sorted(folder(name).rglob("*.json"))]
 
 
-def new_id() -> str:
-    """A new id: 48 bits of milliseconds, then 80 random ones, so that resources made together lie together in the
-    index.
-    """
-    stamp = int(time.time() * 1000) & ((1 << 48) - 1)
-    while True:
-        try:
-            return f"{stamp:012x}{_chance.pop()}"
-        except IndexError:
-            # Many at once: each call of the system lets another thread go first, and a create makes three ids.
-            drawn = os.urandom(_DRAWN * 10).hex()
-            _chance.extend(drawn[at : at + 20] for at in range(0, len(drawn), 20))
-
-
-_DRAWN = 64
-_chance: deque[str] = deque()
-os.register_at_fork(after_in_child=_chance.clear)  # or parent and child would make the same ids
-
-
 def create_app(installation: Installation) -> WSGIApplication:
     """The WSGI application of an installation."""
     server, settings = installation.server, installation.settings
@@ -339,30 +301,6 @@ def _operation_key(row: OperationRow) -> str:
     return f"{row.types[0]}/{row.name}" if len(row.types) == 1 and row.types != ("Resource",) else row.name
 
 
-_CONSTRAINT = "constraint"
-_COMPILED: tuple[tuple[str, Document], ...] = (
-    ("StructureDefinition", {"s.derivation": {"$ne": _CONSTRAINT}}),
-    ("SearchParameter", {}),
-    ("CompartmentDefinition", {}),
-)
-
-
-def _defining(store: Store) -> list[Resource]:
-    """What was added at run time and the definitions are compiled from, on the registry."""
-    # R4's own, said again, would be most of what a package of R4 has, and add nothing.
-    new: Document = {"$nor": [{"s.version": VERSION, "s.url": {"$in": sorted(official_urls())}}]}
-    return [each for type, filter in _COMPILED for each in shelf.resources(store.database, type, filter | new)]
-
-
-def _shelf(store: Store) -> Shelf:
-    """What validation looks up by its URL, on the registry."""
-    return Shelf(
-        profiles=shelf.Canonicals(store.database, "StructureDefinition", {"s.derivation": _CONSTRAINT}),
-        value_sets=shelf.Canonicals(store.database, "ValueSet", {}),
-        code_systems=shelf.Canonicals(store.database, "CodeSystem", {}),
-    )
-
-
 def keyring(installation: Installation) -> Keyring:
     """The keys that sign tokens."""
     return _keyring(installation.server, installation.vault)
@@ -396,96 +334,6 @@ def _contexts(vault: Vault, settings: Settings) -> Any:
         )
 
     return context
-
-
-class _Accesses:
-    """Decides with the client and authorization as the database has them now; what is compiled from them is kept by
-    version.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], Access] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def access(self, server: Server, principal: Principal, organization: str) -> Access:
-        """The Access of a principal on a base. Raises Problem: login, forbidden, not-found for a base that is not
-        there.
-        """
-        server.refresh()
-        principal = visitor(server, principal, organization)
-        id = principal.id if principal.kind == "client" else principal.client
-        client = server.store.deciding("ClientApplication", id) if id else None
-        authorization = None
-        if id and organization != REGISTRY:
-            asked = authorization_id(id, organization)
-            authorization = server.store.deciding("ClientAuthorization", asked)
-            if authorization is None and client and organization == sandbox_of(id) and _tries(client.resource()):
-                sandbox.ensure(server, client.resource())
-                authorization = server.store.deciding("ClientAuthorization", asked)
-        # Whoever is nobody is told so, not which organizations there are.
-        if organization != REGISTRY and authorization is None and principal.kind != "anonymous":
-            require_organization(server, organization)
-        guest = guest_of(server, principal, organization)
-        key = (
-            principal.token or id_of(principal),
-            organization,
-            server.definitions.generation,
-            client.version if client else 0,
-            authorization.version if authorization else 0,
-            guest,
-        )
-        with self._lock:
-            kept = self._kept.get(key)
-        if kept is not None and kept.principal == principal:
-            return kept
-        access = decide(
-            principal,
-            organization,
-            definitions=server.definitions,
-            client=client.resource() if client else None,
-            authorization=authorization.resource() if authorization else None,
-            policies=_policies(server),
-            guest=guest,
-        )
-        # The layers are pure: what each says of a type and a letter is worked out once.
-        layers = (replace(layer, permits=lru_cache(MOST_ANSWERS)(layer.permits)) for layer in access.layers)
-        access = replace(access, layers=tuple(layers))
-        with self._lock:
-            self._kept[key] = access
-            while len(self._kept) > MOST_ACCESSES:
-                self._kept.popitem(last=False)
-        return access
-
-
-def _policies(server: Server) -> tuple[Policy, ...]:
-    """The AccessPolicies in force, kept with the generation they were read in: none read late replaces a newer one."""
-    generation = server.definitions.generation
-    kept: tuple[int, tuple[Policy, ...]] | None = server.caches.get(policies.TYPE)
-    if kept is None or kept[0] != generation:
-        written = shelf.resources(server.store.database, policies.TYPE, {})
-        found = policies.in_force(written, server.definitions)
-        kept = server.caches[policies.TYPE] = (generation, found)
-    return kept[1]
-
-
-def _tries(client: Resource) -> bool:
-    """Whether a client has a sandbox, and may use it."""
-    return client.get("kind") == "test" and client.get("active") is not False
-
-
-def id_of(principal: Principal) -> str:
-    """A text that names a principal without a token."""
-    return f"{principal.kind} {principal.id}"
-
-
-def require_organization(server: Server, organization: str) -> None:
-    known: set[str] = server.caches.setdefault("organizations", set())
-    if organization in known:
-        return
-    found = server.store.read(everything(REGISTRY), "Organization", organization)
-    if found is None or found.deleted:
-        raise problem("not-found", f"There is no organization {organization[:64]} here.")
-    known.add(organization)
 
 
 def _no_queue(name: str, *ids: str) -> None:

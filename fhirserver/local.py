@@ -16,6 +16,7 @@ from pathlib import Path
 from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
+from fhirserver.exchange.accesses import require_organization
 from fhirserver.fhir import Resource, package
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
@@ -98,7 +99,7 @@ def create_user(settings: Settings, email: str, organization: str, role: str) ->
     }
     with app.opened(settings) as installation:
         server = installation.server
-        app.require_organization(server, organization)
+        require_organization(server, organization)
         existing = server.store.read(everything(REGISTRY), "User", user_id(email))
         if existing is None or existing.deleted:
             return _create(server, resource)
@@ -125,7 +126,7 @@ def create_endpoint(
     """
     resource = endpoint_resource(organization, sending_application, sending_facility, default)
     with app.opened(settings) as installation:
-        app.require_organization(installation.server, organization)
+        require_organization(installation.server, organization)
         return _create(installation.server, resource)
 
 
@@ -139,7 +140,7 @@ def operator_token(settings: Settings, organization: str, scope: str) -> str:
     )
     with app.opened(settings) as installation:
         if organization != REGISTRY:
-            app.require_organization(installation.server, organization)
+            require_organization(installation.server, organization)
         return installation.tokens.issue(principal)
 
 
@@ -181,7 +182,7 @@ def load(
     with app.opened(settings) as installation:
         server = installation.server
         server.refresh()
-        app.require_organization(server, organization)
+        require_organization(server, organization)
         loading = Loading(
             open=lambda: Database(settings.mongo_url.reveal(), settings.mongo_database),
             definitions=server.definitions,
@@ -222,7 +223,7 @@ def take_messages(settings: Settings, files: Sequence[Path], organization: str) 
     """
     seen: Counter[str] = Counter()
     with app.opened(settings) as installation:
-        app.require_organization(installation.server, organization)
+        require_organization(installation.server, organization)
         intake = installation.intake()
         for path in files:
             for taken in intake.take_all(messages_in(path.read_bytes()), "local", organization):
@@ -237,7 +238,7 @@ def convert(settings: Settings, file: bytes, organization: str) -> Iterator[str]
     Raises Problem(not-found) where there is no such organization, others where a message cannot be read or mapped.
     """
     with app.opened(settings) as installation:
-        app.require_organization(installation.server, organization)
+        require_organization(installation.server, organization)
         intake = installation.intake()
         for message in messages_in(file):
             yield encode(process.convert(intake, message, organization, None).bundle).decode()

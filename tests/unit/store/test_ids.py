@@ -8,8 +8,8 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from fhirserver.app import new_id
 from fhirserver.interactions.write import instant_text
+from fhirserver.store.ids import new_id
 
 
 def test_an_id_is_one_of_fhir_and_begins_with_its_time() -> None:
