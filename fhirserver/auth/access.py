@@ -38,7 +38,7 @@ CLIENT_SYSTEM = "https://fhirserver.example/fhir/NamingSystem/client-id"
 URL.
 """
 
-OWNED = ("Subscription", "NotificationDelivery")
+OWNED = ("Subscription", "NotificationDelivery", "BulkExport")
 """The types on an organization's base of which a client sees only its own, by the identifier in `client`, and
 the people of its own organization only those of their clients."""
 
@@ -256,24 +256,31 @@ def _authorization(
 ) -> Layer:
     client = principal.client or principal.id
     if authorization is None:
+        named = _named(principal.name if principal.kind == "client" else "", client)
         raise problem(
             "forbidden",
-            f"Client {client} is not authorized by organization {organization}: request it with"
+            f"Client {named} is not authorized by organization {organization}: request it with"
             f" POST ClientApplication/{client}/$request-authorization on the registry.",
         )
-    status = authorization.get("status", "")
+    status, named = authorization.get("status", ""), _named(authorization.get("clientName"), client)
+    by = _named(authorization.get("organizationName"), organization)
     if status != "approved":
         raise problem(
             "forbidden",
-            f"Client {client} is not authorized by organization {organization}: its ClientAuthorization is {status}.",
+            f"Client {named} is not authorized by organization {by}: its ClientAuthorization is {status}.",
         )
     return scope_layer(
         "authorization",
         authorization.get("scope", ""),
         principal,
         definitions,
-        f"The ClientAuthorization of organization {organization}",
+        f"The ClientAuthorization of organization {by}",
     )
+
+
+def _named(name: object, id: str) -> str:
+    """An id with the name that people know it by."""
+    return f"{name} ({id})" if name and name != id else id
 
 
 def _own(principal: Principal) -> Layer:

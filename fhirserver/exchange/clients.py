@@ -4,6 +4,7 @@ explains what it may do and who says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -153,9 +154,20 @@ def _parties(
 ) -> list[tuple[str, bool, str]]:
     """What each party says; one without a name for a refusal of everything."""
     try:
-        return server.access(server, principal, organization).about(lambda: told).explain(type_, letter)
+        said = server.access(server, principal, organization).about(lambda: told).explain(type_, letter)
     except Problem as refusal:
-        return [("", False, refusal.issues[0].diagnostics)]
+        said = [("", False, refusal.issues[0].diagnostics)]
+    return [(party, permits, _with_name(server, text, organization)) for party, permits, text in said]
+
+
+def _with_name(server: Server, text: str, organization: str) -> str:
+    """The reason with the organization's name before its id, where it stands alone."""
+    alone = re.compile(rf"(?<![(/\w-]){re.escape(organization)}(?![\w/-])") if organization else None
+    if alone is None or not alone.search(text):
+        return text
+    found = server.store.read(everything(REGISTRY), "Organization", organization)
+    name = found.resource().get("name") if found and not found.deleted else None
+    return alone.sub(lambda match: f"{name} ({match[0]})", text) if name else text
 
 
 def _explained(parties: Sequence[tuple[str, bool, str]], type_: str, letter: str) -> Resource:

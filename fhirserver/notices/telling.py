@@ -56,7 +56,7 @@ class Teller:
             return []
         parties = self._parties(organization, found.resource())
         first = deliveries[0]
-        note = f"First: {first['resourceType']}/{first['id']}. {first.get('statusReason', '')}"
+        note = str(first.get("statusReason", ""))
         made = [
             change
             for change in self._changes(words.DEAD_LETTERS, parties, self._about(organization, id), now, note, source)

@@ -20,62 +20,75 @@ APPLICATION, PROVIDER = "application", "provider"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of notice: its code, whom it is for, and its sentence over {client}, {provider} and {organization}."""
+    """One kind of notice: its code, whom it is for, its sentence over {client}, {provider} and {organization}, and what
+    that means for whoever reads it, "" where it says all.
+    """
 
     code: str
     to: tuple[str, ...]
     text: str
+    more: str = ""
 
 
-def _kind(code: str, to: str, text: str) -> Kind:
-    return Kind(code, tuple(to.split()), text)
+def _kind(code: str, to: str, text: str, more: str = "") -> Kind:
+    return Kind(code, tuple(to.split()), text, more)
 
 
+# fmt: off
 STEPS: Mapping[str, Kind] = {
-    "request": _kind("authorization-requested", PROVIDER, "{provider} asks {organization} to let {client} in."),
-    "approve": _kind("authorization-approved", APPLICATION, "{organization} has approved {client}: it may call now."),
+    "request": _kind("authorization-requested", PROVIDER, "{provider} asks {organization} to approve {client}."),
+    "approve": _kind("authorization-approved", APPLICATION, "{organization} has approved {client}.",
+                     "It may be used there from now on."),
     "reject": _kind("authorization-rejected", APPLICATION, "{organization} has rejected the request of {client}."),
-    "withdraw": _kind("authorization-withdrawn", PROVIDER, "{provider} has withdrawn the request of {client}."),
-    "disable": _kind("authorization-disabled", APPLICATION, "{organization} has disabled {client}: its calls fail."),
+    "withdraw": _kind("authorization-withdrawn", PROVIDER, "{provider} has withdrawn the request of {client}.",
+                      "There is nothing left to decide."),
+    "disable": _kind("authorization-disabled", APPLICATION, "{organization} has disabled {client}.",
+                     "Its calls there are refused until they enable it again."),
     "enable": _kind("authorization-enabled", APPLICATION, "{organization} has enabled {client} again."),
-    "remove": _kind("authorization-removed", PROVIDER, "{client} does not exist any more; its approval has ended."),
+    "remove": _kind("authorization-removed", PROVIDER, "{provider} has deleted {client}.",
+                    "Its approval by {organization} has ended."),
 }
 """By the step that was taken on a ClientAuthorization."""
 
 MORE: Mapping[str, Kind] = {
-    "request": _kind("scope-requested", PROVIDER, "{client} asks {organization} for other scopes than were approved."),
-    "approve": _kind("scope-approved", APPLICATION, "{organization} has approved the new scopes of {client}."),
-    "reject": _kind("scope-rejected", APPLICATION, "{organization} has rejected the new scopes of {client}."),
+    "request": _kind("scope-requested", PROVIDER, "{client} asks {organization} for other permissions.",
+                     "Until you decide it goes on with those that were approved."),
+    "approve": _kind("scope-approved", APPLICATION, "{organization} has approved the new permissions of {client}."),
+    "reject": _kind("scope-rejected", APPLICATION, "{organization} has rejected the new permissions of {client}.",
+                    "It goes on with those it had."),
 }
 """By the step, where it is about the scopes of a client that stays approved."""
 
 BOTH = f"{APPLICATION} {PROVIDER}"
-IN_ERROR = _kind("subscription-error", BOTH, "A subscription of {client} with {organization} is in error: its endpoint"
-                 " does not take notifications. Set its status to active when it works again.")  # fmt: skip
-RECOVERED = _kind("subscription-recovered", BOTH, "A subscription of {client} with {organization} is active again.")
+IN_ERROR = _kind("subscription-error", BOTH, "A subscription of {client} at {organization} has stopped.",
+                 "Its endpoint does not accept notifications. What happens meanwhile is kept, and sent when the"
+                 " subscription is active again.")
+RECOVERED = _kind("subscription-recovered", BOTH, "A subscription of {client} at {organization} works again.")
+ASKED = _kind("subscription-requested", PROVIDER, "{client} asks {organization} to approve a subscription.")
 CHANGES: Mapping[tuple[str, str], Kind] = {
-    ("", "requested"): _kind("subscription-requested", PROVIDER, "{client} asks {organization} for a subscription."),
-    ("off", "requested"): _kind("subscription-requested", PROVIDER, "{client} asks {organization} for a subscription."),
+    ("", "requested"): ASKED,
+    ("off", "requested"): ASKED,
     ("active", "error"): IN_ERROR,
     ("requested", "error"): IN_ERROR,
-    ("error", "requested"): _kind("subscription-reactivation", PROVIDER, "{client} asks that its subscription with"
-                                  " {organization} goes on after an error; it does when its endpoint answers."),
+    ("error", "requested"): _kind("subscription-reactivation", PROVIDER, "{client} has restarted its subscription at"
+                                  " {organization}.", "It goes on as soon as its endpoint answers."),
     ("error", "active"): RECOVERED,
-}  # fmt: skip
+}
 """By the status of a Subscription before and after."""
 
 DECISIONS: Mapping[str, Kind] = {
-    "approve": _kind("subscription-approved", APPLICATION, "{organization} has approved a subscription of {client}:"
-                     " notifications begin."),
+    "approve": _kind("subscription-approved", APPLICATION, "{organization} has approved a subscription of {client}.",
+                     "Notifications begin now."),
     "reject": _kind("subscription-rejected", APPLICATION, "{organization} has rejected a subscription of {client}."),
-}  # fmt: skip
+}
 """By what the organization decided about a Subscription."""
 
-TURNED_OFF = _kind("subscription-off", BOTH, "A subscription of {client} with {organization} was switched off: it has"
-                   " ended, or its endpoint said that it is gone.")  # fmt: skip
-DEAD_LETTERS = _kind("dead-letters", APPLICATION, "Notifications of a subscription of {client} with {organization}"
-                     " could not be delivered and were given up. Search NotificationDelivery?status=dead-letter;"
-                     " $redeliver sends them again.")  # fmt: skip
+TURNED_OFF = _kind("subscription-off", BOTH, "A subscription of {client} at {organization} was switched off.",
+                   "It has come to its end, or its endpoint said that it is gone for good.")
+DEAD_LETTERS = _kind("dead-letters", APPLICATION, "Notifications to {client} from {organization} could not be"
+                     " delivered.", "They are not tried any more. When the endpoint works again, send them once more"
+                     " from the subscription's page.")
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +146,10 @@ def notices(kind: Kind, parties: Parties, about: str, sent: str, note: str = "")
     from the registry; `sent` a FHIR instant.
     """
     named = {name: parties.names.get(name) or f"({name})" for name in ("client", "provider", "organization")}
-    named["client"], text = f"“{named['client']}”", kind.text
+    named["client"] = f"“{named['client']}”"
+    said = (kind.text.format(**named), note.strip(), kind.more.format(**named))
     for side in kind.to:
         other = parties.sides.get(PROVIDER if side == APPLICATION else APPLICATION, "")
-        payload = [text.format(**named), *([note.strip()] if note.strip() else [])]
         client = [reference("ClientApplication", parties.client)] if side == APPLICATION and parties.client else []
         resource: dict[str, Any] = {
             "resourceType": "Communication",
@@ -146,6 +159,6 @@ def notices(kind: Kind, parties: Parties, about: str, sent: str, note: str = "")
             "sent": sent,
             "recipient": [reference("Organization", parties.sides[side])] if parties.sides.get(side) else None,
             "sender": reference("Organization", other) if other else None,
-            "payload": [{"contentString": each} for each in payload],
+            "payload": [{"contentString": each} for each in said if each],
         }
         yield side, {name: value for name, value in resource.items() if value is not None}

@@ -116,7 +116,7 @@ def test_each_step_is_told_to_the_other_side(
     assert told[0]["recipient"] == [{"reference": f"Organization/{exchange.hospital}"}]
     assert told[0]["sender"] == {"reference": f"Organization/{exchange.acme}"}
     assert told[0]["payload"] == [
-        {"contentString": "Application asks Provider to let “Results” in."},
+        {"contentString": "Application asks Provider to approve “Results”."},
         {"contentString": REASON},
     ]
     back = notices(exchange, "acme", about)
@@ -293,7 +293,7 @@ def test_a_subscription_is_told_about_from_its_request_to_its_dead_letters(
         server.store.commit([*changes, delivery.change(server, exchange.hospital, lost, None, server.now())])
     dead = [each for each in notices(exchange, "acme", about) if codes([each]) == ["dead-letters"]]
     assert len(dead) == 1, "one notice an hour"
-    assert f"NotificationDelivery/{id}.000000000001" in dead[0]["payload"][1]["contentString"]
+    assert dead[0]["payload"][1] == {"contentString": "It answered 500."}
 
 
 @dataclass
@@ -366,7 +366,7 @@ def test_administrators_get_an_e_mail_each_without_what_people_wrote(
     assert sent(exchange, waiting, mailer) == 1
     assert [message["To"] for message in box.taken] == ["chief@hospital.example"]
     message = box.taken[0]
-    assert message["Subject"] == "Application asks Provider to let “Results” in."
+    assert message["Subject"] == "Application asks Provider to approve “Results”."
     assert message["Auto-Submitted"] == "auto-generated"
     assert "https://exchange.example" in message.get_content()
     assert "Ida Adler" not in message.as_string()

@@ -224,8 +224,8 @@ def test_the_hospital_is_told_by_e_mail_what_happens(place: Place) -> None:
 
     wait_until(lambda: len(told()) >= 2, 60)
     assert told() == [
-        ("boss@acme.example", "County Hospital has approved “Night Shift”: it may call now."),
-        (EMAIL, "Acme asks County Hospital to let “Night Shift” in."),
+        ("boss@acme.example", "County Hospital has approved “Night Shift”."),
+        (EMAIL, "Acme asks County Hospital to approve “Night Shift”."),
     ]
     assert not any("For ward rounds" in message.as_string() for message in place.inbox.taken)
 
