@@ -5,7 +5,8 @@
 Listener, workers, relay and a receiver of notifications are real processes; mongod and Redis are their own. One JSON
 line a figure: hl7v2.transform (messages a second on one core, of process time, the slowest of three; what parsing
 alone does, ours and the two of the package index), hl7v2.ack (16 connections, and one), hl7v2.pipeline (messages
-stored as resources, matched and queued for delivery a second, and the memory of the processes before and after).
+stored as resources, matched and queued for delivery a second, the CPU of each process for a message, and the memory
+of each along the run).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import timeit
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
@@ -28,7 +30,7 @@ from hl7apy.parser import parse_message
 from redis import Redis
 
 from bench.figures import OUT, line
-from bench.installation import ROOT, Servers, resident_mb
+from bench.installation import ROOT, Servers, cpu_seconds, resident_mb
 from bench.notify import receiving, subscribe
 from fhirserver import app, embedded
 from fhirserver.auth.access import everything
@@ -47,6 +49,8 @@ REFERENCE = ROOT / "examples" / "hl7v2" / "reference"
 NAMES = ("adt-a01", "siu-s12", "orm-o01")
 MESSAGES = int(os.environ.get("MESSAGES", "3000"))
 WORKERS = int(os.environ.get("WORKERS", "1"))
+TENTHS = 10
+PATIENCE_SECONDS = 1_800
 CONTEXT = Context("bench", "https://bench.example/namespace/", datetime(2026, 9, 14, tzinfo=UTC), "America/Los_Angeles")
 
 
@@ -112,6 +116,7 @@ class Hospital:
     """An installation with one hospital whose messages the listener takes."""
 
     def __init__(self, servers: Servers) -> None:
+        self.servers = servers
         self.settings = Settings(
             data=servers.data,
             public_url="http://bench.example",
@@ -176,6 +181,11 @@ class Hospital:
         """Megabytes that each process has in memory, by its name."""
         return {name: round(resident_mb(process.pid)) for name, process in self.processes.items()}
 
+    def spent(self) -> dict[str, float]:
+        """Seconds of CPU that each process and mongod have used, by its name."""
+        found = {name: cpu_seconds(process.pid) for name, process in self.processes.items()}
+        return found | {"mongod": self.servers.mongod_cpu()}
+
     def send(self, first: int, count: int, connections: int, patients: int) -> tuple[float, list[float]]:
         """Sends messages over so many connections, each waiting for its answer: the seconds, and each wait in ms."""
         raw, waits = message("adt-a01"), []
@@ -234,15 +244,37 @@ def pipeline(hospital: Hospital) -> None:
                 found = {each: hospital.count(each) for each in ("received", "processed", "mapping-error", "failed")}
                 raise SystemExit(f"the messages are not worked on: {found}")
             time.sleep(0.2)
-        begin, at, before = time.perf_counter(), hospital.count("received"), hospital.resident()
-        while hospital.count("received") and time.perf_counter() - begin < 600:
-            time.sleep(0.5)
-        rate = (at - hospital.count("received")) / (time.perf_counter() - begin)
+        drained = _drained(hospital, waiting)
         queued = _settled(lambda: hospital.total("NotificationDelivery", []))
-    said: dict[str, Any] = {"messages": waiting, "workers": WORKERS, "mb": before, "mb_after": hospital.resident()}
-    said |= {"failed": hospital.count("mapping-error,failed"), "deliveries": queued, "to_reach": 120}
-    line("hl7v2.pipeline", rate, "messages/s", None, None, None, said)
+    said: dict[str, Any] = {"messages": waiting, "workers": WORKERS, "cpu_ms": drained.cpu, "mb": drained.along}
+    said |= {"mb_after": hospital.resident(), "failed": hospital.count("mapping-error,failed"), "deliveries": queued}
+    line("hl7v2.pipeline", drained.rate, "messages/s", None, None, None, said | {"to_reach": 120})
     hospital.stop()
+
+
+@dataclass
+class Drained:
+    """What waited, and is processed: messages a second, milliseconds of CPU a message of each process, and the
+    megabytes of each in TENTHS steps along the way.
+    """
+
+    rate: float
+    cpu: dict[str, float]
+    along: dict[str, list[int]]
+
+
+def _drained(hospital: Hospital, waiting: int) -> Drained:
+    """Waits until nothing is `received` any more."""
+    begin, at, spent = time.perf_counter(), hospital.count("received"), hospital.spent()
+    left, along = at, [hospital.resident()]
+    while left and time.perf_counter() - begin < PATIENCE_SECONDS:
+        time.sleep(0.5)
+        left = hospital.count("received")
+        if left <= at - waiting / TENTHS * len(along):
+            along.append(hospital.resident())
+    done, taken = at - left, time.perf_counter() - begin
+    cpu = {name: round(1000 * (used - spent[name]) / done, 2) for name, used in hospital.spent().items()}
+    return Drained(done / taken, cpu, {name: [each[name] for each in along] for name in along[0]})
 
 
 def _settled(count: Callable[[], int]) -> int:

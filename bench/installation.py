@@ -300,4 +300,4 @@ def _parameters(*parameter: dict[str, Any]) -> dict[str, Any]:
     return {"resourceType": "Parameters", "parameter": list(parameter)}
 
 
-__all__ = ["Bare", "Installation", "Servers", "Unaudited", "resident_mb", "tree"]
+__all__ = ["Bare", "Installation", "Servers", "Unaudited", "cpu_seconds", "resident_mb", "tree"]
