@@ -23,16 +23,17 @@ from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.ingest import Receiver
 from fhirserver.interactions import reindex
+from fhirserver.interactions.publishing import publish
 from fhirserver.jobs.worker import run_worker
 from fhirserver.notices.mail import JOB
 from fhirserver.settings import Settings
 from fhirserver.store.database import Session
 from fhirserver.store.model import Pending
-from fhirserver.subscriptions import publishing
 from fhirserver.subscriptions.deliver import Deliverer
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.post import Endpoints
 from fhirserver.subscriptions.relay import Relay
+from fhirserver.subscriptions.topics import TOPIC
 
 log = logging.getLogger(__name__)
 SHIP_SECONDS = 0.25
@@ -76,8 +77,8 @@ def relay(settings: Settings) -> None:
     installation = app.build(settings)
     intake = installation.intake()
     assert installation.queue, "the relay needs a queue"
-    profiles.publish(installation.server)
-    publishing.publish(installation.server, app.catalogue())
+    profiles.lay_out(installation.server)
+    publish(installation.server, app.catalogue().drafts(), TOPIC)
     stop = _until_signalled()
     beside = [
         threading.Thread(target=work, args=(installation, stop), name=name)

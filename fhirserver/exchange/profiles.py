@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhirserver.auth import scopes
-from fhirserver.auth.access import Access, everything
-from fhirserver.auth.principal import SYSTEM
+from fhirserver.auth.access import Access
 from fhirserver.auth.scopes import ACTIONS, LETTERS, Params, Scope, Scopes
 from fhirserver.fhir import Resource
-from fhirserver.fhir.problem import Problem, problem
+from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
-from fhirserver.interactions.write import put
-from fhirserver.rules.model import CANONICAL, REGISTRY, Prepared
+from fhirserver.interactions.publishing import publish
+from fhirserver.rules.model import CANONICAL
 
 PREFIX = "ihe-"
 """How the id of a profile's CapabilityStatement begins; the rest is the profile's code."""
@@ -95,27 +94,9 @@ def offered(server: Server) -> Mapping[str, Resource]:
     }
 
 
-def publish(server: Server) -> int:
+def lay_out(server: Server) -> int:
     """Makes the registry's CapabilityStatements those that are shipped; answers how many it wrote."""
-    whole, written = everything(REGISTRY), 0
-    for statement in offered(server).values():
-        reference = f"CapabilityStatement/{statement['id']}"
-        previous = server.store.read(whole, "CapabilityStatement", statement["id"])
-        if previous is not None and not previous.deleted and _content(previous.resource()) == _content(statement):
-            continue
-        base = server.base(REGISTRY)
-        request = Request("update", REGISTRY, base, SYSTEM, type="CapabilityStatement", id=statement["id"])
-        try:
-            put(server, request, whole, Prepared(dict(statement)), previous, reference, "PUT")
-            written += 1
-        except Problem as trouble:
-            if trouble.issues[0].code != "conflict":  # another process has just written the same
-                raise
-    return written
-
-
-def _content(resource: Resource) -> Resource:
-    return {name: value for name, value in resource.items() if name != "meta"}
+    return publish(server, offered(server).values(), f"{CANONICAL}/CapabilityStatement/{PREFIX}")
 
 
 def _add_profile(server: Server, table: Table, code: str) -> None:

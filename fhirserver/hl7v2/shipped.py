@@ -7,54 +7,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fhirserver.auth.access import everything
-from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.hl7v2.effective import TYPE, Overlays
 from fhirserver.hl7v2.mapping.conceptmaps import URL, concept_maps
 from fhirserver.hl7v2.mapping.overlay import is_overlay, marked, overlay
 from fhirserver.hl7v2.mapping.package import Package
-from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import put
+from fhirserver.interactions.model import Server
+from fhirserver.interactions.publishing import publish
 from fhirserver.rules.model import REGISTRY, Context, Prepared, Rule
-from fhirserver.store import shelf
-from fhirserver.store.model import Stored
 
-PREFIX = "v2-"
 OURS = "This map is shipped with the server: change it by an overlay on your organization's base."
 
 
 def lay_out(server: Server, package: Package) -> int:
-    """Makes the registry's ConceptMaps say what the package says; answers how many were written. What is there
-    already with this content stays; a map of another package that this one has no more is retired.
+    """Makes the registry's ConceptMaps say what the package says; answers how many were written. A map of another
+    package that this one has no more is retired.
     """
-    wanted = {each["id"]: each for each in concept_maps(package)}
-    store, written = server.store, 0
-    there = shelf.versions(store.database, TYPE, REGISTRY, {"i": {"$regex": f"^{PREFIX}"}})
-    for id in [*wanted, *(id for id in there if id not in wanted)]:
-        stored = store.read(everything(REGISTRY), TYPE, id) if id in there else None
-        held = stored.resource() if stored is not None and not stored.deleted else None
-        resource = wanted.get(id) or {**(held or {}), "status": "retired"}
-        if not str(resource.get("url", "")).startswith(URL) or (held and _content(held) == _content(resource)):
-            continue
-        _write(server, resource, stored)
-        written += 1
-    return written
-
-
-def _write(server: Server, resource: Resource, stored: Stored | None) -> None:
-    request, reference = Request("update", REGISTRY, server.base(REGISTRY), SYSTEM), f"{TYPE}/{resource['id']}"
-    try:
-        method = "PUT" if stored else "POST"
-        put(server, request, everything(REGISTRY), Prepared(resource), stored, reference, method, {})
-    except Problem as fault:
-        if fault.issues[0].code not in ("conflict", "duplicate"):  # another process does the same
-            raise
-
-
-def _content(resource: Resource) -> Resource:
-    return {name: value for name, value in resource.items() if name != "meta"}
+    return publish(server, concept_maps(package), URL)
 
 
 def ruled(rules: Mapping[str, Rule], overlays: Callable[[], Overlays]) -> dict[str, Rule]:

@@ -4,13 +4,15 @@ for: a package of profiles and value sets has hundreds of megabytes, of which a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode
 from fhirserver.store.database import Database, Document, translated
-from fhirserver.store.model import REGISTRY
+from fhirserver.store.model import REGISTRY, Stored
+from fhirserver.store.resources import PROJECTION, key, stored
 from fhirserver.store.text import plain
 
 CURRENT: Document = {"o": REGISTRY, "x": None, "s.status": {"$ne": "retired"}}
@@ -67,6 +69,17 @@ def versions(database: Database, type: str, organization: str, filter: Mapping[s
     with translated():
         cursor = database.collection(type).find(wanted, {"i": 1, "v": 1}, max_time_ms=database.query_limit_ms)
         return {str(document["i"]): int(document["v"]) for document in cursor}
+
+
+def laid_out(database: Database, type: str, ids: Iterable[str], family: str) -> dict[str, Stored]:
+    """Of the registry's resources of a type, by id: those with these ids, tombstones too, and those whose URL begins
+    with `family`.
+    """
+    named = {"_id": {"$in": [key(REGISTRY, id) for id in ids]}}
+    related = {"o": REGISTRY, "x": None, "s.url": {"$regex": f"^{re.escape(family)}"}}
+    with translated():
+        cursor = database.collection(type).find({"$or": [named, related]}, PROJECTION)
+        return {document["i"]: stored(type, document) for document in cursor}
 
 
 def _order(version: str) -> list[tuple[int, str]]:

@@ -152,8 +152,8 @@ def test_reviewers_see_which_profiles_the_scopes_come_from(exchange: Exchange) -
 
 
 def test_the_statements_are_resources_of_the_registry(exchange: Exchange, server: Server) -> None:
-    assert profiles.publish(server) == len(SHOWN)
-    assert profiles.publish(server) == 0
+    assert profiles.lay_out(server) == len(SHOWN)
+    assert profiles.lay_out(server) == 0
     path = f"{REGISTRY}/CapabilityStatement/ihe-mhd-source"
     found = exchange.call("GET", path, exchange.people["hospital"]).json
     assert found is not None

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from fhirserver.interactions.publishing import publish
 from fhirserver.subscriptions.criteria import FHIRPATH, FILTER
-from fhirserver.subscriptions.publishing import publish
 from fhirserver.subscriptions.topics import CONDITION, TOPIC
 from tests.system.delivering import CATALOGUE, REGISTRY, SCOPE, Exchange
 
@@ -49,8 +49,8 @@ def observe(exchange: Exchange, patient: str, **elements: Any) -> str:
 def test_what_is_shipped_lies_on_the_registry_as_drafts_that_nobody_writes(exchange: Exchange) -> None:
     server = exchange.installation.server
     shipped = list(CATALOGUE.resources())
-    publish(server, CATALOGUE)
-    assert publish(server, CATALOGUE) == 0, "what is there already stays"
+    publish(server, CATALOGUE.drafts(), TOPIC)
+    assert publish(server, CATALOGUE.drafts(), TOPIC) == 0, "what is there already stays"
     bundle = exchange.call("GET", f"{REGISTRY}/SubscriptionTopic?_count=500&status=draft", "hospital", None, 200)
     found = {each["resource"]["url"]: each["resource"] for each in bundle["entry"]}
     assert {topic["url"] for topic in shipped} <= set(found)

@@ -1,28 +1,29 @@
-"""The shipped topics as resources: drafts on the registry, for organizations to activate on their own bases. FHIR R5:
-subscriptiontopic.
-"""
+"""What is shipped with the server, laid out on the registry for people to read: topics, HL7v2 maps, IHE profiles."""
 
 from __future__ import annotations
 
-from fhirserver.auth.access import everything
+from collections.abc import Iterable
+
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.write import next_instant, version_of
 from fhirserver.store import shelf
 from fhirserver.store.model import REGISTRY
-from fhirserver.subscriptions.topics import TOPIC, TYPE, Catalogue
 
 
-def publish(server: Server, catalogue: Catalogue) -> int:
-    """Makes the registry's SubscriptionTopics say what the catalogue says, and answers how many were written. What is
-    there already with this content stays; what is shipped no more is retired.
+def publish(server: Server, resources: Iterable[Resource], family: str) -> int:
+    """Makes the registry say what resources of one type say, in one write; answers how many were written.
+
+    What is there already with this content stays. What is there with a URL that begins with `family`, and is shipped
+    no more, is retired. These are nobody's writes: they have no event, so nobody is notified and nothing is audited.
     """
-    wanted = {topic["id"]: {**topic, "status": "draft"} for topic in catalogue.resources()}
-    there = shelf.versions(server.store.database, TYPE, REGISTRY, {"s.url": {"$regex": f"^{TOPIC}"}})
+    wanted = {resource["id"]: resource for resource in resources}
+    [type] = {resource["resourceType"] for resource in wanted.values()}
+    there = shelf.laid_out(server.store.database, type, wanted, family)
     changes = []
     for id in [*wanted, *(id for id in there if id not in wanted)]:
-        stored = server.store.read(everything(REGISTRY), TYPE, id) if there else None
+        stored = there.get(id)
         held = stored.resource() if stored is not None and not stored.deleted else None
         resource = wanted.get(id) or {**(held or {}), "status": "retired"}
         if held is None or _content(held) != _content(resource):
