@@ -22,6 +22,7 @@ from fhirserver.auditing.security import security_facts
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import Vault
+from fhirserver.bulk.operations import OPERATIONS as BULK_OPERATIONS
 from fhirserver.exchange import profiles, sandbox
 from fhirserver.exchange.accesses import Accesses
 from fhirserver.exchange.clients import CLIENTS
@@ -71,6 +72,7 @@ from fhirserver.subscriptions.topics import Catalogue
 from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.console.blueprint import Console
+from fhirserver.web.bulk import Bulk
 from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
 from fhirserver.web.keysets import KeySets
@@ -265,6 +267,7 @@ def create_app(installation: Installation) -> WSGIApplication:
             Console(server, installation.tokens).blueprint(),
         ),
         max_body=settings.max_body,
+            Bulk(server, authenticate).blueprint(),
         cors_origins=settings.cors_origins,
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fhirserver import app
 from fhirserver.auditing.recording import record, ship
+from fhirserver.bulk import work as bulk
 from fhirserver.exchange import errands, profiles
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
@@ -64,6 +65,7 @@ def worker(settings: Settings) -> None:
         "deliver": deliverer.deliver,
         reindex.JOB: lambda type: reindex.run(installation.server, type),
         errands.JOB: lambda errand: errands.finish(installation.server, errand),
+        bulk.JOB: lambda organization, id: bulk.work(installation.server, organization, id),
         **({JOB: mailer.send} if mailer else {}),
     }
     try:
@@ -107,6 +109,7 @@ def relay(settings: Settings) -> None:
             lambda: mailer.sweep(put) if mailer else None,
             lambda: ring.tend(settings.key_rotation_days),
         ),
+            lambda: bulk.sweep(installation.server),
     ).run(stop)
     for thread in beside:
         thread.join()

@@ -38,11 +38,15 @@ class Preconditions:
 
 @dataclass(frozen=True, slots=True)
 class Prefer:
-    """The Prefer header: `return` (minimal | representation | OperationOutcome, "" where unsaid) and `handling`."""
+    """The Prefer header: `return` (minimal | representation | OperationOutcome, "" where unsaid), `handling` and
+    `respond-async`.
+    """
 
     returned: str = ""
     strict: bool = False
 
+    lenient: bool = False
+    asynchronous: bool = False
 
 @dataclass(slots=True)
 class Unit:
@@ -111,6 +115,8 @@ class Response:
     """Whether the resource holds what is shown this once only (a secret), so that no preference may leave it out."""
     headers: Mapping[str, str] = field(default_factory=dict)
     seen: Sequence[str] = ()
+    data: bytes | None = None
+    """What is no resource, compressed with gzip; its media type is in the headers."""
     """What a search or an operation showed, as Type/id: its audit record names the patients concerned."""
 
     def content(self) -> Resource | None:

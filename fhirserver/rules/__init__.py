@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fhirserver.rules import (
     audit,
     authorization,
+    bulk_export,
     client,
     communication,
     definition,
@@ -29,6 +30,7 @@ RULES: Mapping[str, Rule] = {
             for module in (
                 audit,
                 authorization,
+                bulk_export,
                 client,
                 communication,
                 endpoint,

@@ -162,7 +162,9 @@ def prefer(http: HttpRequest) -> Prefer:
         if name == "return" and value in _RETURNS:
             found = replace(found, returned=value)
         if name == "handling":
-            found = replace(found, strict=value == "strict")
+            found = replace(found, strict=value == "strict", lenient=value == "lenient")
+        if name == "respond-async":
+            found = replace(found, asynchronous=True)
     return found
 
 

@@ -1,0 +1,239 @@
+"""The job that does an export, part by part: it can be killed, moved to another worker or stopped at any moment.
+
+An export that is open stands in the database; a sweep has it worked on until it is done. Whoever works on it holds its
+lease, and asks before every part whether its client may still have it: a client that is disabled gets nothing more.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from fhirserver.auth.access import REGISTRY, Access, everything
+from fhirserver.auth.principal import Principal
+from fhirserver.bulk.asked import Asked, again
+from fhirserver.bulk.gather import Line, Scope, lines, wider
+from fhirserver.bulk.record import rewritten
+from fhirserver.fhir.json import encode
+from fhirserver.fhir.problem import Problem, problem
+from fhirserver.interactions.model import Server
+from fhirserver.interactions.write import instant_text
+from fhirserver.rules.authorization import authorization_id
+from fhirserver.rules.user import operator, roles
+from fhirserver.store.exports import Export, Exports, Part, deleted
+
+JOB = "export"
+LEASE_SECONDS = 60.0
+TURN_SECONDS = 20.0
+"""How long one job works before it lets others go first."""
+PART_BYTES, PART_LINES = 8 * 1024 * 1024, 50_000
+MOST_BYTES = 15 * 1024 * 1024
+"""Of a file, compressed: MongoDB's documents have at most 16 MB."""
+BUNDLE_ENTRIES = 1_000
+MOST_FAULTS = 5
+FETCHED_WITHIN = timedelta(hours=24)
+AT_MOST = timedelta(days=7)
+"""How long an export may take, and how long its files then wait to be fetched."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Filling:
+    """A file being filled: lines of one type."""
+
+    type: str
+    lines: list[bytes] = field(default_factory=list)
+    bytes: int = 0
+    referred: set[str] = field(default_factory=set)
+
+    def add(self, line: Line) -> None:
+        """Takes a line in."""
+        self.lines.append(line.text)
+        self.bytes += len(line.text) + 1
+        self.referred |= line.referred
+
+    @property
+    def full(self) -> bool:
+        return self.bytes >= PART_BYTES or len(self.lines) >= PART_LINES
+
+    def part(self) -> Part:
+        """The file. One resource too large for the database is an error in its place."""
+        data = _packed(self.lines)
+        if len(data) <= MOST_BYTES:
+            return Part("output", self.type, len(self.lines), data, sorted(self.referred))
+        text = f"A file of {self.type} is too large: fetch what is missing by a search. {len(self.lines)} are left out."
+        issue = {"severity": "error", "code": "too-long", "diagnostics": text}
+        return Part(
+            "error", "OperationOutcome", 1, _packed([encode({"resourceType": "OperationOutcome", "issue": [issue]})])
+        )
+
+
+def sweep(server: Server) -> None:
+    """Has open exports worked on; takes away those whose files have had their time."""
+    exports = Exports(server.store.database)
+    for export in exports.open():
+        server.enqueue(JOB, export.organization, export.id)
+    for export in exports.past(server.now()):
+        rewritten(server, export, {"status": "expired"}, ("completed",))
+        exports.drop(export.organization, export.id)
+
+
+def work(server: Server, organization: str, id: str) -> None:
+    """The job: goes on with an export where the last part ended, for a turn; then others first."""
+    exports, owner = Exports(server.store.database), server.new_id()
+    export = exports.get(organization, id)
+    if export is None or export.until is not None:
+        return
+    name = f"{JOB}/{export.name}"
+    if server.store.lease(name, owner, LEASE_SECONDS) is None:
+        return
+    try:
+        _turn(server, exports, export, lambda: server.store.renew(name, owner, LEASE_SECONDS))
+    except Problem as refusal:
+        if refusal.status >= 500:
+            raise
+        _failed(server, exports, export, str(refusal))
+    except Exception:
+        log.exception("an export stopped")
+        if exports.fault(export) >= MOST_FAULTS:
+            _failed(server, exports, export, "The server could not finish this export; ask its operator.")
+    finally:
+        server.store.release(name, owner)
+
+
+def _turn(server: Server, exports: Exports, export: Export, held: Any) -> None:
+    """Writes parts until the export or the turn ends."""
+    server.refresh()
+    scope, end = scope_of(export), time.monotonic() + TURN_SECONDS
+    rewritten(server, export, {"status": "in-progress"}, ("accepted",))
+    for parts, position in _pieces(server, export, scope):
+        access_of(server, export)  # raises where the caller may not have it any more
+        if not held() or not exports.advance(export, parts, position, server.now() + AT_MOST):
+            return
+        if position is not None and time.monotonic() > end:
+            server.enqueue(JOB, export.organization, export.id)
+            return
+    until = server.now() + FETCHED_WITHIN
+    if rewritten(server, export, _completed(server, export, until), ("accepted", "in-progress")):
+        exports.end(export, until)
+
+
+def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[list[Part], Any]]:
+    """Files with the position behind each: [step, id] while types are scanned, then None."""
+    access, steps = access_of(server, export), scope.steps
+    step, after = export.position or (0, "")
+    while step < len(steps):
+        type, _ = steps[step]
+        filling = Filling(type)
+        for line in lines(server, access, scope, step, after):
+            filling.add(line)
+            if filling.full:
+                yield [filling.part()], [step, line.id]
+                filling = Filling(type)
+        step, after = step + 1, ""
+        yield [filling.part()] if filling.lines else [], [step, ""]
+    yield [*_wider(server, access, scope, export), *_deleted(server, access, scope)], None
+
+
+def _wider(server: Server, access: Access, scope: Scope, export: Export) -> Iterator[Part]:
+    """The files of what is referred to outside the compartment: they are written together, at the end."""
+    referred = Exports(server.store.database).referred(export) if scope.wider else ()
+    open: dict[str, Filling] = {}
+    for line in wider(server, access, scope, referred):
+        filling = open.setdefault(line.type, Filling(line.type))
+        filling.add(line)
+        if filling.full:
+            yield open.pop(line.type).part()
+    for type in sorted(open):
+        yield open[type].part()
+
+
+def _deleted(server: Server, access: Access, scope: Scope) -> Iterator[Part]:
+    """The files of what was deleted since: for who may see all of a type, as a deletion has nothing to be judged by."""
+    since = scope.wanted.since
+    if since is None or scope.level != "system":
+        return
+    for type in scope.types:
+        if access.clauses(type, "s") != () or (scope.wanted.filters or {}).get(type):
+            continue
+        ids = deleted(server.store, access.organization, type, since, scope.time)
+        bundles = [ids[start : start + BUNDLE_ENTRIES] for start in range(0, len(ids), BUNDLE_ENTRIES)]
+        if bundles:
+            yield Part("deleted", "Bundle", len(bundles), _packed([encode(_deletions(type, some)) for some in bundles]))
+
+
+def _deletions(type: str, ids: list[str]) -> dict[str, Any]:
+    entries = [{"request": {"method": "DELETE", "url": f"{type}/{id}"}} for id in ids]
+    return {"resourceType": "Bundle", "type": "transaction", "entry": entries}
+
+
+def _packed(lines: list[bytes]) -> bytes:
+    return gzip.compress(b"\n".join((*lines, b"")), compresslevel=1, mtime=0)
+
+
+def _completed(server: Server, export: Export, until: Any) -> dict[str, Any]:
+    output = [{"kind": each["kind"], "type": each["type"], "count": each["count"]} for each in export.listed]
+    ended = {"completed": instant_text(server.now()), "expires": instant_text(until)}
+    return {"status": "completed", **ended, **({"output": output} if output else {})}
+
+
+def _failed(server: Server, exports: Exports, export: Export, reason: str) -> None:
+    until = server.now() + FETCHED_WITHIN
+    rewritten(server, export, {"status": "failed", "statusReason": reason}, ("accepted", "in-progress"))
+    exports.end(export, until)
+
+
+def asked_by(export: Export, principal: Principal) -> bool:
+    """Whether it was this caller who asked for the export."""
+    who = export.facts["who"]
+    return bool((who["kind"], who["id"], who["client"]) == (principal.kind, principal.id, principal.client))
+
+
+def may(server: Server, access: Access) -> list[Any]:
+    """What decides over what the caller may read, beside the token: where it changes, files may hold more than that."""
+    principal = access.principal
+    client = principal.id if principal.kind == "client" else principal.client
+    found = server.store.deciding("ClientApplication", client) if client else None
+    granted = (
+        server.store.deciding("ClientAuthorization", authorization_id(client, access.organization)) if client else None
+    )
+    scopes = [str(each.resource().get("scope", "")) if each else "" for each in (found, granted)]
+    return [
+        *scopes,
+        principal.roles.get(access.organization, ""),
+        server.definitions.generation if access.policies else 0,
+    ]
+
+
+def access_of(server: Server, export: Export) -> Access:
+    """What the caller may have now. Raises Problem: login, forbidden."""
+    facts: Mapping[str, Any] = export.facts
+    asks = facts["who"]
+    principal = Principal(**{**asks, "audience": tuple(asks["audience"])})
+    if principal.kind == "user":
+        found = server.store.read(everything(REGISTRY), "User", principal.id)
+        user = {} if found is None or found.deleted else found.resource()
+        if not user or user.get("active") is False:
+            raise problem("forbidden", "The user who asked for this export is not active any more.")
+        principal = replace(principal, roles=roles(user), operator=operator(user))
+    access = server.access(server, principal, export.organization)
+    return access.about(lambda: {**facts["told"], "time": instant_text(server.now())})
+
+
+def scope_of(export: Export) -> Scope:
+    """Of what the export is, out of the facts that were kept."""
+    facts = export.facts
+    wanted: Asked = again(facts["asked"])
+    return Scope(
+        facts["level"],
+        tuple(facts["types"]),
+        frozenset(facts["wider"]),
+        tuple(facts["patients"]),
+        facts["time"],
+        wanted,
+    )

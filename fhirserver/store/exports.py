@@ -1,0 +1,221 @@
+"""Exports under way and their files, beside the BulkExport resources that people see.
+
+Where an export is, and which files it has, stand in one document: `advance` writes the file of a part first and then
+moves the document on, so a process killed between the two leaves a file that the next one writes again under the same
+name. MongoDB takes away the files of an export some time after its end has passed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pymongo import IndexModel
+
+from fhirserver.store.database import Database, Document, translated
+from fhirserver.store.model import Stored
+from fhirserver.store.resources import Store, key, stored
+from fhirserver.store.search import SHOWN, Search
+
+EXPORTS, FILES = "exports", "exports.files"
+MOST = 1_000
+_INDEXES: Mapping[str, Sequence[IndexModel]] = {
+    EXPORTS: (IndexModel([("open", 1), ("o", 1), ("client", 1)], name="open", partialFilterExpression={"open": True}),),
+    FILES: (
+        IndexModel([("export", 1)], name="export"),
+        IndexModel([("until", 1)], name="until", expireAfterSeconds=60),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file: resources of one type as NDJSON, compressed with gzip. kind: output, deleted or error. referred: what
+    they refer to that is to be exported too (Type/id).
+    """
+
+    kind: str
+    type: str
+    count: int
+    data: bytes
+    referred: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Export:
+    """An export under way. facts: what was asked and by whom. position: where to go on. listed: of each file so far its
+    kind, type and count.
+    """
+
+    organization: str
+    id: str
+    client: str
+    facts: Mapping[str, Any]
+    position: Any = None
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    faults: int = 0
+    until: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Its key, and the name of the lease of whoever works on it."""
+        return key(self.organization, self.id)
+
+
+class Exports:
+    """The exports of an installation. Threads may share it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._ready: set[str] = set()
+        self._making = threading.Lock()
+
+    def begin(self, export: Export) -> None:
+        """Keeps a new export, which is open until it ends."""
+        document: Document = {
+            "_id": export.name,
+            "o": export.organization,
+            "i": export.id,
+            "client": export.client,
+            "facts": dict(export.facts),
+            "position": None,
+            "listed": [],
+            "faults": 0,
+            "open": True,
+        }
+        with translated():
+            self._collection(EXPORTS).insert_one(document)
+
+    def get(self, organization: str, id: str) -> Export | None:
+        """An export, open or ended; None where there is none any more."""
+        with translated():
+            return _export(self._collection(EXPORTS).find_one({"_id": key(organization, id)}))
+
+    def open(self) -> list[Export]:
+        """The exports that are not done, at most a thousand."""
+        with translated():
+            found = list(self._collection(EXPORTS).find({"open": True}).limit(MOST))
+        return [export for document in found if (export := _export(document))]
+
+    def open_of(self, organization: str, client: str) -> int:
+        """How many exports of a client (or person) in an organization are not done."""
+        wanted = {"open": True, "o": organization, "client": client}
+        with translated():
+            return int(self._collection(EXPORTS).count_documents(wanted, limit=MOST))
+
+    def past(self, now: datetime) -> list[Export]:
+        """Exports whose files have had their time, at most a thousand."""
+        with translated():
+            found = list(self._collection(EXPORTS).find({"until": {"$lt": now}}).limit(MOST))
+        return [export for document in found if (export := _export(document))]
+
+    def advance(self, export: Export, parts: Sequence[Part], position: Any, until: datetime) -> bool:
+        """Writes files and moves the export on behind them; whether it was still open."""
+        first = len(export.listed)
+        files = self._collection(FILES)
+        with translated():
+            for number, part in enumerate(parts, first):
+                document = {
+                    "export": export.name,
+                    "data": part.data,
+                    "type": part.type,
+                    "referred": list(part.referred),
+                    "until": until,
+                }
+                files.replace_one({"_id": f"{export.name}/{number}"}, document, upsert=True)
+            listed = [
+                *export.listed,
+                *({"kind": part.kind, "type": part.type, "count": part.count} for part in parts),
+            ]
+            changed = self._collection(EXPORTS).update_one(
+                {"_id": export.name, "open": True}, {"$set": {"position": position, "listed": listed, "faults": 0}}
+            )
+        export.listed, export.position = listed, position
+        return bool(changed.matched_count)
+
+    def fault(self, export: Export) -> int:
+        """Counts a fault since the last part was written; how many there are."""
+        with translated():
+            self._collection(EXPORTS).update_one({"_id": export.name}, {"$inc": {"faults": 1}})
+        return export.faults + 1
+
+    def end(self, export: Export, until: datetime) -> bool:
+        """The export is done: its files stay until then. Whether it was open."""
+        with translated():
+            self._collection(FILES).update_many({"export": export.name}, {"$set": {"until": until}})
+            changed = self._collection(EXPORTS).update_one(
+                {"_id": export.name, "open": True}, {"$set": {"until": until}, "$unset": {"open": ""}}
+            )
+        return bool(changed.matched_count)
+
+    def drop(self, organization: str, id: str) -> None:
+        """Takes away an export with its files."""
+        name = key(organization, id)
+        with translated():
+            self._collection(EXPORTS).delete_one({"_id": name})
+            self._collection(FILES).delete_many({"export": name})
+
+    def file(self, export: Export, number: int) -> tuple[str, bytes] | None:
+        """The type and the bytes of a file, None where it is not there any more."""
+        with translated():
+            found = self._collection(FILES).find_one({"_id": f"{export.name}/{number}"}, {"data": 1, "type": 1})
+        return (found["type"], bytes(found["data"])) if found else None
+
+    def referred(self, export: Export) -> set[str]:
+        """What the resources in its files refer to that is to be exported too."""
+        names = [f"{export.name}/{number}" for number in range(len(export.listed))]
+        with translated():
+            found = self._collection(FILES).find({"_id": {"$in": names}}, {"referred": 1})
+            return {text for document in found for text in document["referred"]}
+
+    def _collection(self, name: str) -> Any:
+        found = self._database.collection(name)
+        if name not in self._ready:
+            with self._making:
+                found.create_indexes(list(_INDEXES[name]))
+                self._ready.add(name)
+        return found
+
+
+def scan(store: Store, search: Search, after: str, values: Sequence[str] = ()) -> Iterator[tuple[Stored, Document]]:
+    """Every match in the order of ids, those behind the id `after`, each with its search values of some parameters. The
+    database hands them over in pieces of 16 MB, however many there are.
+    """
+    filter: Document = {"$and": [search.filter, {"_id": {"$gt": after}}]} if after else search.filter
+    shown = SHOWN | {f"s.{code}": 1 for code in values}
+    with translated(), store.database.collection(search.type).find(filter, shown) as cursor:
+        for document in cursor.sort("_id", 1).allow_disk_use(True):
+            yield stored(search.type, document), document.get("s") or {}
+
+
+def deleted(store: Store, organization: str, type: str, since: datetime, until: datetime) -> list[str]:
+    """The ids of the resources of a type that were deleted in that time."""
+    filter = {"o": organization, "t": {"$gt": since, "$lte": until}, "x": True}
+    with translated():
+        return [document["i"] for document in store.database.collection(type).find(filter, {"i": 1})]
+
+
+def as_of(store: Store, version: Stored, instant: datetime) -> Stored | None:
+    """The version that was current at an instant, of a resource that has changed since; None for one made since."""
+    filter = {"o": version.organization, "i": version.id, "t": {"$lte": instant}}
+    with translated():
+        found = store.database.history(version.type).find_one(filter, sort=[("v", -1)])
+    return stored(version.type, found) if found else None
+
+
+def _export(document: Document | None) -> Export | None:
+    if document is None:
+        return None
+    return Export(
+        document["o"],
+        document["i"],
+        document["client"],
+        document["facts"],
+        document["position"],
+        list(document["listed"]),
+        document["faults"],
+        document.get("until"),
+    )
