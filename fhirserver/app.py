@@ -90,6 +90,7 @@ OPERATIONS: tuple[OperationRow, ...] = (
     *pix.OPERATIONS,
     *MESSAGE_OPERATIONS,
 )
+    *BULK_OPERATIONS,
 SPOOL = "spool"
 """The folder, in the data folder, of audit records on their way to the database."""
 KEY_SET_SECONDS, MOST_KEY_SET = 5.0, 65_536

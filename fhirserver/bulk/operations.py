@@ -1,7 +1,7 @@
 """What may be asked of exports: $export on the system, on Patient and a Group; state, files and end of one.
 
-FHIR Bulk Data Access 2.0: export. The addresses of status and files are those of `web.bulk`; what they answer is decided
-here. A file is given to who asked for the export, as long as he may read what is in it.
+FHIR Bulk Data Access 2.0: export. The addresses of status and files are those of `web.bulk`; what they answer, here. A
+file is given to who asked for the export, as long as he may read what is in it.
 """
 
 from __future__ import annotations
