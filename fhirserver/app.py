@@ -56,6 +56,7 @@ from fhirserver.notices.telling import Teller
 from fhirserver.rules import RULES
 from fhirserver.rules.model import Context
 from fhirserver.settings import Settings, folder
+from fhirserver.store import formats
 from fhirserver.store.database import Database
 from fhirserver.store.ids import new_id
 from fhirserver.store.keyring import Keyring
@@ -128,6 +129,7 @@ def build(settings: Settings) -> Installation:
     """Everything a process needs. Reads the signing keys and the generation from the database."""
     vault = Vault(settings.master_key.reveal().encode(), os.urandom)
     database = Database(settings.mongo_url.reveal(), settings.mongo_database, query_limit_ms=settings.query_time_limit)
+    formats.require(database)
     store = Store(database)
     shipped = _shipped()
     queue = Queue(settings.redis_url.reveal()) if settings.redis_url else None
@@ -293,11 +295,6 @@ def mailer(installation: Installation) -> Mailer | None:
 def _waiting(installation: Installation) -> Waiting | None:
     kept = installation.tokens.kept
     return Waiting(kept) if kept and installation.settings.smtp_url else None
-
-
-def wsgi() -> WSGIApplication:
-    """The WSGI application of the settings in the environment: what each web worker runs."""
-    return create_app(build(Settings.from_env()))
 
 
 def _operation_key(row: OperationRow) -> str:

@@ -121,6 +121,23 @@ def check(data: Path | None) -> None:
     sys.exit(1 if wrong else 0)
 
 
+@commands.command(short_help="Say whether a process of this machine lives: for probes.")
+@click.argument("process", type=click.Choice(["web", "worker", "relay", "mllp"]))
+@click.option("--within", type=int, default=30, show_default=True, help="Seconds since it last said so.")
+@_data
+def alive(process: str, within: int, data: Path | None) -> None:
+    """Say whether a PROCESS of this data folder lives; exit 1 if none of its kind has said so lately.
+
+    It reads a file and asks no database, so it is right for the liveness probe of a container.
+    """
+    from fhirserver.meters import lives
+
+    settings = Settings.from_env(data=data)
+    if not lives(settings.data, process, within):
+        raise click.ClickException(f"no {process} has said within {within} seconds that it lives")
+    click.echo("ok")
+
+
 @commands.group()
 def organization() -> None:
     """Application providers and provider organizations."""

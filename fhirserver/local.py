@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fhirserver import app
+from fhirserver import __version__, app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
 from fhirserver.exchange.accesses import require_organization
@@ -36,6 +36,7 @@ from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import check_new_password, user_id
 from fhirserver.settings import Settings
 from fhirserver.store.database import Database
+from fhirserver.store import formats
 from fhirserver.store.load import Loaded, Loading
 from fhirserver.store.load import load as load_files
 from fhirserver.store.model import REGISTRY
@@ -48,9 +49,15 @@ FIRST_OPERATOR = "operator@localhost"
 
 def first_credentials(settings: Settings) -> str:
     """Lays the ground in a fresh database and answers what the operator needs to begin, the password on the first
-    start only.
+    start only. Takes data of an older version to the format of this one. Raises Problem(not-supported) for data of a
+    newer one.
     """
     with app.opened(settings) as installation:
+    database = Database(settings.mongo_url.reveal(), settings.mongo_database)
+    try:
+        formats.settle(database, __version__)
+    finally:
+        database.close()
         shipped.lay_out(installation.server, installation.intake().maps.source)
         return _first_operator(installation.server)
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from fhirserver import app
+from fhirserver import app, metrics
 from fhirserver.auditing.recording import record, ship
 from fhirserver.bulk import work as bulk
 from fhirserver.exchange import errands, profiles
@@ -45,6 +45,7 @@ RETIRE_SECONDS = 3600.0
 def worker(settings: Settings) -> None:
     """Runs jobs from the queue: maps messages, delivers notifications."""
     installation = app.build(settings)
+    counts = metrics.counting(installation, "worker")
     intake = installation.intake()
     deliverer = Deliverer(
         installation.server,
@@ -72,11 +73,13 @@ def worker(settings: Settings) -> None:
         run_worker(settings.redis_url.reveal(), functions, _until_signalled())
     finally:
         deliverer.close()
+        counts.close()
 
 
 def relay(settings: Settings) -> None:
     """Turns pending events into deliveries and jobs, and enqueues again what the queue has lost."""
     installation = app.build(settings)
+    counts = metrics.counting(installation, "relay")
     intake = installation.intake()
     assert installation.queue, "the relay needs a queue"
     profiles.lay_out(installation.server)
@@ -96,7 +99,7 @@ def relay(settings: Settings) -> None:
         teller.tell(pending, session)
         errands.note(installation.server, pending, session)
 
-    Relay(
+    relaying = Relay(
         installation.server,
         app.catalogue(),
         put,
@@ -109,11 +112,13 @@ def relay(settings: Settings) -> None:
             lambda: mailer.sweep(put) if mailer else None,
             lambda: ring.tend(settings.key_rotation_days),
         ),
-            lambda: bulk.sweep(installation.server),
-    ).run(stop)
+    )
+    with metrics.served(installation):
+        relaying.run(stop)
     for thread in beside:
         thread.join()
 
+    counts.close()
 
 def _ship(installation: app.Installation, stop: threading.Event) -> None:
     """Ships the audit spool of this machine; what is there when the process ends is shipped by the next."""
@@ -162,7 +167,9 @@ async def _listen(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     _more_files()
-    intake = app.build(settings).intake()
+    installation = app.build(settings)
+    counts = metrics.counting(installation, "mllp")
+    intake = installation.intake()
     receiver = Receiver(intake)
     certificate = _certificate(settings)
     beside = [asyncio.create_task(receiver.run())]
@@ -190,6 +197,7 @@ async def _listen(settings: Settings) -> None:
             task.cancel()
         receiver.close()
 
+        counts.close()
 
 def _certificate(settings: Settings) -> mllp.Certificate | None:
     if not settings.mllp_certificate:

@@ -14,7 +14,7 @@ from granian import Granian
 from granian.constants import Interfaces
 from granian.log import LogLevels
 
-from fhirserver import app, lifeline
+from fhirserver import app, lifeline, metrics
 from fhirserver.settings import Settings
 from fhirserver.web.bodies import Bodies
 from fhirserver.web.proxies import Proxies
@@ -45,7 +45,10 @@ def web(settings: Settings, target: str = "fhirserver.serve:worker") -> None:
 def worker() -> Any:
     """What granian calls in each worker: the WSGI application."""
     tied()
-    return bounded(app.wsgi(), Settings.from_env())
+    settings = Settings.from_env()
+    installation = app.build(settings)
+    metrics.counting(installation, "web")
+    return bounded(app.create_app(installation), settings)
 
 
 def tied() -> None:

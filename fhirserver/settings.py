@@ -242,6 +242,18 @@ class Settings:
     cors_origins: tuple[str, ...] = _setting(
         ("*",), _words, "Origins whose browser applications may call, separated by commas. `*`: every origin."
     )
+    metrics_host: str = _setting("127.0.0.1", _text, "Address on which metrics are told.")
+    metrics_port: int = _setting(
+        0, _whole(0, 65535), "Port on which the relay's process tells metrics to Prometheus. 0: on none."
+    )
+    metrics_token: Secret = _setting(
+        Secret(),
+        Secret,
+        "The bearer token without which nobody is told metrics. Empty: everybody who reaches the port is.",
+    )
+    metrics_organizations: str = _setting(
+        "no", _one_of("no", "yes"), "Whether metrics tell apart, by their ids, organizations for which something waits."
+    )
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "The least level that is logged.")
     log_format: str = _setting(
         "json", _one_of("json", "text"), "How log lines on standard error look: a JSON object each, or text for people."

@@ -26,6 +26,7 @@ class Running:
     env: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=embedded.free_port)
     mllp_port: int = field(default_factory=embedded.free_port)
+    metrics_port: int = field(default_factory=embedded.free_port)
 
     @property
     def base_url(self) -> str:
@@ -43,6 +44,7 @@ class Running:
             "FHIRSERVER_MLLP_PORT": str(self.mllp_port),
             "FHIRSERVER_MONGO_CACHE_GB": "0.25",
             "FHIRSERVER_QUEUE_WORKERS": "1",
+            "FHIRSERVER_METRICS_PORT": str(self.metrics_port),
             "FHIRSERVER_WEBHOOK_ALLOW": "127.0.0.0/8",
         }
         return bare_environ() | given | self.env

@@ -206,6 +206,8 @@ class Intake:
         resource = message.resource
         self.server.record(
             "message",
+        taken = resource["status"] if answer != "duplicate" else "sent again"
+        self.server.meter.count("messages_taken", taken, resource.get("acknowledgmentCode") or "none")
             message.organization,
             who={"kind": "sender", "name": _sender(resource)},
             address=resource.get("peer", ""),
@@ -256,7 +258,10 @@ class Intake:
         if is_batch(raw):
             return self._batch(raw, self.take_all(batched(raw), address, organization))
         try:
-            return self.take_all([raw], address, organization)[0].acknowledgment
+            taken = self.take_all([raw], address, organization)[0].acknowledgment
+            self.server.meter.time(time.perf_counter() - begun, "acknowledgment_seconds", "http")
+            return taken
+        begun = time.perf_counter()
         except Problem as fault:
             log.warning("a message could not be stored: %s", fault.issues[0].code)
             return self.unavailable(raw)
@@ -346,6 +351,12 @@ class Receiver:
         try:
             message = self._intake.ready(raw, peer)
             if message is None:
+        begun = time.perf_counter()
+        reply = await self._received(raw, peer)
+        self._intake.server.meter.time(time.perf_counter() - begun, "acknowledgment_seconds", "mllp")
+        return reply
+
+    async def _received(self, raw: bytes, peer: Peer) -> Reply:
                 message = await loop.run_in_executor(self._door, self._intake.prepare, raw, peer)
             self._waiting.put_nowait((message, done))
             stored = await done

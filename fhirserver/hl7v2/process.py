@@ -196,7 +196,9 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
     result = to_bundle(effective.maps, message, _context(server, organization, effective, current))
     unmapped = codes.noted(server, organization, current, sender, result.unmapped)
     if any(each.needed or each.table in effective.required for each in result.unmapped):
-        rewrite(server, current, codes.held(current.resource(), unmapped))
+        waits = codes.held(current.resource(), unmapped)
+        rewrite(server, current, waits)
+        server.meter.count("messages_processed", str(waits["status"]))
         return current
     elements, deletes = result.elements, result.deletes
     if current.version > 1:  # it is not the first time that it is looked at: others may have come first
@@ -215,7 +217,9 @@ def _apply(intake: Intake, organization: str, current: Stored, message: Message,
     def finish(done: Sequence[Done]) -> Resource:
         return _finished(server, current.resource(), result, done, effective.maps.name, unmapped)
 
-    return accept(server, organization, content, current, finish, {"message": current.id})
+    stored = accept(server, organization, content, current, finish, {"message": current.id})
+    server.meter.count("messages_processed", _status_of(result))
+    return stored
 
 
 def _later(intake: Intake, organization: str, current: Stored) -> Iterator[Result]:
@@ -257,10 +261,9 @@ def _finished(
     patient = next((each for each in done if each.type == "Patient"), None)
     if patient:
         finished["patient"] = {**finished.get("patient", {}), "reference": f"Patient/{patient.id}"}
-    looks_good = not result.warnings and not result.unmapped
     return finished | _without_empty(
         {
-            "status": "processed" if looks_good else "warning",
+            "status": _status_of(result),
             "attempts": resource.get("attempts", 0) + 1,
             "processed": server.now().isoformat(timespec="milliseconds"),
             "mapping": mapping,
@@ -269,6 +272,10 @@ def _finished(
             "unmapped": list(unmapped),
         }
     )
+
+
+def _status_of(result: Result) -> str:
+    return "warning" if result.warnings or result.unmapped else "processed"
 
 
 def _fail(server: Server, current: Stored, resource: Resource, fault: Problem) -> None:
@@ -283,6 +290,7 @@ def _fail(server: Server, current: Stored, resource: Resource, fault: Problem) -
         "issue": [issue_element(issue) for issue in fault.issues[:20]],
     }
     rewrite(server, current, failed)
+    server.meter.count("messages_processed", status)
 
 
 def _message(resource: Mapping[str, Any], sender: Sender | None) -> Message:

@@ -16,6 +16,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem
+from fhirserver.meters import Meter
 from fhirserver.rules.model import Context, Rule
 from fhirserver.store.database import Session
 from fhirserver.store.model import Change
@@ -185,6 +186,8 @@ class Server:
     cursor_key: bytes
     mails: bool = False
     """Whether there is a mail server."""
+    meter: Meter = field(default_factory=Meter)
+    """What this process counts and times, for metrics."""
     page_size: int = 50
     page_size_limit: int = 1000
     total_bound: int = 10_000

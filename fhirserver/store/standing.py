@@ -5,12 +5,15 @@ outbox, when was the last seal made. Every look is bounded.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from fhirserver.store.database import SEALED, Database, translated
+from fhirserver.store.model import REGISTRY
+from fhirserver.store.resources import Store
 
-MOST_COUNTED = 10_000
+MOST_COUNTED, MOST_OPEN = 10_000, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +93,22 @@ def kept(database: Database, collection: str) -> int:
     """How many documents one of the server's own collections has, bounded."""
     with translated():
         return database.collection(collection).count_documents({}, limit=MOST_COUNTED)
+
+
+def open_work(store: Store, type: str, statuses: Sequence[str]) -> Iterator[tuple[str, str, Waiting]]:
+    """Of each organization, the registry too, for which resources of a type have one of these statuses: its key, the
+    status, how many (at most MOST_OPEN are counted) and since when the one has it that was written the longest ago.
+    """
+    database = store.database
+    store.indexes.ensure(type, [("s.status",)])
+    with translated():
+        kept = database.current("Organization").find({"o": REGISTRY, "x": None}, {"i": 1}).limit(MOST_COUNTED)
+        for organization in (REGISTRY, *(each["i"] for each in kept)):
+            wanted = {"o": organization, "x": None, "s.status": {"$in": list(statuses)}}
+            if database.current(type).find_one(wanted, {"_id": 1}) is None:
+                continue
+            for status in statuses:
+                found = database.current(type).find(wanted | {"s.status": status}, {"t": 1}).limit(MOST_OPEN)
+                times = [each["t"] for each in found]
+                if times:
+                    yield organization, status, Waiting(len(times), min(times))

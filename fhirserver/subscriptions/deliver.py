@@ -280,7 +280,9 @@ class Deliverer:
             changes += self._gave_up(organization, given_up)
         self._commit(changes)
         for one in sent:
+            self._server.meter.count("delivery_attempts", one.resource["status"])
             if one.answer:
+                self._server.meter.time(one.answer.milliseconds / 1000, "delivery_seconds")
                 self._audit(organization, one.resource, one.answer)
 
     def _audit(self, organization: str, resource: Resource, answer: Answer) -> None:

@@ -40,17 +40,32 @@ def application(
     for blueprint in (fhir.blueprint(), *blueprints):
         made.register_blueprint(blueprint)
     made.add_url_rule("/healthz", "healthz", lambda: _health(server))
+    made.add_url_rule("/livez", "livez", lambda: _alive(server))
     made.add_url_rule("/", "root", lambda: redirect("/console"))
     made.register_error_handler(HTTPException, _refuse)
     cors = _Cors(frozenset(cors_origins))
     made.after_request(lambda response: cors.add(http, response))
+    made.after_request(lambda response: _counted(server, response))
     made.wsgi_app = Lane(made.wsgi_app, fhir, cors.add)  # type: ignore[method-assign]  # Flask's way to wrap an application
     return made
+
+
+def _counted(server: Server, response: Response) -> Response:
+    """FHIR counts its own requests, and most of them do not come this way."""
+    area = http.blueprint or http.endpoint or "none"
+    if area != "fhir":
+        server.meter.count("http_requests", area, str(response.status_code))
+    return response
 
 
 def _health(server: Server) -> Response:
     """200 when the database answers, else the Problem's 503."""
     server.store.ping()
+    return Response(encode({"status": "ok", "version": server.software}), mimetype="application/json")
+
+
+def _alive(server: Server) -> Response:
+    """200 whatever the database does: who is restarted because of the database comes back to no other one."""
     return Response(encode({"status": "ok", "version": server.software}), mimetype="application/json")
 
 

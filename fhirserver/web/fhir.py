@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,6 +33,14 @@ REGISTRY_PATH = "/1/health/fhir/4"
 ORGANIZATION_PATH = "/1/health/organizations/<organization>/fhir/4"
 
 
+@dataclass(slots=True)
+class Asked:
+    """What a request turned out to ask for, for metrics."""
+
+    interaction: str = "none"
+    type: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Fhir:
     """The FHIR endpoints over a server. `authenticate` answers the Principal of a request, or raises
@@ -57,15 +66,22 @@ class Fhir:
 
     def answer(self, http: HttpRequest, organization: str, path: str) -> Answer:
         """Answers one HTTP request to a FHIR base: `path` is what follows the base's."""
-        new_id = self.server.new_id()
-        return through(http, new_id, lambda id: self._answer(http, organization, path, id))
+        begun, asked = time.perf_counter(), Asked()
+        answer = through(http, self.server.new_id(), lambda id: self._answer(http, organization, path, id, asked))
+        meter, base = self.server.meter, "registry" if organization == "registry" else "organization"
+        # A type that there is not would be what a caller made up.
+        type = asked.type if asked.type in self.server.definitions.resource_types else ""
+        meter.count("requests", base, asked.interaction, type, str(answer.status))
+        meter.time(time.perf_counter() - begun, "request_seconds", asked.interaction)
+        return answer
 
-    def _answer(self, http: HttpRequest, organization: str, path: str, id: str) -> Answer:
+    def _answer(self, http: HttpRequest, organization: str, path: str, id: str, asked: Asked) -> Answer:
         if http.method == "OPTIONS":
             return Answer(None, 204, [("Allow", ", ".join(METHODS))])
         query = query_pairs(http)
         method = "GET" if http.method == "HEAD" else http.method
         row, values = locate(method, path)
+        asked.interaction, asked.type = row.code, values.get("type") or ""
         raw = binary.wanted(http, row.code, values.get("type"), query)
         if not raw:
             negotiate(http, query)
