@@ -50,6 +50,9 @@ UNSUPPORTED: Mapping[str, str] = {"MSH-9.1": "200", "MSH-9": "200", "MSH-9.2": "
 SEVERITY: Mapping[str, str] = {"fatal": "E", "error": "E", "warning": "W", "information": "I"}
 ACCEPT: Mapping[str, str] = {"AA": "CA", "AE": "CE", "AR": "CR"}
 
+MOST_ECHOED = 1_000
+"""Characters of a field of the sender's that are given back: no standard has as many."""
+
 _LOCATION = re.compile(r"([A-Z][A-Z0-9]{2})(?:\[(\d+)\])?(?:-(\d+)(?:\[(\d+)\])?(?:\.(\d+))?(?:\.(\d+))?)?$")
 
 
@@ -140,13 +143,18 @@ def _readable(received: Message | bytes) -> Message:
 
 def _msh(message: Message, now: datetime, control_id: str) -> str:
     header = message.segments[0]
-    version = message["MSH-12.1"]
     time = now.strftime("%Y%m%d%H%M%S%z" if _at_least(message, "2.3") else "%Y%m%d%H%M%S")
     event = message.component.join(_type(message)) if message.component else "ACK"
-    fields = ["MSH", header.raw(2) or "^~\\&", header.raw(5), header.raw(6), header.raw(3), header.raw(4), time, ""]
-    fields += [event, control_id, header.raw(11) or "P", header.raw(12) or version or "2.5"]
-    fields += ["", "", "", "", "", header.raw(18)]
+    said = {number: _echoed(header, number) for number in (3, 4, 5, 6, 11, 12, 18)}
+    fields = ["MSH", header.raw(2)[:8] or "^~\\&", said[5], said[6], said[3], said[4], time, ""]
+    fields += [event, control_id, said[11] or "P", said[12] or "2.5"]
+    fields += ["", "", "", "", "", said[18]]
     return message.field.join(fields).rstrip(message.field)
+
+
+def _echoed(header: Segment, number: int) -> str:
+    """A field of the sender's header as it wrote it, without lines that are no segments."""
+    return header.raw(number).partition("\n")[0][:MOST_ECHOED]
 
 
 def _type(message: Message) -> list[str]:
@@ -162,7 +170,13 @@ def _type(message: Message) -> list[str]:
 
 
 def _msa(message: Message, code: str, text: str) -> str:
-    fields = ["MSA", code, message.control_id, message.escapes.encode(text[:80]), _expected(message, code)]
+    fields = [
+        "MSA",
+        code,
+        _echoed(message.segments[0], 10),
+        message.escapes.encode(text[:80]),
+        _expected(message, code),
+    ]
     return message.field.join(fields).rstrip(message.field)
 
 

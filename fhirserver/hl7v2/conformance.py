@@ -21,7 +21,10 @@ from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.message import Message
 
 MOST_BYTES = 256 * 1024
+MOST_SEGMENTS = 1_000
 MOST_ISSUES = 200
+# hl7apy seeks the offset of a time in time that grows with the square of a run of digits; no type has so long a one.
+_DIGITS = re.compile(r"(\d{100})\d+")
 _PLACE = re.compile(r"\b([A-Z][A-Z0-9]{2})_(\d+)(?:\.[A-Z]{2,3}_(\d+))?\b")
 
 
@@ -33,8 +36,9 @@ def report(raw: bytes, maps: Maps) -> list[Issue]:
         return list(unreadable.issues)
     issues = [Issue("informational", text, (), "warning") for text in message.warnings]
     issues += _by_maps(message, maps)
-    if len(raw) > MOST_BYTES:
-        text = f"The message is longer than {MOST_BYTES} bytes; it was not compared with the standard's tables."
+    if len(raw) > MOST_BYTES or len(message.segments) > MOST_SEGMENTS:
+        bound = f"{MOST_BYTES} bytes or {MOST_SEGMENTS} segments"
+        text = f"The message has more than {bound}; it was not compared with the standard's tables."
         return [*issues, Issue("too-long", text, (), "warning")]
     return [*issues, *_by_standard(message, maps)][:MOST_ISSUES]
 
@@ -68,7 +72,7 @@ def _by_standard(message: Message, maps: Maps) -> list[Issue]:
 
 def _normal(message: Message, structure: str) -> str:
     """The message as hl7apy can read it: plain line ends, four delimiters, a structure, a version it knows."""
-    lines = [segment.text.replace("\n", " ") for segment in message]
+    lines = [_DIGITS.sub(r"\1", segment.text.replace("\n", " ")) for segment in message]
     fields = lines[0].split(message.field)
     fields += [""] * (12 - len(fields))
     fields[1] = fields[1][:4]

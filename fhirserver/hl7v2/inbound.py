@@ -186,7 +186,7 @@ def _refusal(message: Message, found: Sender | None, maps: Maps) -> Problem | No
     """The reason not to take a message on, seen from its envelope."""
     if found is None:
         return problem("security", "This sender is not known here.", "MSH-3")
-    for check in (_missing, _unsupported, _incomplete):
+    for check in (_missing, _overlong, _unsupported, _incomplete):
         issues = check(message, maps)
         if issues:
             return Problem(tuple(issues))
@@ -199,6 +199,13 @@ def _missing(message: Message, maps: Maps) -> list[Issue]:
     if message.code == "ACK":
         return []
     return [Issue("required", f"{path} is empty: it must give {wanted[path]}.", (path,)) for path in absent]
+
+
+def _overlong(message: Message, maps: Maps) -> list[Issue]:
+    if len(message.control_id) <= ack.MOST_ECHOED:
+        return []
+    text = f"MSH-10 has more than {ack.MOST_ECHOED} characters: no acknowledgment can give it back."
+    return [Issue("too-long", text, ("MSH-10",))]
 
 
 def _unsupported(message: Message, maps: Maps) -> list[Issue]:

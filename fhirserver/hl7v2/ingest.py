@@ -62,6 +62,8 @@ WAKE_SECONDS = 0.02
 """Between two times that jobs are put: each costs a message's worth of work, many together hardly more."""
 SETTLING = 8
 """Threads that wait for what becomes of messages whose sender is to hear it."""
+MOST_KEPT = 15 * 1024 * 1024
+"""Bytes of a message, about, that a document of the database holds."""
 BATCH_MESSAGES = 500
 BATCH_BYTES = 16 * 1024 * 1024
 
@@ -204,10 +206,10 @@ class Intake:
     def _record(self, message: Inbound, answer: str) -> None:
         """One audit record per message, there before the message is acknowledged."""
         resource = message.resource
-        self.server.record(
-            "message",
         taken = resource["status"] if answer != "duplicate" else "sent again"
         self.server.meter.count("messages_taken", taken, resource.get("acknowledgmentCode") or "none")
+        self.server.record(
+            "message",
             message.organization,
             who={"kind": "sender", "name": _sender(resource)},
             address=resource.get("peer", ""),
@@ -257,14 +259,13 @@ class Intake:
         """
         if is_batch(raw):
             return self._batch(raw, self.take_all(batched(raw), address, organization))
+        begun = time.perf_counter()
         try:
             taken = self.take_all([raw], address, organization)[0].acknowledgment
             self.server.meter.time(time.perf_counter() - begun, "acknowledgment_seconds", "http")
             return taken
-        begun = time.perf_counter()
         except Problem as fault:
-            log.warning("a message could not be stored: %s", fault.issues[0].code)
-            return self.unavailable(raw)
+            return self.unstored(raw, fault)
 
     def take_all(self, messages: Sequence[bytes], address: str, organization: str) -> list[Inbound]:
         """Takes messages for an organization, in order and under few commits; answers them with the acknowledgments
@@ -300,6 +301,12 @@ class Intake:
         except Problem as fault:
             log.warning("what became of a message is not known: %s", fault.issues[0].code)
             return self.unavailable(base64.b64decode(message.resource["content"]["data"]))
+
+    def unstored(self, raw: bytes, fault: Problem) -> bytes:
+        """The answer to a message that is not kept: the store is away, or no document of it can hold so much."""
+        code = fault.issues[0].code
+        log.warning("a message could not be stored: %s", code)
+        return self.too_long(raw, MOST_KEPT) if code == "too-long" else self.unavailable(raw)
 
     def unavailable(self, raw: bytes) -> bytes:
         """The answer while the store is away."""
@@ -344,6 +351,12 @@ class Receiver:
 
     async def receive(self, raw: bytes, peer: Peer) -> Reply:
         """The acknowledgment of a message, when it is stored; AR when it cannot be. None: the sender wants none."""
+        begun = time.perf_counter()
+        reply = await self._received(raw, peer)
+        self._intake.server.meter.time(time.perf_counter() - begun, "acknowledgment_seconds", "mllp")
+        return reply
+
+    async def _received(self, raw: bytes, peer: Peer) -> Reply:
         loop = asyncio.get_running_loop()
         if is_batch(raw):
             return Reply(await loop.run_in_executor(self._settling, self._intake.take_batch, raw, peer))
@@ -351,12 +364,6 @@ class Receiver:
         try:
             message = self._intake.ready(raw, peer)
             if message is None:
-        begun = time.perf_counter()
-        reply = await self._received(raw, peer)
-        self._intake.server.meter.time(time.perf_counter() - begun, "acknowledgment_seconds", "mllp")
-        return reply
-
-    async def _received(self, raw: bytes, peer: Peer) -> Reply:
                 message = await loop.run_in_executor(self._door, self._intake.prepare, raw, peer)
             self._waiting.put_nowait((message, done))
             stored = await done
@@ -365,7 +372,7 @@ class Receiver:
             answer = loop.run_in_executor(self._settling, self._intake.settled, stored)
             return Reply(await answer) if stored.settles == INSTEAD else Reply(stored.acknowledgment, answer)
         except Problem as fault:
-            log.warning("a message could not be stored: %s", fault.issues[0].code)
+            return Reply(self._intake.unstored(raw, fault))
         except Exception:
             log.exception("a message could not be taken in")
         return Reply(self._intake.unavailable(raw))

@@ -17,6 +17,9 @@ from fhirserver.hl7v2.escape import CONTROLS, Escapes
 NULL = '""'
 MAX_BYTES = 64 * 1024 * 1024
 MAX_SEGMENTS = 20_000
+MAX_REPETITIONS = 10_000
+"""Repetitions in one segment; and ten times as many in a message. Each may become an element with parts of its own."""
+MOST_WARNINGS = 100
 VERSIONS = ("2.1", "2.2", "2.3", "2.3.1", "2.4", "2.5", "2.5.1", "2.6", "2.7", "2.7.1", "2.8", "2.8.1", "2.8.2", "2.9")
 
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9]{2}$")
@@ -129,26 +132,36 @@ class Message:
         if CONTROLS.search(text):
             text = CONTROLS.sub(" ", text)
             self.warnings.append("control characters were taken out, which no text may have")
-        lines = text.replace("\r\n", "\r").replace("\n", "\r").split("\r")
-        if len(lines) > MAX_SEGMENTS:
-            raise problem("too-long", f"The message has more than {MAX_SEGMENTS} lines.")
-        for line in lines:
-            name = line[:3]
-            if line[3:4] in (self.field, "") and _SEGMENT.match(name):
-                self._add(name.upper(), line)
+        text = text.replace("\r\n", "\r").replace("\n", "\r")
+        self._bound(text)
+        lines: list[str] = []
+        for line in text.split("\r"):
+            if line[3:4] in (self.field, "") and _SEGMENT.match(line[:3]):
+                self._add(lines)
+                lines = [line]
             elif line.strip():
-                self._continue(line)
+                lines.append(line)
+        self._add(lines)
 
-    def _add(self, name: str, line: str) -> None:
-        segment = Segment(self, name, line, len(self.segments) + 1)
+    def _bound(self, text: str) -> None:
+        if text.count("\r") >= MAX_SEGMENTS:
+            raise problem("too-long", f"The message has more than {MAX_SEGMENTS} lines.")
+        if self.repetition and text.count(self.repetition) > 10 * MAX_REPETITIONS:
+            raise problem("too-long", f"The message has more than {10 * MAX_REPETITIONS} repetitions.")
+
+    def _add(self, lines: list[str]) -> None:
+        """A segment. A line that is none is text broken by the sender: it belongs to the segment before it."""
+        if not lines:
+            return
+        name, number = lines[0][:3].upper(), len(self.segments) + 1
+        segment = Segment(self, name, "\n".join(lines), number)
+        if self.repetition and segment.text.count(self.repetition) > MAX_REPETITIONS:
+            text = f"{name} (segment {number}) has more than {MAX_REPETITIONS} repetitions."
+            raise problem("too-long", text, name)
         self.segments.append(segment)
         self._by_name.setdefault(name, []).append(segment)
-
-    def _continue(self, line: str) -> None:
-        """A line that is no segment is text broken by the sender: it belongs to the segment before it."""
-        last = self.segments[-1]
-        last.text += "\n" + line
-        self.warnings.append(f"a line that is no segment was appended to {last.name} (segment {last.number})")
+        text = f"a line that is no segment was appended to {name} (segment {number})"
+        self.warnings += [text] * min(len(lines) - 1, MOST_WARNINGS - len(self.warnings))
 
     def all(self, name: str) -> list[Segment]:
         """Every segment of that name, in order."""
@@ -229,7 +242,8 @@ def _delimiters(body: bytes) -> str:
         raise problem("structure", "The message does not begin with an MSH segment.", "MSH")
     end = next((i for i, byte in enumerate(body[:12]) if i > 3 and byte in (body[3], 13, 10)), min(len(body), 9))
     characters = body[3:end].decode("latin-1")
-    if len(characters) < 3 or not characters.isascii() or any(c.isalnum() or c.isspace() for c in characters):
+    drawn = characters.isascii() and characters.isprintable() and not any(c.isalnum() or c == " " for c in characters)
+    if len(characters) < 3 or not drawn:
         raise problem("structure", "MSH-1 and MSH-2 do not give the delimiters.", "MSH-2")
     return "".join(dict.fromkeys(characters))
 

@@ -52,6 +52,14 @@ def test_text_in_an_error_cannot_break_the_segment() -> None:
     assert found["ERR-8"] == "a|b^c&d~e\\f\nPID|x"
 
 
+def test_what_is_given_back_is_bounded_and_cannot_break_the_segment() -> None:
+    raw = f"MSH|^~\\&|{'A' * 5000}|F|||2026||ADT^A01|C-1\rPIDX|no segment\rEVN|A01".encode()
+    answer = acknowledge(raw, "AA", now=NOW, control_id="A")
+    assert len(answer) < 1200
+    assert b"\n" not in answer
+    assert Message.parse(answer)["MSA-2"] == "C-1"
+
+
 def test_the_answer_speaks_the_delimiters_and_characters_of_the_message() -> None:
     raw = "MSH*@!\\%*APP*Ångström***20260914**ADT@A01*1*P*2.5******8859/1\rPID*1".encode("latin-1")
     answer = acknowledge(raw, "AA", now=NOW, control_id="A")

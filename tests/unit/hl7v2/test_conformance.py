@@ -34,3 +34,13 @@ def test_bytes_that_are_no_message_are_told_and_nothing_raises() -> None:
     assert report(b"hello", maps()) == [Issue("structure", "The message does not begin with an MSH segment.", ("MSH",))]
     for path in sorted(CASES.glob("*.hl7"))[::6]:
         assert isinstance(report(path.read_bytes(), maps()), list)
+
+
+def test_a_number_without_end_does_not_take_without_end() -> None:
+    """In hl7apy the time grows with the square of the digits: of so many it would be minutes."""
+    raw = REFERENCE.replace(b"PID|1|", b"PID|1" + b"1" * 150_000 + b"|") + b"NTE|1||" + b"7" * 50_000 + b"\r"
+    assert ("error", "value", "PID-8") in of(raw)
+
+
+def test_a_message_of_many_segments_is_not_compared_with_the_tables() -> None:
+    assert ("warning", "too-long", "") in of(REFERENCE + b"NTE|1\r" * 1_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fhirserver.fhir.problem import Problem
-from fhirserver.hl7v2.message import MAX_SEGMENTS, Message, nearest_version
+from fhirserver.hl7v2.message import MAX_REPETITIONS, MAX_SEGMENTS, MOST_WARNINGS, Message, nearest_version
 
 HEAD = "MSH|^~\\&|APP|FAC|||20260914||ADT^A01^ADT_A01|1|P|2.5"
 
@@ -54,7 +54,19 @@ def test_a_delimiter_given_twice_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"   ", b"PID|1", b"hello", b"MSH", b"MSH|", b"MSH\r\r\r", b"MSHABCDEFGH", b"\x00" * 100]
+    "raw",
+    [
+        b"",
+        b"   ",
+        b"PID|1",
+        b"hello",
+        b"MSH",
+        b"MSH|",
+        b"MSH\r\r\r",
+        b"MSHABCDEFGH",
+        b"\x00" * 100,
+        b"MSH\x00^~\\&\x00A\rPID",
+    ],
 )
 def test_bytes_without_a_header_are_refused(raw: bytes) -> None:
     with pytest.raises(Problem) as caught:
@@ -71,6 +83,21 @@ def test_too_many_segments_are_refused() -> None:
     with pytest.raises(Problem) as caught:
         Message.parse(HEAD.encode() + b"\rA" * (MAX_SEGMENTS + 1))
     assert caught.value.issues[0].code == "too-long"
+
+
+@pytest.mark.parametrize("fields", [["~" * (MAX_REPETITIONS + 1)], ["~" * 9_000] * 12])
+def test_more_repetitions_than_anybody_means_are_refused(fields: list[str]) -> None:
+    """Each may become an element: a frame of 4 MB holds two millions."""
+    with pytest.raises(Problem, match="repetitions") as caught:
+        message(*(f"PID|1||{field}" for field in fields))
+    assert caught.value.issues[0].code == "too-long"
+    assert len(message(f"PID|1||{'1~' * MAX_REPETITIONS}").segments[1].repetitions(3)) == MAX_REPETITIONS + 1
+
+
+def test_thousands_of_broken_lines_are_one_segment_and_few_warnings() -> None:
+    found = message("OBX|1|TX|||" + "a" * 100_000, *["x y"] * 15_000)
+    assert found.segments[1].raw(5) == "a" * 100_000 + "\nx y" * 15_000
+    assert len(found.warnings) == MOST_WARNINGS
 
 
 def test_a_line_that_is_no_segment_goes_on_with_the_one_before_and_is_told() -> None:
