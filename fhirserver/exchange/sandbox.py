@@ -13,13 +13,11 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import SYSTEM, Principal
 from fhirserver.auth.sandbox import TAG, TAG_SYSTEM, sandbox_of
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import put, stamped
+from fhirserver.interactions.write import next_instant, put, version_of
 from fhirserver.rules import authorization
 from fhirserver.rules.model import CANONICAL, REGISTRY, Prepared, target
 from fhirserver.rules.organization import kind_concept
@@ -73,21 +71,10 @@ def refill(server: Server, client: Resource) -> None:
 
 def _fill(server: Server, organization: str) -> None:
     """Stores the data, a type at a time; what is there already stays as it is. Nobody is notified of it."""
-    now, base = server.now(), server.base(organization)
-    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    now = next_instant(server, None)
     by_type: dict[str, list[Change]] = {}
-    for given in server.sandbox():
-        resource = stamped(given, given["id"], 1, now)
-        change = Change(
-            organization=organization,
-            type=resource["resourceType"],
-            id=resource["id"],
-            version=1,
-            instant=now,
-            method="PUT",
-            text=encode(resource).decode(),
-            entry=entry_of(server, resource, base),
-        )
+    for resource in server.sandbox():
+        change = version_of(server, organization, resource, None, now)
         by_type.setdefault(change.type, []).append(change)
     for changes in by_type.values():
         server.store.insert_messages(changes)

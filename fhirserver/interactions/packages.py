@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem
 from fhirserver.fhir.validation import validate
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import DEFINING, next_instant, pending_event, refuse_errors, stamped
+from fhirserver.interactions.write import DEFINING, next_instant, pending_event, refuse_errors, stamped, version_of
 from fhirserver.search.parse import parse
 from fhirserver.store.model import REGISTRY, Change
 from fhirserver.store.search import compile_search, find
@@ -78,19 +76,9 @@ def _change(server: Server, request: Request, resource: Resource, id: str) -> Ch
     rule = server.rules.get(type)
     if rule:
         resource = rule.create(server.context(server, request.principal, REGISTRY), {**resource, "id": id}).resource
-    resource = stamped(resource, id, 1, instant)
-    refuse_errors(validate(server.definitions, resource))
-    return Change(
-        organization=REGISTRY,
-        type=type,
-        id=id,
-        version=1,
-        instant=instant,
-        method="POST",
-        text=encode(resource).decode(),
-        entry=entry_of(server, resource, request.base),
-        event=pending_event(server, request, type, id, 1, instant, "create"),
-    )
+    refuse_errors(validate(server.definitions, stamped(resource, id, 1, instant)))
+    event = pending_event(server, request, type, id, 1, instant, "create")
+    return version_of(server, REGISTRY, {**resource, "id": id}, None, instant, event=event)
 
 
 def _id(resource: Resource) -> str:

@@ -197,10 +197,11 @@ def version_of(
     previous: Stored | None,
     instant: datetime,
     *,
+    event: Mapping[str, Any] | None = None,
     private: Mapping[str, Any] | None = None,
     keep_previous: bool = True,
 ) -> Change:
-    """The next version, with no event, of a resource that the server itself has made: nothing is asked of it."""
+    """The next version of a resource that the server itself has made: nothing is asked of it."""
     version = previous.version + 1 if previous else 1
     complete = stamped(resource, resource["id"], version, instant)
     return Change(
@@ -212,6 +213,7 @@ def version_of(
         method="PUT" if previous else "POST",
         text=encode(complete).decode(),
         entry=entry_of(server, complete, server.base(organization)),
+        event=event,
         private=private or {},
         previous=previous,
         keep_previous=keep_previous,

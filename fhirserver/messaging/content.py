@@ -18,9 +18,8 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions import locks
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Server, Unit
-from fhirserver.interactions.write import next_instant, put, stamped
+from fhirserver.interactions.write import next_instant, put, version_of
 from fhirserver.messaging import merge, moving
 from fhirserver.messaging.merge import Rest
 from fhirserver.messaging.updating import merged
@@ -393,13 +392,11 @@ def _finished(
     done it stays `received`, so that its lane waits for it.
     """
     instant = next_instant(server, inbound)
-    version = inbound.version + 1
     private = {name: value for name, value in inbound.private.items() if name != REST}
     if rests:
         kept = {"event": content.event, "names": list(content.names), "policy": content.policy}
         private[REST] = {**kept, "status": resource["status"], "merges": [rest.kept() for rest in rests]}
         resource = {**resource, "status": "received"}
-    resource = stamped(resource, inbound.id, version, instant)
     changed = [each for each in done if each.action != "unchanged"]
     private[HAPPENED] = _happened(private.get(HAPPENED, {}), changed, content)
     event = {
@@ -414,19 +411,8 @@ def _finished(
         "message": f"InboundMessage/{inbound.id}",
         "request": dict(request.facts),
     }
-    return Change(
-        organization=inbound.organization,
-        type=inbound.type,
-        id=inbound.id,
-        version=version,
-        instant=instant,
-        method="PUT",
-        text=encode(resource).decode(),
-        entry=entry_of(server, resource, request.base),
-        event=event,
-        private=private,
-        previous=inbound,
-        keep_previous=False,
+    return version_of(
+        server, inbound.organization, resource, inbound, instant, event=event, private=private, keep_previous=False
     )
 
 

@@ -15,14 +15,12 @@ from typing import Any
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import instant_text, next_instant, stamped
+from fhirserver.interactions.write import instant_text, next_instant, version_of
 from fhirserver.messaging import moving
 from fhirserver.search.query import References, compartment
-from fhirserver.store.model import Change, Stored
+from fhirserver.store.model import Stored
 from fhirserver.store.search import compile_search, find
 
 REPOINT, KEEP = "re-point", "keep"
@@ -270,23 +268,10 @@ def _write(
 ) -> Moved:
     """The next version, with nothing but references changed: it is not validated again, for faults that it had."""
     assert request.unit
-    instant = next_instant(server, version)
-    resource = stamped(resource, version.id, version.version + 1, instant)
-    request.unit.add(
-        Change(
-            organization=version.organization,
-            type=version.type,
-            id=version.id,
-            version=version.version + 1,
-            instant=instant,
-            method="PUT",
-            text=encode(resource).decode(),
-            entry=entry_of(server, resource, request.base),
-            private=version.private if private is None else private,
-            previous=version,
-        )
-    )
-    return Moved(version.type, version.id, version.version + 1)
+    instant, kept = next_instant(server, version), version.private if private is None else private
+    change = version_of(server, version.organization, resource, version, instant, private=kept)
+    request.unit.add(change)
+    return Moved(change.type, change.id, change.version)
 
 
 def _record(
@@ -294,20 +279,17 @@ def _record(
 ) -> None:
     """The Provenance of a step; that of a merge holds, privately, what undoing it needs."""
     assert request.unit
-    instant, id = next_instant(server, None), server.new_id()
+    instant = next_instant(server, None)
     targets = [rest.survivor, rest.prior, *(f"{m.type}/{m.id}/_history/{m.version}" for m in moved)]
     source = [{"role": "source", "what": {"reference": rest.source}}] if rest.source else []
     resource: Resource = {
         "resourceType": "Provenance",
+        "id": server.new_id(),
         "target": [{"reference": each} for each in targets],
         "recorded": instant_text(instant),
         "activity": {"coding": [{"system": LIFECYCLE, "code": ACTIVITIES.get(rest.kind, rest.kind)}]},
         "agent": [{"who": {"display": f"fhirserver {server.software}"}}],
         "entity": [{"role": ROLES.get(rest.kind, "removal"), "what": {"reference": rest.prior}}, *source],
     }
-    resource = stamped(resource, id, 1, instant)
     kept = {"merge": {"prior": rest.prior, "survivor": rest.survivor, **private}} if private is not None else {}
-    text, entry = encode(resource).decode(), entry_of(server, resource, request.base)
-    request.unit.add(
-        Change(request.organization, "Provenance", id, 1, instant, "POST", text, entry=entry, private=kept)
-    )
+    request.unit.add(version_of(server, request.organization, resource, None, instant, private=kept))

@@ -20,11 +20,10 @@ from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.fhir.validation import validate
 from fhirserver.interactions.capabilities import served_types
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
-from fhirserver.interactions.write import SILENT, instant_text, next_instant, pending_event, refuse_errors, stamped
+from fhirserver.interactions.write import SILENT, instant_text, next_instant, pending_event, refuse_errors, version_of
 from fhirserver.messaging.content import ENVELOPE, Content, Done, accept, resolved
-from fhirserver.store.model import Change, Stored
+from fhirserver.store.model import Stored
 
 TYPE = "InboundMessage"
 CONTENT_TYPE = "application/fhir+json"
@@ -95,6 +94,7 @@ def _taken(server: Server, request: Request, bundle: Resource, header: Resource)
     lane = hashlib.sha256(f"fhir\0{header['source']['endpoint']}".encode()).hexdigest()[:24]
     resource = {
         "resourceType": TYPE,
+        "id": id,
         "status": "failed",
         "reason": "internal",
         "sendingApplication": (header["source"].get("name") or header["source"]["endpoint"])[:200],
@@ -114,10 +114,7 @@ def _taken(server: Server, request: Request, bundle: Resource, header: Resource)
         "attempts": 0,
         "issue": [UNFINISHED],
     }
-    resource = stamped(resource, id, 1, instant)
-    entry = entry_of(server, resource, request.base)
-    text = encode(resource).decode()
-    server.store.insert_messages([Change(request.organization, TYPE, id, 1, instant, "POST", text, entry)])
+    server.store.insert_messages([version_of(server, request.organization, resource, None, instant)])
     return _stored(server, request, id)
 
 
