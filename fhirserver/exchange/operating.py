@@ -1,4 +1,5 @@
-"""What operators ask of the installation itself: $health, $queues, $settings, $signing-keys and their rotation.
+"""What operators ask of the installation itself: $health, $queues, $settings, $signing-keys and their rotation,
+$load-package.
 
 System-level operations of the registry, for platform operators alone. They tell counts, times and names of
 organizations, never anything of a patient, and no secret.
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fhirserver.auth.access import Access, everything
+from fhirserver.exchange.installing import load_package
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
@@ -59,6 +61,7 @@ def operations(instruments: Instruments) -> tuple[OperationRow, ...]:
         _row("settings", lambda server, request: _settings(instruments)),
         _row("signing-keys", lambda server, request: _keys(instruments.keyring().held(), server.now())),
         _row("rotate-signing-key", lambda server, request: _rotate(server, request, instruments), affects_state=True),
+        _row("load-package", load_package, affects_state=True),
     )
 
 

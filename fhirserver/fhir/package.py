@@ -20,18 +20,21 @@ MOST_BYTES = 64 * 1024 * 1024
 MOST_TOTAL = 2 * 1024 * 1024 * 1024
 
 
-def files(archive: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+def files(archive: IO[bytes], most_total: int = 0) -> Iterator[tuple[str, bytes]]:
     """Name (without folder) and bytes of the JSON files directly in `package`, in their order.
 
-    Raises Problem: invalid for what is no gzipped tar, too-long beyond the bounds above.
+    Raises Problem: invalid for what is no gzipped tar, too-long beyond the bounds above, and beyond `most_total` bytes of all
+    files where it is given.
     """
     total = 0
     try:
         with tarfile.open(fileobj=archive, mode="r|gz") as opened:
             for number, member in enumerate(opened):
                 total += member.size
-                if number > MOST_FILES or total > MOST_TOTAL:
-                    raise problem("too-long", "The package is larger than any known one, and was not read further.")
+                if number > MOST_FILES or total > (most_total or MOST_TOTAL):
+                    raise problem(
+                        "too-long", "The package is larger than any that is taken here, and was not read further."
+                    )
                 folder, _, name = member.name.rpartition("/")
                 if folder.removeprefix("./") != "package" or not name.endswith(".json") or not member.isfile():
                     continue
@@ -44,12 +47,14 @@ def files(archive: IO[bytes]) -> Iterator[tuple[str, bytes]]:
         raise problem("invalid", "This is not a FHIR package: a gzipped tar with a folder `package`.") from None
 
 
-def resources(archive: IO[bytes], read: Callable[[bytes], Any] = decode) -> Iterator[tuple[str, Resource]]:
+def resources(
+    archive: IO[bytes], read: Callable[[bytes], Any] = decode, most_total: int = 0
+) -> Iterator[tuple[str, Resource]]:
     """File name and resource of every file in a package that is one (package.json and indexes are not).
 
     Raises Problem as `files` does, and structure for a file that is not JSON.
     """
-    for name, data in files(archive):
+    for name, data in files(archive, most_total):
         value = read(data)
         if isinstance(value, dict) and isinstance(value.get("resourceType"), str) and not name.startswith("."):
             yield name, value

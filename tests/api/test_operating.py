@@ -1,18 +1,25 @@
-"""What operators ask of the installation: $health, $queues, $settings, $signing-keys, $redeliver; $why of a User."""
+"""What operators ask of the installation: $health, $queues, $settings, $signing-keys, $redeliver, $load-package; $why
+of a User.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import tarfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from fhirserver.auth.principal import Principal
+from fhirserver.exchange import installing
 from fhirserver.rules.user import user_id
 from tests.api.client import Api
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
 
-NAMES = ("health", "queues", "settings", "signing-keys", "rotate-signing-key", "redeliver")
+NAMES = ("health", "queues", "settings", "signing-keys", "rotate-signing-key", "redeliver", "load-package")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +120,61 @@ def test_why_of_a_user_says_what_the_role_permits(exchange: Exchange) -> None:
     assert parts(there, "permitted") == parts(registry, "permitted") == [False]
     assert "has no role in organization" in str(there)
     assert why("", exchange.people["acme"]).status_code in (403, 404)
+
+
+def packed(*resources: dict[str, Any]) -> str:
+    """A package with these resources, as base64."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for number, resource in enumerate(resources):
+            data = json.dumps(resource).encode()
+            member = tarfile.TarInfo(f"package/{number}.json")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return base64.b64encode(made.getvalue()).decode()
+
+
+def loading(content: Any) -> dict[str, Any]:
+    return {"resourceType": "Parameters", "parameter": [{"name": "content", "valueBase64Binary": content}]}
+
+
+def test_a_package_is_loaded_once_and_what_is_invalid_is_named(exchange: Exchange) -> None:
+    url = "https://ward.example/fhir/CodeSystem/beds"
+    system = {"resourceType": "CodeSystem", "url": url, "version": "1", "status": "active", "content": "complete"}
+    wrong = {"resourceType": "ValueSet", "url": f"{url}-wrong", "status": "whatever"}
+    content = packed({"name": "ward.beds"}, system, wrong, {"resourceType": "Patient"})
+    first = exchange.call("POST", f"{REGISTRY}/$load-package", operator(exchange), loading(content))
+    again = exchange.call("POST", f"{REGISTRY}/$load-package", operator(exchange), loading(content))
+
+    def counts(answer: Any) -> tuple[int, ...]:
+        return tuple(parts(answer.json, name)[0] for name in ("stored", "there", "others", "refused"))
+
+    assert first.status_code == 200, first.text
+    assert (counts(first), counts(again)) == ((1, 0, 1, 1), (0, 1, 1, 1))
+    assert parts(first.json, "reason")[0].startswith("2.json: ")  # type: ignore[arg-type]
+    found = exchange.call("GET", f"{REGISTRY}/CodeSystem?url={url}", operator(exchange)).json
+    assert found["entry"][0]["resource"]["version"] == "1"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("", "Give the package"), ("no base64 at all!", "base64"), ("aGVsbG8=", "not a FHIR package"), (7, "base64")],
+)
+def test_what_is_no_package_is_refused(exchange: Exchange, content: Any, text: str) -> None:
+    answer = exchange.call("POST", f"{REGISTRY}/$load-package", operator(exchange), loading(content))
+
+    assert answer.status_code in (400, 422)
+    assert text in answer.text
+
+
+def test_a_package_that_unpacks_to_more_than_is_taken_is_refused(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installing, "MOST_UNPACKED", 10)
+    content = packed({"resourceType": "CodeSystem", "url": "https://ward.example/fhir/CodeSystem/large"})
+    answer = exchange.call("POST", f"{REGISTRY}/$load-package", operator(exchange), loading(content))
+
+    assert "larger than any" in answer.text
 
 
 def operator(exchange: Exchange) -> str:

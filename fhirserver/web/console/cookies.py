@@ -1,5 +1,5 @@
-"""The console's cookies beside the sign-in session's: one that binds the sign-in form to the browser, and one that
-carries a message to the page after a redirect.
+"""The console's cookies beside the sign-in session's: one that binds the sign-in form to the browser, one that
+carries a message to the page after a redirect, and how this browser wants pages: colours and time zone.
 """
 
 from __future__ import annotations
@@ -7,16 +7,23 @@ from __future__ import annotations
 import hmac
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import UTC, timedelta, tzinfo
+from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from flask import Response as HttpResponse
 
 from fhirserver.web.sessions import set_cookie
 
 FORM, SAID = "fhirserver_console_form", "fhirserver_console_said"
+THEME, ZONE = "fhirserver_console_theme", "fhirserver_console_zone"
+"""ZONE is written by console.js: a browser tells its time zone to nobody else."""
+THEMES = ("light", "dark")
 PATH = "/console"
 FORM_LIFETIME = timedelta(hours=1)
 SAID_LIFETIME = timedelta(minutes=2)
+THEME_LIFETIME = timedelta(days=365)
 MOST_SAID = 600
 """Characters of a message that is carried over a redirect."""
 
@@ -48,3 +55,28 @@ def said(cookie: str, value: str) -> tuple[str, str] | None:
 
 def _mac(cookie: str, told: str) -> str:
     return hmac.digest(f"said {cookie}".encode(), told.encode(), "sha256").hex()
+
+
+def choose_theme(answer: HttpResponse, theme: str, secure: bool) -> None:
+    """Keeps the colours that somebody chose; anything but light or dark is those of the system."""
+    lifetime = THEME_LIFETIME if theme in THEMES else timedelta(0)
+    set_cookie(answer, THEME, theme if theme in THEMES else "", lifetime, path=PATH, secure=secure)
+
+
+def theme(cookies: Mapping[str, str]) -> str:
+    """The colours that were chosen, "" for those of the system."""
+    found = cookies.get(THEME, "")
+    return found if found in THEMES else ""
+
+
+def zone(cookies: Mapping[str, str]) -> tzinfo:
+    """The time zone that the browser has told, UTC where it has not."""
+    return _zone(cookies.get(ZONE, "")[:64].replace("%2F", "/"))
+
+
+@lru_cache(maxsize=1_000)
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name) if name and name[0].isalpha() else UTC
+    except (ValueError, OSError, KeyError):
+        return UTC

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from typing import Any
 
 from flask import Response as HttpResponse
@@ -90,6 +91,16 @@ class Here:
         """Every field of the form with each of its values."""
         return list(http.form.items(multi=True))
 
+    def form_file(self, name: str) -> bytes:
+        """The bytes of a file that was sent with the form, empty where none was chosen."""
+        sent = http.files.get(name)
+        return sent.read() if sent else b""
+
+    @property
+    def most_megabytes(self) -> int:
+        """How much a form may bring."""
+        return max(1, (http.max_content_length or 0) >> 20)
+
     @property
     def asked(self) -> Mapping[str, str]:
         """The query of the address."""
@@ -115,6 +126,21 @@ class Here:
     def secure(self) -> bool:
         """Whether the installation is reached by https."""
         return self.tokens.issuer.startswith("https")
+
+    @property
+    def theme(self) -> str:
+        """The colours that this browser's user chose: light or dark, "" for those of the system."""
+        return cookies.theme(http.cookies)
+
+    @property
+    def zone(self) -> tzinfo:
+        """The viewer's time zone, as far as a page has told it."""
+        return cookies.zone(http.cookies)
+
+    @property
+    def back(self) -> str:
+        """The address of this page, to come back to; "" where it is the answer to a form."""
+        return http.full_path.rstrip("?") if http.method == "GET" else ""
 
     @property
     def csrf(self) -> str:
@@ -195,7 +221,7 @@ class Here:
         beside it. `find` is the search parameter of the search box, as in `name:contains`; none: no box.
         """
         text, chosen, cursor = asked_of(self.asked, find, filters)
-        pairs = (*query, ("_count", str(size)), *search_of(text, chosen, cursor, find, filters))
+        pairs = (*query, ("_count", str(size)), *search_of(text, chosen, cursor, find, filters, self.zone))
         bundle = self.search(type, *pairs, base=base)
         return listing_of(bundle, http.path, find=text, chosen=chosen, searchable=bool(find), filters=filters)
 

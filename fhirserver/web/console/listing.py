@@ -6,11 +6,14 @@ The screen's own address says everything: `q` for the search box, a name for eac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fhirserver.fhir import Resource
+from fhirserver.web.console.days import first_instant, last_instant
 
 SIZE = 20
 MOST_FOUND = 200
@@ -40,8 +43,11 @@ class Filter:
         value = value.strip()[:MOST_FOUND]
         return value if self.typed or value in self.codes else ""
 
-    def sought(self, value: str) -> str:
-        """The value of the search parameter."""
+    def sought(self, value: str, zone: tzinfo = UTC) -> str:
+        """The value of the search parameter. A day begins and ends where the viewer lives."""
+        if self.typed == "date":
+            with suppress(ValueError, OverflowError):  # what is no day stays as it is, and the search says so
+                return self.prefix + (last_instant if self.prefix == "le" else first_instant)(value, zone)
         return self.prefix + (_literal(value) if self.typed == "text" else value)
 
 
@@ -91,10 +97,10 @@ def asked_of(args: Mapping[str, str], find: str, filters: Sequence[Filter]) -> t
 
 
 def search_of(
-    text: str, chosen: Mapping[str, str], cursor: str, find: str, filters: Sequence[Filter]
+    text: str, chosen: Mapping[str, str], cursor: str, find: str, filters: Sequence[Filter], zone: tzinfo = UTC
 ) -> list[tuple[str, str]]:
-    """The search parameters of what was asked."""
-    pairs = [(each.parameter, each.sought(chosen[each.name])) for each in filters if each.name in chosen]
+    """The search parameters of what was asked, by somebody in this time zone."""
+    pairs = [(each.parameter, each.sought(chosen[each.name], zone)) for each in filters if each.name in chosen]
     if text:
         pairs.append((find, _literal(text)))
     if cursor:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from flask import Response as HttpResponse
+from flask import has_request_context
+from flask import request as http
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from jinja2.utils import missing
 
 from fhirserver.fhir.json import encode, pretty
+from fhirserver.web.console import cookies
 from fhirserver.web.console.texts import Catalogue
 
 HERE = Path(__file__).parent
@@ -109,12 +112,15 @@ class Pages:
 
 
 def instant(text: str) -> str:
-    """An instant of FHIR as a page shows it where no script turns it into the viewer's zone."""
+    """An instant of FHIR in the viewer's zone, in UTC where the browser has not told it; scripts write it as the
+    viewer's language does.
+    """
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         return text
-    return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if found.tzinfo else text
+    zone = cookies.zone(http.cookies) if has_request_context() else UTC
+    return found.astimezone(zone).strftime("%Y-%m-%d %H:%M %Z") if found.tzinfo else text
 
 
 def _files() -> list[Path]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 from flask import Response as HttpResponse
@@ -16,6 +16,7 @@ from fhirserver.fhir import Resource
 from fhirserver.web.console.application.answers import id_of, names_of, parameters, permissions, values
 from fhirserver.web.console.application.clients import named
 from fhirserver.web.console.application.scopes import served
+from fhirserver.web.console.days import noon
 from fhirserver.web.console.here import Here
 
 LOOKED = 500
@@ -46,7 +47,7 @@ def activity(here: Here) -> HttpResponse:
     records = [call(entry["resource"], entry.get("fullUrl", "")) for entry in entries]
     calls = [each for each in records if each["interaction"] != "notification"]
     refused = [each for each in calls if each["refused"]]
-    times, series = _by_day(calls, here.server.now())
+    times, series = _by_day(calls, here.server.now(), here.zone)
     return here.page(
         "application/activity.html",
         client=found,
@@ -99,11 +100,16 @@ def _about(event: Resource) -> tuple[str, str]:
     return (named[-1].partition("/")[0], named[-1]) if named else ("", "")
 
 
-def _by_day(calls: Sequence[Mapping[str, Any]], now: datetime) -> tuple[list[str], tuple[list[int], list[int]]]:
-    """The last days, and how many calls were answered and refused on each."""
-    days = [(now - timedelta(days=back)).date().isoformat() for back in reversed(range(DAYS))]
-    counted = Counter((each["recorded"][:10], each["refused"]) for each in calls)
-    return [f"{day}T12:00:00Z" for day in days], (
+def _by_day(
+    calls: Sequence[Mapping[str, Any]], now: datetime, zone: tzinfo
+) -> tuple[list[str], tuple[list[int], list[int]]]:
+    """The last days where the viewer lives, and how many calls were answered and refused on each."""
+    today = now.astimezone(zone).date()
+    days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
+    counted = Counter(
+        (datetime.fromisoformat(each["recorded"]).astimezone(zone).date(), each["refused"]) for each in calls
+    )
+    return [noon(day, zone) for day in days], (
         [counted[day, False] for day in days],
         [counted[day, True] for day in days],
     )

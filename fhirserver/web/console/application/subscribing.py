@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from flask import Response as HttpResponse
@@ -17,6 +18,7 @@ from fhirserver.rules.subscription import CLIENT, SIGNING_SECRET
 from fhirserver.web.console.application.answers import parameters, values
 from fhirserver.web.console.application.clients import named
 from fhirserver.web.console.application.subscriptions import FHIRPATH, places
+from fhirserver.web.console.days import last_instant
 from fhirserver.web.console.here import Here
 
 WAYS = ("topic", "search", "fhirpath")
@@ -74,6 +76,9 @@ def _draft(here: Here, client: Resource, by: str) -> Resource:
         raise problem("required", here.t("application.subscribe.missing"), "criteria")
     if by == "fhirpath" and not text["condition"]:
         raise problem("required", here.t("application.subscribe.missing_condition"), "condition")
+    if text["end"]:
+        with suppress(ValueError, OverflowError):  # what is no day is said by the server
+            text["end"] = last_instant(text["end"], here.zone)
     named_ = {"type": "ClientApplication", "identifier": {"system": CLIENT_SYSTEM, "value": client["id"]}}
     extension = [{"url": CLIENT, "valueReference": named_}]
     extension += [{"url": FHIRPATH, "valueString": text["condition"]}] if by == "fhirpath" else []

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from flask import Response as HttpResponse
@@ -18,6 +18,7 @@ from fhirserver.rules.model import CANONICAL
 from fhirserver.rules.subscription import decision, owner
 from fhirserver.web.console.application.answers import id_of, parameters, values
 from fhirserver.web.console.application.clients import named
+from fhirserver.web.console.days import noon
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import Filter
 
@@ -112,7 +113,7 @@ def subscription(here: Here, **told: Any) -> HttpResponse:
         "NotificationDelivery", whose, ("_sort", "-queued"), ("_count", str(LOOKED)), ("_elements", "status,occurred"),
         base=at,
     )  # fmt: skip
-    times, counted = chart(latest)
+    times, counted = chart(latest, here.zone)
     client = owner(found)
     return here.page(
         "application/subscription.html",
@@ -143,22 +144,30 @@ def condition(subscription: Resource) -> str:
     return str(found[0]) if found else ""
 
 
-def chart(deliveries: Sequence[Resource]) -> tuple[list[str], dict[str, list[int]]]:
-    """The deliveries over time, by the hour where they lie within a day and by the day otherwise: instants, and the
-    numbers of each of SERIES.
+def chart(deliveries: Sequence[Resource], zone: tzinfo = UTC) -> tuple[list[str], dict[str, list[int]]]:
+    """The deliveries over time, by the hour where they lie within a day and by the viewer's day otherwise: instants,
+    and the numbers of each of SERIES.
     """
-    instants = [datetime.fromisoformat(each["occurred"]) for each in deliveries]
+    instants = [datetime.fromisoformat(each["occurred"]).astimezone(zone) for each in deliveries]
     if not instants:
         return [], {name: [] for name, _, _ in SERIES}
     hourly = (max(instants) - min(instants)).total_seconds() <= 86_400
-    cut, rest, bar = (13, ":30:00Z", timedelta(hours=1)) if hourly else (10, "T12:00:00Z", timedelta(days=1))
-    counted = Counter((each["occurred"][:cut], each["status"]) for each in deliveries)
+    bar = timedelta(hours=1) if hourly else timedelta(days=1)
+
+    def cut(instant: datetime) -> str:
+        return (
+            instant.astimezone(UTC).isoformat()[:13] + ":30:00Z"
+            if hourly
+            else noon(instant.astimezone(zone).date(), zone)
+        )
+
+    counted = Counter((cut(instant), each["status"]) for instant, each in zip(instants, deliveries, strict=True))
     back = min(max(LEAST_BARS, (max(instants) - min(instants)) // bar + 2), MOST_BARS)
-    bars = [(max(instants) - step * bar).isoformat()[:cut] for step in reversed(range(back))]
+    bars = [cut(max(instants) - step * bar) for step in reversed(range(back))]
     numbers = {
         name: [sum(counted[start, status] for status in statuses) for start in bars] for name, _, statuses in SERIES
     }
-    return [start + rest for start in bars], numbers
+    return bars, numbers
 
 
 def act(here: Here) -> HttpResponse:

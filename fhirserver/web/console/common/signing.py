@@ -9,6 +9,7 @@ from flask import request as http
 
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.user import user_id
+from fhirserver.web.console.cookies import choose_theme
 from fhirserver.web.console.here import Here
 
 
@@ -52,6 +53,13 @@ def sign_out(here: Here) -> HttpResponse:
     )
     answer = here.go(here.url("common.sign-in"))
     here.sessions.remember(answer, "")
+    return answer
+
+
+def theme(here: Here) -> HttpResponse:
+    """Keeps the colours that were chosen, and comes back to the page."""
+    answer = here.go(_local(here.form.get("back", "")) or here.url("common.gate"))
+    choose_theme(answer, here.form.get("theme", ""), here.secure)
     return answer
 
 

@@ -33,7 +33,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("operator.decision",         "/policies/decision",         decision,         "operator", parent="operator.policies"),
     Screen("operator.queues",           "/queues",                    queues,           "operator", BOTH, nav=True, parent="operator.home"),
     Screen("operator.health",           "/health",                    health,           "operator", nav=True, parent="operator.home"),
-    Screen("operator.packages",         "/packages",                  packages,         "operator", nav=True, parent="operator.home"),
+    Screen("operator.packages",         "/packages",                  packages,         "operator", BOTH, nav=True, parent="operator.home"),
     Screen("operator.definitions",      "/search-parameters",         definitions,      "operator", nav=True, parent="operator.home"),
     Screen("operator.definition",       "/search-parameters/<id>",    definition,       "operator", parent="operator.definitions"),
     Screen("operator.settings",         "/settings",                  settings,         "operator", nav=True, parent="operator.home"),

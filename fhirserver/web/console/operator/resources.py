@@ -18,7 +18,7 @@ from fhirserver.fhir.problem import problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import SIZE, Listing, listing_of
-from fhirserver.web.console.operator.shown import brief, columns, difference, lines
+from fhirserver.web.console.operator.shown import brief, columns, difference, label, lines
 
 MOST_QUERY = 2_000
 VERSIONS = 50
@@ -78,6 +78,7 @@ def list_(here: Here) -> HttpResponse:
         base=base,
         to=to,
         brief=brief,
+        label=label,
         dashed=lambda names: [f"-{name}" for name in names],
         found=found,
         notes=notes,

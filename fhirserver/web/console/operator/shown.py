@@ -15,18 +15,26 @@ COLUMNS = 4
 AROUND = 3
 """Lines that stay the same and are shown on either side of those that differ."""
 _NOT_COLUMNS = ("resourceType", "id", "meta", "implicitRules", "language", "text", "contained", "extension")
+_CALLED = ("name", "title", "clientName", "email")
+"""The elements that say what a resource is called."""
 _NAMING = ("text", "display", "reference", "value", "code", "title", "name", "family", "url", "start", "contentString")
 """The parts of a composite element that may stand for it, the best first."""
 
 
 def columns(definitions: Definitions, type: str, resources: Sequence[Resource]) -> list[str]:
-    """The elements to show: those of the type's summary that these resources have, in the type's order; where the type
-    has no summary, any.
+    """The elements to show beside what `label` says: those of the type's summary that these resources have, in the
+    type's order; where the type has no summary, any.
     """
     defined = definitions.types[type].properties
     there = [name for name in defined if name not in _NOT_COLUMNS and any(name in each for each in resources)]
-    summary = [name for name in there if defined[name].summary]
-    return (summary or there)[:COLUMNS]
+    summary = [name for name in there if defined[name].summary] or there
+    called = next((name for name in _CALLED if name in summary), "")
+    return [name for name in summary if name != called][:COLUMNS]
+
+
+def label(resource: Resource) -> str:
+    """What people call a resource, "" where it has no name."""
+    return next((text for name in _CALLED if (text := brief(resource.get(name)))), "")
 
 
 def brief(value: Any) -> str:

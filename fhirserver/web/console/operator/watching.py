@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from flask import Response as HttpResponse
 
 from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import problem
 from fhirserver.rules.model import reference
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import Filter
 
+DEFINED = ("StructureDefinition", "SearchParameter", "ValueSet", "CodeSystem", "ConceptMap")
+"""What packages bring, as far as it is counted."""
 FIGURES = ("seconds", "milliseconds", "megabytes", "kilobytes", "number")
 
 
@@ -77,15 +81,22 @@ def definition(here: Here) -> HttpResponse:
 
 
 def packages(here: Here) -> HttpResponse:
-    """Implementation guides and profiles that were loaded."""
-    found = here.list(
-        "ImplementationGuide", ("_sort", "name"), find="name:contains",
-    )  # fmt: skip
-    counts = [
-        (type, here.count(type))
-        for type in ("StructureDefinition", "SearchParameter", "ValueSet", "CodeSystem", "ConceptMap")
-    ]
-    return here.page("operator/packages.html", found=found, counts=counts)
+    """Implementation guides and profiles that were loaded. Sent as a form: a package to load."""
+    done: dict[str, Any] = {}
+    reasons: list[str] = []
+    if here.posted:
+        with here.trying():
+            content = here.form_file("package")
+            if not content:
+                raise problem("required", here.t("operator.packages.none"), "content")
+            told = here.operate(None, None, "load-package", content=base64.b64encode(content).decode())
+            done = values(told)
+            reasons = [part["valueString"] for part in told["parameter"] if part["name"] == "reason"]
+    found = here.list("ImplementationGuide", ("_sort", "name"), find="name:contains")
+    counts = [(type, here.count(type)) for type in DEFINED]
+    return here.page(
+        "operator/packages.html", found=found, counts=counts, done=done, reasons=reasons, most=here.most_megabytes
+    )
 
 
 def settings(here: Here) -> HttpResponse:

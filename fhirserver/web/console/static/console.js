@@ -125,10 +125,31 @@
     for (const each of document.querySelectorAll("details.dropdown[open]")) { each.open = false; each.querySelector("summary").focus(); }
   });
   document.addEventListener("change", (event) => {
+    const file = event.target.closest("[data-most]");
+    if (file) { file.setCustomValidity([...file.files].some((each) => each.size > Number(file.dataset.most)) ? file.dataset.large : ""); file.reportValidity(); }
     const all = event.target.closest("[data-submit]");
     if (all && all.form) all.form.requestSubmit();
   });
+  /* Colours change on the page as it is: what is shown once stays, what was typed too. */
+  document.addEventListener("submit", (event) => {
+    if (!event.target.matches("[data-themes]")) return;
+    event.preventDefault();
+    const chosen = event.submitter;
+    fetch(event.target.action, { method: "POST", body: new URLSearchParams(new FormData(event.target, chosen)), redirect: "manual" });
+    if (chosen.value) document.documentElement.dataset.theme = chosen.value;
+    else delete document.documentElement.dataset.theme;
+    document.querySelector("meta[name=color-scheme]").content = chosen.value || "light dark";
+    for (const each of event.target.querySelectorAll("button")) each.setAttribute("aria-pressed", String(each === chosen));
+    charts(document);
+  });
+  /* Pages are written in the viewer's zone, and days of a search begin there. */
+  function tellZone() {
+    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
+    const secure = location.protocol === "https:" ? "; Secure" : "";
+    document.cookie = `fhirserver_console_zone=${zone}; Path=/console; Max-Age=31536000; SameSite=Lax${secure}`;
+  }
   document.addEventListener("DOMContentLoaded", () => {
+    tellZone();
     menu();
     dress(document);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts(document));
