@@ -72,8 +72,8 @@ from fhirserver.subscriptions.post import Endpoints
 from fhirserver.subscriptions.topics import Catalogue
 from fhirserver.web import oauth
 from fhirserver.web.application import application
-from fhirserver.web.console.blueprint import Console
 from fhirserver.web.bulk import Bulk
+from fhirserver.web.console.blueprint import Console
 from fhirserver.web.fhir import Fhir
 from fhirserver.web.hl7v2 import Hl7v2
 from fhirserver.web.keysets import KeySets
@@ -90,8 +90,8 @@ OPERATIONS: tuple[OperationRow, ...] = (
     *profiles.OPERATIONS,
     *pix.OPERATIONS,
     *MESSAGE_OPERATIONS,
-)
     *BULK_OPERATIONS,
+)
 SPOOL = "spool"
 """The folder, in the data folder, of audit records on their way to the database."""
 KEY_SET_SECONDS, MOST_KEY_SET = 5.0, 65_536
@@ -267,10 +267,10 @@ def create_app(installation: Installation) -> WSGIApplication:
         (
             recorded(oauth.blueprint(installation.tokens), server),
             Hl7v2(server, authenticate, taken).blueprint(),
+            Bulk(server, authenticate).blueprint(),
             Console(server, installation.tokens).blueprint(),
         ),
         max_body=settings.max_body,
-            Bulk(server, authenticate).blueprint(),
         cors_origins=settings.cors_origins,
     )
 

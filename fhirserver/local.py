@@ -35,8 +35,8 @@ from fhirserver.rules.model import instant
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import check_new_password, user_id
 from fhirserver.settings import Settings
-from fhirserver.store.database import Database
 from fhirserver.store import formats
+from fhirserver.store.database import Database
 from fhirserver.store.load import Loaded, Loading
 from fhirserver.store.load import load as load_files
 from fhirserver.store.model import REGISTRY
@@ -52,12 +52,12 @@ def first_credentials(settings: Settings) -> str:
     start only. Takes data of an older version to the format of this one. Raises Problem(not-supported) for data of a
     newer one.
     """
-    with app.opened(settings) as installation:
     database = Database(settings.mongo_url.reveal(), settings.mongo_database)
     try:
         formats.settle(database, __version__)
     finally:
         database.close()
+    with app.opened(settings) as installation:
         shipped.lay_out(installation.server, installation.intake().maps.source)
         return _first_operator(installation.server)
 
