@@ -45,9 +45,9 @@ class Prefer:
 
     returned: str = ""
     strict: bool = False
-
     lenient: bool = False
     asynchronous: bool = False
+
 
 @dataclass(slots=True)
 class Unit:
@@ -115,9 +115,9 @@ class Response:
     once: bool = False
     """Whether the resource holds what is shown this once only (a secret), so that no preference may leave it out."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    seen: Sequence[str] = ()
     data: bytes | None = None
     """What is no resource, compressed with gzip; its media type is in the headers."""
+    seen: Sequence[str] = ()
     """What a search or an operation showed, as Type/id: its audit record names the patients concerned."""
 
     def content(self) -> Resource | None:
