@@ -109,6 +109,7 @@ def relay(settings: Settings) -> None:
             lambda: process.sweep(intake),
             lambda: reindex.plan(installation.server),
             lambda: errands.sweep(installation.server),
+            lambda: bulk.sweep(installation.server),
             lambda: mailer.sweep(put) if mailer else None,
             lambda: ring.tend(settings.key_rotation_days),
         ),
@@ -117,8 +118,8 @@ def relay(settings: Settings) -> None:
         relaying.run(stop)
     for thread in beside:
         thread.join()
-
     counts.close()
+
 
 def _ship(installation: app.Installation, stop: threading.Event) -> None:
     """Ships the audit spool of this machine; what is there when the process ends is shipped by the next."""
