@@ -23,8 +23,8 @@ MOST_TOTAL = 2 * 1024 * 1024 * 1024
 def files(archive: IO[bytes], most_total: int = 0) -> Iterator[tuple[str, bytes]]:
     """Name (without folder) and bytes of the JSON files directly in `package`, in their order.
 
-    Raises Problem: invalid for what is no gzipped tar, too-long beyond the bounds above, and beyond `most_total` bytes of all
-    files where it is given.
+    Raises Problem: invalid for what is no gzipped tar, too-long beyond the bounds above, or beyond
+    `most_total` bytes of all files where it is given.
     """
     total = 0
     try:
