@@ -247,8 +247,6 @@ def _parameter(resource: Resource) -> SearchParameter:
         components=tuple(components),
         modifiers=tuple(resource.get("modifier", ())),
         comparators=tuple(resource.get("comparator", ())),
-        multiple_or=resource.get("multipleOr", True),
-        multiple_and=resource.get("multipleAnd", True),
     )
 
 

@@ -96,5 +96,3 @@ class SearchParameter:
     components: tuple[tuple[str, str], ...] = ()
     modifiers: tuple[str, ...] = ()
     comparators: tuple[str, ...] = ()
-    multiple_or: bool = True
-    multiple_and: bool = True

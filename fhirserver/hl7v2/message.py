@@ -68,10 +68,6 @@ class Segment:
         found = self.repetitions(number)
         return self.message.part(found[repetition - 1], component, subcomponent) if repetition <= len(found) else ""
 
-    def is_null(self, number: int) -> bool:
-        """Whether the sender said explicitly that the value is gone (`""`), which is not the same as leaving it out."""
-        return self.raw(number) == NULL
-
     def __repr__(self) -> str:
         return f"Segment({self.name}, {self.number})"
 

@@ -86,16 +86,22 @@ def _listen(database: Database, stop: Callable[[], bool], changed: set[str], wak
             pause.wait(IDLE_SECONDS)
 
 
-def clear(database: Database, event: Pending, session: Session | None) -> None:
-    """Removes one event from its document; the field goes with its last event, and so does the index entry."""
-    remaining = {"$filter": {"input": "$ev", "cond": {"$ne": ["$$this.id", event.event["id"]]}}}
-    drop_empty = {"$cond": [{"$eq": [{"$size": "$ev"}, 0]}, "$$REMOVE", "$ev"]}
-    with translated(session):
-        database.collection(event.type).update_one(
-            {"_id": f"{event.organization}/{event.id}", "ev.id": event.event["id"]},
-            [{"$set": {"ev": remaining}}, {"$set": {"ev": drop_empty}}],
-            session=session,
-        )
+def clear(database: Database, done: Collection[Pending], session: Session | None) -> None:
+    """Takes events off their documents, all of one type with one command; the field goes with its last event, and so
+    does the index entry.
+    """
+    for type in {pending.type for pending in done}:
+        of_type = [pending for pending in done if pending.type == type]
+        ids = [pending.event["id"] for pending in of_type]
+        documents = [f"{pending.organization}/{pending.id}" for pending in of_type]
+        remaining = {"$filter": {"input": "$ev", "cond": {"$not": {"$in": ["$$this.id", ids]}}}}
+        drop_empty = {"$cond": [{"$eq": [{"$size": "$ev"}, 0]}, "$$REMOVE", "$ev"]}
+        with translated(session):
+            database.collection(type).update_many(
+                {"_id": {"$in": documents}, "ev": {"$exists": True}},
+                [{"$set": {"ev": remaining}}, {"$set": {"ev": drop_empty}}],
+                session=session,
+            )
 
 
 def next_number(database: Database, name: str, count: int, session: Session) -> int:

@@ -244,9 +244,9 @@ class Store:
         """
         return events.watch(self.database, stop)
 
-    def clear_event(self, pending: Pending, session: Session | None = None) -> None:
-        """Takes a pending event off its document: its deliveries are written."""
-        events.clear(self.database, pending, session)
+    def clear_events(self, done: Several[Pending], session: Session | None = None) -> None:
+        """Takes pending events off their documents: what they make necessary is written."""
+        events.clear(self.database, done, session)
 
     def next_number(self, name: str, count: int, session: Session) -> int:
         """Takes `count` numbers of a counter and answers the first. Gapless, as it is part of the caller's

@@ -212,24 +212,8 @@ class Relay:
         changes = [change for key in batch.matches for change in self._numbered(batch, key, session, now)]
         if changes:
             self._store.commit(changes, session)
-        self._clear(batch.done, session)
+        self._store.clear_events(batch.done, session)
         return batch
-
-    def _clear(self, done: Sequence[Pending], session: Session) -> None:
-        """Takes the events off their documents, all of one type with one command."""
-        for type in {pending.type for pending in done}:
-            of_type = [pending for pending in done if pending.type == type]
-            ids = [pending.event["id"] for pending in of_type]
-            keep = {"$filter": {"input": "$ev", "cond": {"$not": {"$in": ["$$this.id", ids]}}}}
-            drop_empty = {"$cond": [{"$eq": [{"$size": "$ev"}, 0]}, "$$REMOVE", "$ev"]}
-            self._store.database.collection(type).update_many(
-                {
-                    "_id": {"$in": [f"{pending.organization}/{pending.id}" for pending in of_type]},
-                    "ev": {"$exists": True},
-                },
-                [{"$set": {"ev": keep}}, {"$set": {"ev": drop_empty}}],
-                session=session,
-            )
 
     def _pending(self, types: Collection[str] | None, limit: int, session: Session | None = None) -> list[Pending]:
         now = time.monotonic()

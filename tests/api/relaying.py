@@ -18,7 +18,7 @@ def relay_events(server: Server, *watchers: Callable[[Pending, Session], object]
         def work(session: Session, pending: Pending = pending) -> None:
             for watcher in watchers:
                 watcher(pending, session)
-            server.store.clear_event(pending, session)
+            server.store.clear_events([pending], session)
 
         server.store.transaction(work)
 

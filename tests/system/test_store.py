@@ -92,9 +92,9 @@ def test_an_event_stays_pending_until_it_is_cleared_and_later_events_join_it(sto
     store.commit([second])
     found = store.pending(10)
     assert [each.event["id"] for each in found] == ["e1", "e2"]
-    store.clear_event(found[0])
+    store.clear_events(found[:1])
     assert [each.event["id"] for each in store.pending(10)] == ["e2"]
-    store.clear_event(found[1])
+    store.clear_events(found[1:])
     assert store.pending(10) == []
 
 

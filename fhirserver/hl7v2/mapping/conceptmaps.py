@@ -143,18 +143,6 @@ def rule_of(kind: str, element: Spec) -> dict[str, Any]:
     return rule
 
 
-def map_of(resource: Resource) -> tuple[str, str, dict[str, Any]]:
-    """Kind, name and map of a ConceptMap that `concept_maps` made (no table). Raises Problem(invalid)."""
-    group = next(iter(resource.get("group") or ()), None)
-    settings = extension_of(group or resource, MAP)
-    kind, name = str(settings.pop("kind", "")), str(settings.pop("map", ""))
-    if kind in ROWS:
-        rows = {each["code"]: row_of(kind, each) for each in (group or {}).get("element", ())}
-        return kind, name, rows
-    rules = [rule_of(kind, each) for each in (group or {}).get("element", ())]
-    return kind, name, {"map": name, **settings, **({"rules": rules} if rules or kind != "message" else {})}
-
-
 def _rows(package: Package, kind: str) -> Resource:
     source, goal, _ = _ROW_SYSTEMS[kind]
     elements = [row_element(kind, key, row) for key, row in package.rows[kind].items()]

@@ -10,7 +10,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem
 from fhirserver.fhir.validation import validate
-from fhirserver.hl7v2.mapping.conceptmaps import concept_maps, map_of, parts_of, values_of
+from fhirserver.hl7v2.mapping.conceptmaps import MAP, concept_maps, extension_of, parts_of, row_of, rule_of, values_of
 from fhirserver.hl7v2.mapping.package import MAPS, ROWS
 from fhirserver.hl7v2.mapping.tables import table
 from tests.unit.hl7v2.maps import definitions, maps
@@ -38,6 +38,17 @@ def test_every_map_and_table_has_a_concept_map_with_an_id_and_a_url_of_its_own()
 @pytest.mark.parametrize("id", sorted(RESOURCES))
 def test_a_concept_map_is_valid(id: str) -> None:
     assert [i for i in validate(definitions(), RESOURCES[id]) if i.severity == "error"] == []
+
+
+def map_of(resource: Any) -> tuple[str, str, dict[str, Any]]:
+    """Kind, name and map of a ConceptMap that `concept_maps` made (no table)."""
+    group = next(iter(resource.get("group") or ()), None)
+    settings = extension_of(group or resource, MAP)
+    kind, name = str(settings.pop("kind", "")), str(settings.pop("map", ""))
+    if kind in ROWS:
+        return kind, name, {each["code"]: row_of(kind, each) for each in (group or {}).get("element", ())}
+    rules = [rule_of(kind, each) for each in (group or {}).get("element", ())]
+    return kind, name, {"map": name, **settings, **({"rules": rules} if rules or kind != "message" else {})}
 
 
 @pytest.mark.parametrize("id", sorted(id for id, each in RESOURCES.items() if kind(each) != "table"))

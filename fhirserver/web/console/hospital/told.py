@@ -10,7 +10,7 @@ from typing import Any
 
 INTERACTION = "http://hl7.org/fhir/restful-interaction"
 OPERATION = "https://fhirserver.example/fhir/CodeSystem/operation"
-QUERY_ROLE, PATIENT_ROLE = "24", "1"
+PATIENT_ROLE = "1"
 MOST_QUERY, MOST_NAMED = 500, 20
 
 
