@@ -1,6 +1,9 @@
 # Every target sets up what it needs. `make help` lists them.
 SHELL := /bin/bash
 BIN := .venv/bin
+# Tests wait for servers half of their time: two processes share the cores; WORKERS=0 is one.
+SPREAD := -n $(or $(WORKERS),2) --dist loadgroup
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup fmt check test test-slow browser images bench fault demo up lock settings-page clean
 
@@ -21,11 +24,11 @@ check: setup ## Format, lint, types, layers: says what is wrong, changes nothing
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: check ## check, then every test that is not slow: make test ARGS="-k patient"
-	$(BIN)/pytest --durations=15 $(ARGS)
+test: check ## check, then every test that is not slow: make test ARGS="-k patient" WORKERS=4
+	$(BIN)/pytest $(SPREAD) --durations=15 $(ARGS)
 
 test-slow: check ## check, then every test
-	$(BIN)/pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/pytest $(SPREAD) -m "slow or not slow" $(ARGS)
 
 browser: setup ## The console in Chromium; pictures in var/screenshots: make browser ARGS="-k home"
 	$(BIN)/pytest -m browser tests/browser $(ARGS)

@@ -1,4 +1,6 @@
-"""Fixtures for everybody: a real MongoDB, a real Redis, a real `fhirserver up`."""
+"""Fixtures for everybody: a real MongoDB, a real Redis, a real `fhirserver up`; and how tests are dealt out to several
+pytest processes (`pytest -n 2 --dist loadgroup`), each of which has its own of these.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,57 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
+from xdist.scheduler import LoadGroupScheduling
 
 from fhirserver import embedded, lifeline
 from fhirserver.store import bootstrap
 from tests.running import Running
+
+ROOMS = ("browser", "system", "properties", "api", "house", "unit")
+"""In this order: what takes long comes first, so that no process is left with it at the end."""
+
+# How long an example takes says nothing on a machine that does other things too.
+hypothesis.settings.register_profile("unhurried", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process that runs tests takes free ports from a range of its own: none loses one between look and use."""
+    number = int(getattr(config, "workerinput", {}).get("workerid", "gw0").removeprefix("gw")) % 8
+    width = len(embedded._PORTS) // 8
+    embedded._PORTS = embedded._PORTS[number * width : (number + 1) * width]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the rooms; the files that use one installation go to one process, so that only one is started."""
+    items.sort(key=lambda item: ROOMS.index(room) if (room := _room(item)) in ROOMS else len(ROOMS))
+    shared = {item.path for item in items if "running" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "browser" if _room(item) == "browser" else "running" if item.path in shared else ""
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling:
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+class ByFile(LoadGroupScheduling):
+    """Tests of one group go to one process, and so do those of one file that are in none."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group = super()._split_scope(nodeid)
+        return group if group != nodeid else nodeid.split("::", 1)[0]
+
+
+def _room(item: pytest.Item) -> str:
+    return Path(item.path).relative_to(Path(__file__).parent).parts[0]
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,9 @@ class Running:
 
     def start(self, timeout: float = 90.0) -> Running:
         """Start it and wait until GET /healthz answers 200."""
+        if not (self.data / "embedded.json").exists():
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            embedded.remembered(self.data)  # ports of this process's range, which those of `up` need not be
         with open(self.log, "ab") as log:
             argv = [sys.executable, "-m", "fhirserver", "up"]
             self.process = subprocess.Popen(

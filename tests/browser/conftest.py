@@ -36,7 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300))  # the first one waits for the installation and three sign-ins
             if Path(item.path).name not in IN_EVERY_RUN:
                 item.add_marker(pytest.mark.slow)
-    items.sort(key=_ours)  # last: while Playwright runs, its event loop is in the way of tests with one of their own
 
 
 def _ours(item: pytest.Item) -> bool:
@@ -90,9 +89,9 @@ def program() -> str:
     return found or pytest.skip(HOW)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installed(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """One installation for all browser tests, with the people of `tests.browser.people` and their organizations."""
+    """One installation for these tests, with the people of `tests.browser.people` and their organizations."""
     running = Running(tmp_path_factory.mktemp("browser") / "data")
     try:
         running.start()
@@ -101,16 +100,18 @@ def installed(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(program: str) -> Iterator[Any]:
-    """Chromium, without a window."""
+    """Chromium, without a window. It ends with these tests: until then Playwright's event loop runs in this process,
+    and no other can.
+    """
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield opened
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def states(browser: Any, installed: Installed) -> dict[str, Any]:
     """The cookies of each role, signed in by mouse and keyboard once."""
     found = {}

@@ -36,7 +36,9 @@ def test_the_resources_of_the_folder_package_are_read_with_their_decimals() -> N
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no gzip", gzip.compress(b"no tar at all" * 99), packed(a=b"x").getvalue()[:60]]
+    "data",
+    [b"", b"no gzip", gzip.compress(b"no tar at all" * 99), packed(a=b"x").getvalue()[:60]],
+    ids=["nothing", "no gzip", "no tar", "cut off"],
 )
 def test_what_is_no_package_is_refused(data: bytes) -> None:
     with pytest.raises(Problem, match="not a FHIR package"):
