@@ -33,7 +33,7 @@ from fhirserver.exchange.steps import STEPS
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.json import decode, encode
-from fhirserver.fhir.problem import Problem
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.mapping.load import load as load_maps
@@ -56,7 +56,7 @@ from fhirserver.notices.telling import Teller
 from fhirserver.rules import RULES
 from fhirserver.rules.model import Context
 from fhirserver.settings import Settings, folder
-from fhirserver.store import formats
+from fhirserver.store import envelopes, formats
 from fhirserver.store.database import Database
 from fhirserver.store.ids import new_id
 from fhirserver.store.keyring import Keyring
@@ -127,9 +127,8 @@ def opened(settings: Settings) -> Iterator[Installation]:
 
 def build(settings: Settings) -> Installation:
     """Everything a process needs. Reads the signing keys and the generation from the database."""
-    vault = Vault(settings.master_key.reveal().encode(), os.urandom)
     database = Database(settings.mongo_url.reveal(), settings.mongo_database, query_limit_ms=settings.query_time_limit)
-    formats.require(database)
+    vault = _vault(settings, database)
     store = Store(database)
     shipped = _shipped()
     queue = Queue(settings.redis_url.reveal()) if settings.redis_url else None
@@ -166,6 +165,32 @@ def build(settings: Settings) -> Installation:
     instruments = Instruments(queue, settings.data / SPOOL, lambda: _keyring(server, vault), settings.rows)
     server.operations = {**server.operations, **{row.name: row for row in operating(instruments)}}
     return Installation(settings, server, vault, _tokens(settings, server, vault, endpoints), queue, intake)
+
+
+def _vault(settings: Settings, database: Database) -> Vault:
+    """The vault under the master key, which also knows hashes made with former ones. Raises Problem: exception where
+    the key is not the one of this database, not-supported for data that this version does not know.
+    """
+    former = (settings.former_master_key.reveal().encode(),) if settings.former_master_key else ()
+    vault = Vault(settings.master_key.reveal().encode(), os.urandom, *former)
+    try:
+        formats.require(database)
+        for id, envelope in envelopes.hashing_keys(database).items():
+            vault.know(id, vault.decrypt(envelope, envelopes.HASHING))
+        for envelope in envelopes.signing_keys(database):
+            vault.decrypt(envelope, envelopes.SIGNING)
+    except ValueError:
+        text = (
+            "The master key is not the one that this database was written with. Give that one in FHIRSERVER_MASTER_KEY "
+            "or in the file master.key of the data folder; while it is changed, the one before in "
+            "FHIRSERVER_FORMER_MASTER_KEY too."
+        )
+        database.close()
+        raise problem("exception", text) from None
+    except Problem:
+        database.close()
+        raise
+    return vault
 
 
 def loaded() -> None:
@@ -309,10 +334,10 @@ def keyring(installation: Installation) -> Keyring:
 
 def _keyring(server: Server, vault: Vault) -> Keyring:
     def encrypt(text: str) -> str:
-        return vault.encrypt(text, "signing key")
+        return vault.encrypt(text, envelopes.SIGNING)
 
     def decrypt(envelope: str) -> str:
-        return vault.decrypt(envelope, "signing key")
+        return vault.decrypt(envelope, envelopes.SIGNING)
 
     return Keyring(server.store.database, encrypt, decrypt, lambda: server.now())
 
@@ -328,6 +353,7 @@ def _contexts(vault: Vault, settings: Settings) -> Any:
             new_id=server.new_id,
             new_secret=vault.new_secret,
             seal=vault.seal,
+            matches=vault.matches,
             encrypt=vault.encrypt,
             definitions=server.definitions,
             allow_http=allow_http,

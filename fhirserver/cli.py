@@ -227,6 +227,38 @@ def rotate_keys(at_once: bool, revoke: bool, data: Path | None) -> None:
     click.echo(local.rotate_keys(_beside(data), at_once, revoke))
 
 
+@commands.group("master-key")
+def master_key() -> None:
+    """The key that encrypts signing keys and webhook secrets in the database."""
+
+
+@master_key.command("rotate", short_help="Encrypt with a new master key what the former one encrypted.")
+@_data
+def rotate_master_key(data: Path | None) -> None:
+    """Change the master key. It may be interrupted at any point, and run again.
+
+    Where the key is in the data folder: stop `fhirserver up`, run this, start it again; it encrypts everything anew
+    before it is ready, and puts the former key aside. Where it is in FHIRSERVER_MASTER_KEY: put the new one there and
+    the former one into FHIRSERVER_FORMER_MASTER_KEY, for all processes, restart them, and run this; exit 0 means that
+    nothing in the database needs the former one any more. Backups made before do.
+    """
+    from fhirserver import local, supervisor
+
+    mine = Settings.from_env(data=data)
+    if not mine.master_key:
+        click.echo(supervisor.change_master_key(mine))
+        return
+    if not mine.former_master_key:
+        raise click.UsageError(
+            f"put the former key into {PREFIX}FORMER_MASTER_KEY, the new one into {PREFIX}MASTER_KEY"
+        )
+    done = local.rotate_master_key(_beside(data))
+    for place in done.lost:
+        click.echo(f"FAIL {place}: encrypted with neither key", err=True)
+    click.echo(f"{done.count} values encrypted anew, {len(done.lost)} documents with values that no key opens")
+    sys.exit(1 if done.lost else 0)
+
+
 @commands.group()
 def endpoint() -> None:
     """Where HL7v2 messages come from."""

@@ -103,7 +103,14 @@ def write_private(path: Path, text: str) -> None:
     fresh.unlink(missing_ok=True)
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # or a machine that loses its power may have the old file, or none
+    finally:
+        os.close(folder)
 
 
 def mongod(data: Path, known: Embedded, cache_gb: float) -> list[str]:

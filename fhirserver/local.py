@@ -6,6 +6,7 @@ What they write goes through the same interactions as everybody's; only the righ
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections import Counter
@@ -22,6 +23,7 @@ from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2 import process, shipped
 from fhirserver.hl7v2.batch import messages_in
+from fhirserver.hl7v2.claiming import claim_senders
 from fhirserver.hl7v2.mapping.overlay import is_overlay
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.interactions import packages
@@ -35,14 +37,16 @@ from fhirserver.rules.model import instant
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import check_new_password, user_id
 from fhirserver.settings import Settings
-from fhirserver.store import formats
+from fhirserver.store import envelopes, formats
 from fhirserver.store.database import Database
+from fhirserver.store.envelopes import Renewed
 from fhirserver.store.load import Loaded, Loading
 from fhirserver.store.load import load as load_files
 from fhirserver.store.model import REGISTRY
 from fhirserver.store.seal import Report
 from fhirserver.web import oauth
 
+log = logging.getLogger(__name__)
 OPERATOR = Principal("system", id="local", operator=True, name="the local operator")
 FIRST_OPERATOR = "operator@localhost"
 
@@ -58,7 +62,10 @@ def first_credentials(settings: Settings) -> str:
     finally:
         database.close()
     with app.opened(settings) as installation:
+        if settings.former_master_key:
+            _renewed(installation)
         shipped.lay_out(installation.server, installation.intake().maps.source)
+        claim_senders(installation.server)
         return _first_operator(installation.server)
 
 
@@ -175,6 +182,30 @@ def rotate_keys(settings: Settings, at_once: bool, revoke: bool) -> str:
         who = {"kind": "operator", "name": "operator on the command line"}
         installation.server.record("keys", who=who, address="127.0.0.1")
     return f"{made.key.kid}  from {instant(made.since)}"
+
+
+def rotate_master_key(settings: Settings) -> Renewed:
+    """Encrypts with the present master key what the former one encrypted, and keeps of that what hashes are compared
+    with. Doing it again, or after half of it, does the rest.
+    """
+    with app.opened(settings) as installation:
+        return _renewed(installation)
+
+
+def _renewed(installation: app.Installation) -> Renewed:
+    vault, database = installation.vault, installation.server.store.database
+    hashing = vault.hashing_keys().items()
+    envelopes.keep_hashing_keys(database, {id: vault.encrypt(key, envelopes.HASHING) for id, key in hashing})
+
+    def anew(envelope: str, purpose: str) -> str:
+        return vault.encrypt(vault.decrypt(envelope, purpose), purpose)
+
+    done = envelopes.renew(database, vault.older, anew)
+    if done.count:
+        who = {"kind": "operator", "name": "operator on the command line"}
+        installation.server.record("keys", who=who, address="127.0.0.1")
+    log.info("the master key was changed", extra={"facts": {"encrypted": done.count, "lost": len(done.lost)}})
+    return done
 
 
 def load(

@@ -207,6 +207,12 @@ class Settings:
         "Encrypts signing keys and webhook secrets in the database; at least 32 characters. Keep a copy: without it "
         "they are lost. Empty: `fhirserver up` makes one and keeps it in the file `master.key` of the data folder.",
     )
+    former_master_key: Secret = _setting(
+        Secret(),
+        _master_key,
+        "The master key before `FHIRSERVER_MASTER_KEY`, while that is changed: what was encrypted with it can still be "
+        "read. `fhirserver prepare` and `fhirserver master-key rotate` encrypt it anew. Empty: there is none.",
+    )
     webhook_allow: tuple[Network, ...] = _setting(
         (),
         _networks,

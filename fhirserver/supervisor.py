@@ -13,7 +13,6 @@ import http.client
 import json
 import logging
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from fhirserver import embedded, lifeline
+from fhirserver import embedded, lifeline, masterkey
 from fhirserver.forked import Forked, fork
 from fhirserver.settings import Secret, Settings, bare_environ
 from fhirserver.store import bootstrap
@@ -187,6 +186,8 @@ def up(settings: Settings, say: Callable[[str], None], ours: Ours) -> None:
             settings = _databases(settings, children, ours.load)
             children.changed = partial(_remember, settings)
             credentials = _prepared(settings, ours)
+            if masterkey.present(settings.data) == (settings.master_key.reveal(), settings.former_master_key.reveal()):
+                settings = _changed(settings)
             for child in _children(settings, ours):
                 children.start(child)
             _until_ready(settings, children)
@@ -202,6 +203,15 @@ def up(settings: Settings, say: Callable[[str], None], ours: Ours) -> None:
             children.stop()
             (settings.data / "run.json").unlink(missing_ok=True)
     say("stopped")
+
+
+def _changed(settings: Settings) -> Settings:
+    """The settings once `prepare` has encrypted everything with the present master key of the data folder."""
+    if not settings.former_master_key:
+        return settings
+    aside = masterkey.finish(settings.data)
+    _log.warning("the master key was changed; the former one is put aside", extra={"facts": {"file": aside.name}})
+    return replace(settings, former_master_key=Secret())
 
 
 def running(data: Path) -> Settings | None:
@@ -220,14 +230,24 @@ def running(data: Path) -> Settings | None:
 
 def with_master_key(settings: Settings, make: bool) -> Settings:
     """The settings with the key of the data folder where none is given; made there if `make`. Raises CannotRun."""
-    file = settings.data / "master.key"
     if settings.master_key:
         return settings
-    if not file.exists():
-        if not make:
-            raise CannotRun(f"there is no {file} and FHIRSERVER_MASTER_KEY is not set")
-        embedded.write_private(file, secrets.token_urlsafe(48))
-    return replace(settings, master_key=Secret(file.read_text().strip()))
+    if make and not masterkey.present(settings.data)[0]:
+        masterkey.make(settings.data)
+    key, former = masterkey.present(settings.data)
+    if not key:
+        raise CannotRun(f"there is no {settings.data / masterkey.KEY} and FHIRSERVER_MASTER_KEY is not set")
+    return replace(settings, master_key=Secret(key), former_master_key=Secret(former))
+
+
+def change_master_key(settings: Settings) -> str:
+    """Makes a new master key in the data folder; says what is to be done now. Raises CannotRun while it is in use."""
+    if not masterkey.present(settings.data)[0]:
+        raise CannotRun(f"there is no {settings.data / masterkey.KEY}: `fhirserver up` makes one at its first start")
+    with _alone(settings.data):
+        fresh = masterkey.change(settings.data)
+    begun = "a new master key is made" if fresh else "a change of the master key has begun already"
+    return f"{begun}: start `fhirserver up`, which encrypts everything with it and puts the former one aside"
 
 
 @contextlib.contextmanager

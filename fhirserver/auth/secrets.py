@@ -40,8 +40,26 @@ class Vault:
         if any(len(key) < 32 for key in (master, *older)):
             raise ValueError("a master key needs at least 32 bytes")
         self._random = random
-        self._masters = {_derived(key, "key id")[:4].hex(): key for key in (*older, master)}
-        self._current = _derived(master, "key id")[:4].hex()
+        self._masters = {_key_id(key): key for key in (*older, master)}
+        self._hashing = {id: _derived(key, "secrets") for id, key in self._masters.items()}
+        self._current = _key_id(master)
+
+    @property
+    def key_id(self) -> str:
+        """The id of the master key that it writes with: what envelopes and hashes begin with, and no secret."""
+        return self._current
+
+    def hashing_keys(self) -> dict[str, str]:
+        """Of each older master key what hashes made with it are compared with, by key id. It decrypts nothing."""
+        return {id: _encode(key) for id, key in self._hashing.items() if id != self._current}
+
+    def know(self, key_id: str, hashing_key: str) -> None:
+        """Compares from now on with hashes made with an older master key: one of its `hashing_keys`."""
+        self._hashing.setdefault(key_id, _decode(hashing_key))
+
+    def older(self, envelope: str) -> bool:
+        """Whether an envelope was made with another master key than the one that it writes with."""
+        return envelope.startswith("v1.") and not envelope.startswith(f"v1.{self._current}.")
 
     def encrypt(self, text: str, purpose: str = "") -> str:
         """The envelope of a text."""
@@ -71,7 +89,7 @@ class Vault:
         """Whether the secret is the one that was sealed; takes the same time wherever they differ."""
         version, _, rest = sealed.partition(".")
         key_id, _, digest = rest.partition(".")
-        known = version == "h1" and key_id in self._masters
+        known = version == "h1" and key_id in self._hashing
         same = hmac.compare_digest(self._hash(key_id if known else self._current, secret), digest)
         return known and same
 
@@ -87,7 +105,7 @@ class Vault:
         return AESGCM(_derived(self._masters[key_id], "encryption"))
 
     def _hash(self, key_id: str, secret: str) -> str:
-        return _encode(hmac.digest(_derived(self._masters[key_id], "secrets"), secret.encode(), hashlib.sha256))
+        return _encode(hmac.digest(self._hashing[key_id], secret.encode(), hashlib.sha256))
 
 
 def signing_secret(secret: str) -> str:
@@ -115,6 +133,10 @@ def check_password(password: str, hashed: str | None) -> bool:
 @cache
 def _nobody() -> str:
     return _PASSWORDS.hash("nobody has this password", salt=bytes(16))
+
+
+def _key_id(master: bytes) -> str:
+    return _derived(master, "key id")[:4].hex()
 
 
 @cache

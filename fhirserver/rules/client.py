@@ -86,7 +86,7 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
         return replace(
             gained, resource={**gained.resource, "registered": client.get("registered", instant(context.now))}
         )
-    if sent is not None and (not isinstance(sent, str) or context.seal(sent) not in [one["hash"] for one in held]):
+    if sent is not None and not (isinstance(sent, str) and any(context.matches(sent, one["hash"]) for one in held)):
         raise problem(
             "business-rule",
             "A secret is not changed by an update: leave it out, and call $rotate-secret.",

@@ -24,8 +24,8 @@ MOST_NOTE = 2000
 class Context:
     """What a rule knows of the write beside the resource: who, where, when; and where new ids and secrets come from.
 
-    `seal` gives the keyed hash of a secret, `encrypt` the envelope of a text; `allow_http` permits webhooks without
-    TLS.
+    `seal` gives the keyed hash of a secret, `matches` says whether a secret has one, `encrypt` gives the envelope of a
+    text; `allow_http` permits webhooks without TLS.
     """
 
     principal: Principal
@@ -34,6 +34,7 @@ class Context:
     new_id: Callable[[], str]
     new_secret: Callable[[], str]
     seal: Callable[[str], str]
+    matches: Callable[[str, str], bool]
     encrypt: Callable[[str], str]
     definitions: Definitions
     allow_http: bool = False

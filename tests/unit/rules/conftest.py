@@ -46,6 +46,7 @@ def made() -> Make:
             new_id=lambda: f"id{next(numbers)}",
             new_secret=lambda: f"secret-{next(numbers)}-0123456789abcdefghijklmnopqrstuv",
             seal=VAULT.seal,
+            matches=VAULT.matches,
             encrypt=VAULT.encrypt,
             definitions=definitions(),
             **more,

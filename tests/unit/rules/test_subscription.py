@@ -262,7 +262,16 @@ junk = st.recursive(
 def test_no_body_breaks_the_rule(changes: dict[str, Any], channel: Any) -> None:
     principal = Principal("client", "cli")
     context = Context(
-        principal, "hospital", NOW, lambda: "i", lambda: "s", VAULT.seal, VAULT.encrypt, definitions(), allow_http=True
+        principal,
+        "hospital",
+        NOW,
+        lambda: "i",
+        lambda: "s",
+        VAULT.seal,
+        VAULT.matches,
+        VAULT.encrypt,
+        definitions(),
+        allow_http=True,
     )
     for sent in ({**ASKED, **changes}, with_channel(header=channel), with_channel(extension=channel)):
         try:
