@@ -86,7 +86,8 @@ def claims(endpoint: Resource) -> list[str]:
         return []
     applications, facilities = identified(endpoint, APPLICATION) or [""], identified(endpoint, FACILITY) or [""]
     certificates = [fingerprint(each) for each in identified(endpoint, CERTIFICATE)]
-    shown = [*certificates, *identified(endpoint, SUBJECT)] or [""]
+    subjects = [", ".join(sorted(part.strip() for part in each.split(","))) for each in identified(endpoint, SUBJECT)]
+    shown = [*certificates, *subjects] or [""]
     found = [each for each in product(applications[:1], facilities[:1], shown) if any(each)]
     if not found and True in settings(endpoint).get("default", ()):
         return ["default"]

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -108,7 +109,8 @@ class Relay:
             except Exception:
                 log.exception("relay")
                 stop.wait(0.5)
-        self._store.release("relay", self._owner)
+        with suppress(Problem):  # of a database that is away; else it ends by itself
+            self._store.release("relay", self._owner)
 
     def drain(self, types: Collection[str] | None = None) -> int:
         """Relays what is pending in these types (None: in all) and answers how many events that was."""
