@@ -138,7 +138,7 @@ def _readable(received: Message | bytes) -> Message:
     try:
         return Message.parse(received)
     except Problem:
-        return Message.parse(b"MSH|^~\\&|")
+        return Message.header(received) or Message.parse(b"MSH|^~\\&|")
 
 
 def _msh(message: Message, now: datetime, control_id: str) -> str:

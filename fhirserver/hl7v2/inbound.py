@@ -91,13 +91,13 @@ def prepare(
     """
     try:
         message: Message | None = Message.parse(raw)
-        fault = None
+        fault: Problem | None = None
     except Problem as unreadable:
-        message, fault = None, unreadable
+        message, fault = Message.header(raw), unreadable
     found = _sender(message, senders, peer, read)
-    if message is not None and found is not None and found.charset:
+    if fault is None and found is not None and found.charset:
         message = Message.parse(raw, found.charset)
-    if fault is None and message is not None:
+    if message is not None and (fault is None or found is None):
         fault = _refusal(message, found, maps)
     status, reason = _status(message, fault, found)
     if fault is None and found is not None and found.point == "transformed" and check is not None:

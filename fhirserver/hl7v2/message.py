@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from fhirserver.fhir.problem import problem
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2 import charset as charsets
 from fhirserver.hl7v2.escape import CONTROLS, Escapes
 
@@ -20,6 +20,8 @@ MAX_SEGMENTS = 20_000
 MAX_REPETITIONS = 10_000
 """Repetitions in one segment; and ten times as many in a message. Each may become an element with parts of its own."""
 MOST_WARNINGS = 100
+MOST_HEADER = 8192
+_AROUND = b"\x00\x0b\x1c\r\n\t "
 VERSIONS = ("2.1", "2.2", "2.3", "2.3.1", "2.4", "2.5", "2.5.1", "2.6", "2.7", "2.7.1", "2.8", "2.8.1", "2.8.2", "2.9")
 
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9]{2}$")
@@ -115,7 +117,7 @@ class Message:
         if len(raw) > limit:
             raise problem("too-long", f"The message has {len(raw)} bytes; at most {limit} are taken.")
         charsets.refuse_wide(raw)
-        body = raw.removeprefix(b"\xef\xbb\xbf").strip(b"\x00\x0b\x1c\r\n\t ")
+        body = raw.removeprefix(b"\xef\xbb\xbf").strip(_AROUND)
         delimiters = _delimiters(body)
         text, codec, warnings = charsets.decode(body, () if force else _declared(body, delimiters), charset)
         if body[3 : 3 + len(delimiters)].decode("latin-1") != delimiters:
@@ -123,6 +125,15 @@ class Message:
         message = cls(raw, codec, delimiters, warnings)
         message._split(text)
         return message
+
+    @classmethod
+    def header(cls, raw: bytes) -> Message | None:
+        """The first segment alone of bytes that are refused as a whole, None where that cannot be read either."""
+        line = raw.lstrip(_AROUND).replace(b"\n", b"\r").partition(b"\r")[0]
+        try:
+            return cls.parse(line[:MOST_HEADER])
+        except Problem:
+            return None
 
     def _split(self, text: str) -> None:
         if CONTROLS.search(text):
@@ -247,7 +258,7 @@ def _delimiters(body: bytes) -> str:
 def _declared(body: bytes, delimiters: str) -> list[str]:
     """The repetitions of MSH-18: read as Latin-1, since table 0211 and the delimiters are ASCII."""
     end = min((i for i in (body.find(b"\r"), body.find(b"\n")) if i >= 0), default=len(body))
-    fields = body[: min(end, 8192)].decode("latin-1").split(delimiters[0])
+    fields = body[: min(end, MOST_HEADER)].decode("latin-1").split(delimiters[0])
     return fields[17].split(delimiters[2]) if len(fields) > 17 and fields[17] else []
 
 

@@ -52,6 +52,13 @@ def test_text_in_an_error_cannot_break_the_segment() -> None:
     assert found["ERR-8"] == "a|b^c&d~e\\f\nPID|x"
 
 
+def test_a_message_that_is_too_much_is_answered_by_its_name() -> None:
+    raw = b"MSH|^~\\&|APP|FAC|||2026||ADT^A01|C-1|P|2.3\n" + b"NTE|1\n" * 20_001
+    fault = problem("too-long", "too many lines")
+    found = Message.parse(refuse(raw, fault, now=NOW, control_id="A"))
+    assert (found["MSA-1"], found["MSA-2"], found["MSH-5"], found["MSH-12"]) == ("AE", "C-1", "APP", "2.3")
+
+
 def test_what_is_given_back_is_bounded_and_cannot_break_the_segment() -> None:
     raw = f"MSH|^~\\&|{'A' * 5000}|F|||2026||ADT^A01|C-1\rPIDX|no segment\rEVN|A01".encode()
     answer = acknowledge(raw, "AA", now=NOW, control_id="A")
