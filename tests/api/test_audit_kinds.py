@@ -21,9 +21,9 @@ from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.table import INTERACTIONS
 from fhirserver.rules.organization import kind_concept
 from fhirserver.store.search import compile_search, find
+from tests.api.browser import CALLBACK, Browser
 from tests.api.exchange import ISSUER, PASSWORD, REGISTRY, Exchange, exchange_of
 from tests.api.relaying import record_events
-from tests.api.test_authorization_code import CALLBACK, Browser
 
 PATIENT = {"resourceType": "Patient", "id": "p1", "identifier": [{"system": "urn:mrn", "value": "1"}]}
 OBSERVATION = {"resourceType": "Observation", "id": "o1", "status": "final", "code": {"text": "x"},

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from flask.testing import FlaskClient
 from joserfc import jwt
 from joserfc.jwk import KeySet
-from werkzeug.test import TestResponse
 
-from fhirserver.web.codes import challenge_of
+from tests.api.browser import CALLBACK, SCOPE, Browser, back
 from tests.api.exchange import ISSUER, PASSWORD, REGISTRY, Exchange, exchange_of
-
-CALLBACK = "https://portal.example.com/callback"
-SCOPE = "openid fhirUser profile email offline_access user/Patient.rs user/Observation.rs"
 
 
 @pytest.fixture(scope="module")
@@ -39,79 +31,6 @@ def portal(exchange: Exchange) -> dict[str, Any]:
     )
     exchange.authorize(client)
     return client
-
-
-@dataclass
-class Browser:
-    """One user's browser with its cookies, in the middle of one authorization request."""
-
-    exchange: Exchange
-    client: dict[str, Any]
-    scope: str = SCOPE
-    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
-    state: str = "s-1"
-    http: FlaskClient = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.http = self.exchange.http.application.test_client()
-
-    def begin(self, **changes: str) -> TestResponse:
-        given = {
-            "response_type": "code",
-            "client_id": self.client["id"],
-            "redirect_uri": CALLBACK,
-            "scope": self.scope,
-            "state": self.state,
-            "code_challenge": challenge_of(self.verifier),
-            "code_challenge_method": "S256",
-            "aud": ISSUER + self.exchange.base,
-            "nonce": "n-1",
-        }
-        query = {name: value for name, value in (given | changes).items() if value}
-        return self.http.get("/oauth2/authorize", query_string=query, base_url=ISSUER)
-
-    def post(self, path: str, shown: TestResponse | None, **form: Any) -> TestResponse:
-        csrf = re.search(r'name="csrf" value="([0-9a-f]+)"', shown.text) if shown else None
-        return self.http.post(path, data={"csrf": csrf[1] if csrf else "", **form}, base_url=ISSUER)
-
-    def get(self, path: str) -> TestResponse:
-        return self.http.get(path, base_url=ISSUER)
-
-    def sign_in(self, who: str = "hospital", password: str = PASSWORD) -> TestResponse:
-        """Begins and signs in; answers the page that follows: consent is asked for even where it is remembered."""
-        shown = self.begin(prompt="consent")
-        done = self.post("/oauth2/sign-in", shown, email=f"{who}@example.org", password=password)
-        return self.get(done.headers["Location"]) if done.status_code == 303 else done
-
-    def allow(self, shown: TestResponse, *scopes: str) -> dict[str, str]:
-        """Consents to some scopes (default all); answers the parameters at the redirect URI."""
-        offered = re.findall(r'name="scope" value="([^"]+)"', shown.text)
-        return back(self.post("/oauth2/consent", shown, decision="allow", scope=list(scopes) or offered))
-
-    def code(self) -> str:
-        return self.allow(self.sign_in())["code"]
-
-    def token(self, code: str, **changes: str) -> TestResponse:
-        form = {
-            "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": CALLBACK,
-            "client_id": self.client["id"],
-            "code_verifier": self.verifier,
-        }
-        return self.http.post("/oauth2/token", data=form | changes)
-
-    def refresh(self, token: str, **more: str) -> TestResponse:
-        form = {"grant_type": "refresh_token", "refresh_token": token, "client_id": self.client["id"], **more}
-        return self.http.post("/oauth2/token", data=form)
-
-
-def back(answer: TestResponse) -> dict[str, str]:
-    """The parameters with which the browser was led back to the application."""
-    assert answer.status_code == 303, answer.text
-    location = urlsplit(answer.headers["Location"])
-    assert f"{location.scheme}://{location.netloc}{location.path}" == CALLBACK
-    return {name: values[0] for name, values in parse_qs(location.query).items()}
 
 
 @pytest.fixture

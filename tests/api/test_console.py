@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
+from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, Exchange, exchange_of
 
 
@@ -17,29 +15,6 @@ from tests.api.exchange import PASSWORD, Exchange, exchange_of
 def exchange(mongo_url: str) -> Iterator[Exchange]:
     with exchange_of(mongo_url, "api-console") as made:
         yield made
-
-
-class Visitor:
-    """A browser without scripts."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.http: FlaskClient = exchange.http.application.test_client()
-        self.base = {"base_url": "https://exchange.example"}
-
-    def get(self, path: str, **headers: str) -> TestResponse:
-        return self.http.get(path, headers=headers, **self.base)
-
-    def token(self, path: str = "/console/account") -> str:
-        found = re.search(r'name="csrf" value="([^"]+)"', self.get(path).text)
-        assert found
-        return found[1]
-
-    def post(self, path: str, data: dict[str, Any], **headers: str) -> TestResponse:
-        return self.http.post(path, data=data, headers=headers, **self.base)
-
-    def sign_in(self, who: str, password: str = PASSWORD, to: str = "") -> TestResponse:
-        given = {"csrf": self.token("/console/sign-in"), "email": f"{who}@example.org", "password": password}
-        return self.post(f"/console/sign-in{to}", given)
 
 
 @pytest.fixture

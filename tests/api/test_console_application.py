@@ -15,8 +15,8 @@ from werkzeug.test import TestResponse
 from fhirserver import app
 from fhirserver.auditing.recording import ship
 from fhirserver.auth.principal import Principal
+from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
-from tests.api.test_console import Visitor
 
 EVIL = "<script>alert('x')</script>"
 

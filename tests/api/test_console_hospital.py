@@ -16,8 +16,8 @@ from fhirserver.hl7v2.process import process
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.rules.organization import kind_concept
 from fhirserver.subscriptions import delivery
+from tests.api.browser import Visitor
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
-from tests.api.test_console import Visitor
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 NARROW = "system/Patient.rs system/Observation.rs?category=laboratory system/Subscription.cruds"

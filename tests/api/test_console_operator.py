@@ -13,8 +13,8 @@ import pytest
 from fhirserver.auth.principal import Principal
 from fhirserver.rules.user import user_id
 from fhirserver.subscriptions import delivery
+from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
-from tests.api.test_console import Visitor
 from tests.api.test_console_hospital import Hospital
 
 

@@ -24,9 +24,9 @@ from fhirserver.rules.organization import kind_concept
 from fhirserver.subscriptions import delivery
 from fhirserver.web.console.blueprint import SCREENS
 from fhirserver.web.console.screen import Screen
+from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 from tests.api.relaying import record_events
-from tests.api.test_console import Visitor
 from tests.api.test_console_hospital import Hospital
 
 HOSTILE = "<img src=x onerror=alert(1)>"

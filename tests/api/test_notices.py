@@ -26,9 +26,9 @@ from fhirserver.notices.mail import Mailer, Waiting, smtp_of
 from fhirserver.notices.telling import Teller
 from fhirserver.store.kept import Kept
 from fhirserver.subscriptions import delivery
+from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 from tests.api.relaying import relay_events
-from tests.api.test_console import Visitor
 
 REASON = "To show results of Ida Adler to her doctor"
 

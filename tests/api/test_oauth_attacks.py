@@ -24,8 +24,8 @@ from fhirserver.auth import assertions, secrets
 from fhirserver.auth.keys import new_key
 from fhirserver.auth.tokens import issue
 from fhirserver.web.codes import challenge_of
+from tests.api.browser import CALLBACK, SCOPE, Browser, back
 from tests.api.exchange import ISSUER, PASSWORD, REGISTRY, Exchange, exchange_of
-from tests.api.test_authorization_code import CALLBACK, SCOPE, Browser, back
 
 KEY = RSAKey.generate_key(2048, {"kid": "k1"})
 JWKS = json.dumps({"keys": [KEY.as_dict(private=False)]})

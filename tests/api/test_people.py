@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from fhirserver.app import SPOOL
 from fhirserver.auditing.recording import ship
 from fhirserver.auth.principal import Principal
 from fhirserver.web.sessions import COOKIE, digest
-from tests.api.exchange import ISSUER, PASSWORD, REGISTRY, Exchange, exchange_of
-from tests.api.test_authorization_code import CALLBACK, SCOPE, Browser
-
-OTHER = "a-new-horse-battery-7"
+from tests.api.browser import (
+    OTHER,
+    SCOPE,
+    Browser,
+    alive,
+    follow,
+    link_for,
+    operate,
+    person,
+    portal_of,
+    session_of,
+    signed_in,
+)
+from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 
 
 @pytest.fixture(scope="module")
@@ -28,62 +35,13 @@ def exchange(mongo_url: str) -> Iterator[Exchange]:
 
 @pytest.fixture(scope="module")
 def portal(exchange: Exchange) -> dict[str, Any]:
-    client = exchange.register(
-        grantType=["authorization_code", "refresh_token"], responseTypes="code", redirectUri=[CALLBACK], scope=SCOPE
-    )
-    exchange.authorize(client)
-    return client
-
-
-@pytest.fixture
-def add(exchange: Exchange) -> Callable[..., dict[str, Any]]:
-    """Adds a user as the administrator of an organization does."""
-    return exchange.add
-
-
-def person(exchange: Exchange, user: dict[str, Any]) -> str:
-    """A token of a user's own, through no application."""
-    return exchange.installation.tokens.issue(Principal("user", user["id"]))
-
-
-def operate(exchange: Exchange, token: str, id: str, name: str, **values: str) -> TestResponse:
-    parts = [
-        {
-            "name": key,
-            **(
-                {"valueReference": {"reference": value}}
-                if "/" in value and key != "password"
-                else {"valueString": value}
-            ),
-        }
-        for key, value in values.items()
-    ]
-    body = {"resourceType": "Parameters", "parameter": parts}
-    return exchange.call("POST", f"{REGISTRY}/User/{id}/${name}", token, body)
-
-
-def signed_in(exchange: Exchange, portal: dict[str, Any], user: dict[str, Any], password: str = PASSWORD) -> Browser:
-    """A browser with a session of this user's, if the password is right."""
-    browser = Browser(exchange, portal)
-    shown = browser.begin()
-    browser.post("/oauth2/sign-in", shown, email=user["email"], password=password)
-    return browser
-
-
-def session_of(browser: Browser) -> str:
-    cookie = browser.http.get_cookie(COOKIE, domain="exchange.example")
-    return cookie.value if cookie else ""
-
-
-def alive(browser: Browser) -> bool:
-    """Whether the browser's session lasts: then it is asked to consent, not to sign in."""
-    return "Allow access?" in browser.begin(prompt="consent").text
+    return portal_of(exchange)
 
 
 def test_a_password_is_changed_with_the_present_one_and_other_sessions_end(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
+    exchange: Exchange, portal: dict[str, Any]
 ) -> None:
-    user = add()
+    user = exchange.add()
     here, there = signed_in(exchange, portal, user), signed_in(exchange, portal, user)
     assert alive(here)
     assert alive(there)
@@ -105,10 +63,8 @@ def test_a_password_is_changed_with_the_present_one_and_other_sessions_end(
     assert OTHER not in whole
 
 
-def test_the_session_that_changes_the_password_stays(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
-) -> None:
-    user = add()
+def test_the_session_that_changes_the_password_stays(exchange: Exchange, portal: dict[str, Any]) -> None:
+    user = exchange.add()
     here = signed_in(exchange, portal, user)
     from fhirserver.interactions.dispatch import dispatch
     from fhirserver.interactions.model import Request
@@ -131,10 +87,8 @@ def test_the_session_that_changes_the_password_stays(
     assert alive(here)
 
 
-def test_nobody_changes_the_password_of_others_and_guessing_the_present_one_is_slowed_down(
-    exchange: Exchange, add: Callable[..., dict[str, Any]]
-) -> None:
-    user = add()
+def test_nobody_changes_the_password_of_others_and_guessing_the_present_one_is_slowed_down(exchange: Exchange) -> None:
+    user = exchange.add()
     asked = {"current": PASSWORD, "password": OTHER}
     assert operate(exchange, exchange.people["hospital"], user["id"], "change-password", **asked).status_code == 403
     assert operate(exchange, exchange.people["acme"], user["id"], "change-password", **asked).status_code in (403, 404)
@@ -148,9 +102,9 @@ def test_nobody_changes_the_password_of_others_and_guessing_the_present_one_is_s
 
 
 def test_a_grant_is_shown_and_withdrawn_with_all_tokens_that_came_of_it(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
+    exchange: Exchange, portal: dict[str, Any]
 ) -> None:
-    user = add()
+    user = exchange.add()
     mine = person(exchange, user)
     browser = Browser(exchange, portal)
     shown = browser.begin(prompt="consent")
@@ -178,27 +132,10 @@ def test_a_grant_is_shown_and_withdrawn_with_all_tokens_that_came_of_it(
     assert "Allow access?" in browser.begin().text
 
 
-def link_for(exchange: Exchange, user: dict[str, Any], by: str = "hospital") -> str:
-    answer = operate(exchange, exchange.people.get(by, by), user["id"], "reset-password")
-    assert answer.status_code == 200, answer.text
-    parts = {part["name"]: part for part in dict(answer.json or {})["parameter"]}
-    link: str = parts["link"]["valueUri"]
-    assert link.startswith(f"{ISSUER}/oauth2/password?link=")
-    return link
-
-
-def follow(exchange: Exchange, link: str, password: str, again: str = "") -> TestResponse:
-    http: FlaskClient = exchange.http.application.test_client()
-    shown = http.get(link.removeprefix(ISSUER), base_url=ISSUER)
-    hidden = re.search(r'name="link" value="([^"]+)"', shown.text)
-    form = {"link": hidden[1] if hidden else "", "password": password, "again": again or password}
-    return http.post("/oauth2/password", data=form, base_url=ISSUER)
-
-
 def test_a_member_is_added_without_a_password_and_let_in_by_a_link_that_is_good_once(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
+    exchange: Exchange, portal: dict[str, Any]
 ) -> None:
-    user = add(password="")
+    user = exchange.add(password="")
     assert not alive(signed_in(exchange, portal, user))
     first = link_for(exchange, user)
     link = link_for(exchange, user)
@@ -216,10 +153,8 @@ def test_a_member_is_added_without_a_password_and_let_in_by_a_link_that_is_good_
     assert link.partition("link=")[2] not in kept
 
 
-def test_setting_a_password_by_a_link_ends_what_was_open(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
-) -> None:
-    user = add()
+def test_setting_a_password_by_a_link_ends_what_was_open(exchange: Exchange, portal: dict[str, Any]) -> None:
+    user = exchange.add()
     browser = signed_in(exchange, portal, user)
     tokens = dict(browser.token(browser.allow(browser.begin(prompt="consent"))["code"]).json or {})
     link = link_for(exchange, user)
@@ -230,10 +165,8 @@ def test_setting_a_password_by_a_link_ends_what_was_open(
     assert browser.refresh(tokens["refresh_token"]).status_code == 400
 
 
-def test_only_the_organizations_own_administrators_and_operators_make_links(
-    exchange: Exchange, add: Callable[..., dict[str, Any]]
-) -> None:
-    user, colleague = add(), add()
+def test_only_the_organizations_own_administrators_and_operators_make_links(exchange: Exchange) -> None:
+    user, colleague = exchange.add(), exchange.add()
     for token, status in (
         (person(exchange, colleague), 403),
         (exchange.people["acme"], 404),
@@ -247,9 +180,9 @@ def test_only_the_organizations_own_administrators_and_operators_make_links(
 
 
 def test_a_members_role_is_changed_and_a_member_removed_but_never_by_oneself(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
+    exchange: Exchange, portal: dict[str, Any]
 ) -> None:
-    user = add()
+    user = exchange.add()
     mine = person(exchange, user)
     path = f"{REGISTRY}/User/{user['id']}"
     assert exchange.call("PUT", path, mine, {**user, "role": "admin"}).status_code == 403
@@ -272,11 +205,11 @@ def test_a_members_role_is_changed_and_a_member_removed_but_never_by_oneself(
 
 
 def test_who_is_added_again_under_the_same_address_inherits_nothing(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    exchange: Exchange, portal: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datetime import timedelta
 
-    user = add()
+    user = exchange.add()
     browser, mine = signed_in(exchange, portal, user), person(exchange, user)
     tokens = dict(browser.token(browser.allow(browser.begin(prompt="consent"))["code"]).json or {})
     path = f"{REGISTRY}/User/{user['id']}"
@@ -284,7 +217,7 @@ def test_who_is_added_again_under_the_same_address_inherits_nothing(
     server = exchange.installation.server
     now = server.now
     monkeypatch.setattr(server, "now", lambda: now() + timedelta(seconds=2))
-    again = add(email=user["email"])
+    again = exchange.add(email=user["email"])
     assert again["id"] == user["id"]
     assert again["registered"] > user["registered"]
     assert exchange.call("GET", path, mine).status_code == 401
@@ -297,11 +230,11 @@ def test_who_is_added_again_under_the_same_address_inherits_nothing(
 
 
 def test_who_is_activated_again_signs_in_again(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    exchange: Exchange, portal: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datetime import timedelta
 
-    user = add()
+    user = exchange.add()
     browser, mine = signed_in(exchange, portal, user), person(exchange, user)
     path, admin = f"{REGISTRY}/User/{user['id']}", exchange.people["hospital"]
     off = exchange.call("PUT", path, admin, {**user, "active": False})
@@ -314,8 +247,8 @@ def test_who_is_activated_again_signs_in_again(
     assert exchange.call("GET", path, mine).status_code == 401
 
 
-def test_each_of_it_is_recorded_without_what_was_typed(exchange: Exchange, add: Callable[..., dict[str, Any]]) -> None:
-    user = add()
+def test_each_of_it_is_recorded_without_what_was_typed(exchange: Exchange) -> None:
+    user = exchange.add()
     mine = person(exchange, user)
     assert operate(exchange, mine, user["id"], "change-password", current=PASSWORD, password=OTHER).status_code == 204
     link = link_for(exchange, user)

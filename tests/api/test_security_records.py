@@ -15,9 +15,9 @@ from fhirserver.auditing.recording import ship
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
 from fhirserver.store.search import compile_search, find
+from tests.api.browser import CALLBACK, Browser
 from tests.api.client import Api
 from tests.api.exchange import Exchange, exchange_of
-from tests.api.test_authorization_code import CALLBACK, Browser
 
 ADT = (
     b"MSH|^~\\&|LAB|GOODHEALTH|HIE|RX|20260101120000||ADT^A04^ADT_A01|%s|P|2.5.1\r"

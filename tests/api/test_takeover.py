@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.parser import BytesParser
 from email.policy import default
@@ -18,9 +18,8 @@ from fhirserver.notices.mail import letter
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import normal_email
 from fhirserver.web.sessions import COOKIE
+from tests.api.browser import CALLBACK, OTHER, SCOPE, alive, follow, link_for, operate, person, portal_of, signed_in
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
-from tests.api.test_authorization_code import CALLBACK, SCOPE
-from tests.api.test_people import OTHER, alive, follow, link_for, operate, person, signed_in
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +46,7 @@ def server(exchange: Exchange) -> Server:
 
 @pytest.fixture(scope="module")
 def portal(exchange: Exchange) -> dict[str, Any]:
-    client = exchange.register(
-        grantType=["authorization_code", "refresh_token"], responseTypes="code", redirectUri=[CALLBACK], scope=SCOPE
-    )
-    exchange.authorize(client)
-    return client
-
-
-@pytest.fixture
-def add(exchange: Exchange) -> Callable[..., dict[str, Any]]:
-    """Adds a user as the administrator of an organization does."""
-    return exchange.add
+    return portal_of(exchange)
 
 
 def in_the_same_second(exchange: Exchange, token: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +83,10 @@ def test_a_token_of_a_client_that_was_deleted_and_registered_again_in_its_second
 def test_what_a_user_had_open_ends_with_the_account_also_where_it_is_made_again_in_the_same_second(
     exchange: Exchange,
     portal: dict[str, Any],
-    add: Callable[..., dict[str, Any]],
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    user = add("rival")
+    user = exchange.add("rival")
     hospital = {"reference": f"Organization/{exchange.hospital}"}
     path = f"{REGISTRY}/User/{user['id']}"
     browser = signed_in(exchange, portal, user)
@@ -111,19 +99,19 @@ def test_what_a_user_had_open_ends_with_the_account_also_where_it_is_made_again_
     value = next(each for each in kept.of_group(f"sessions/{user['id']}", server.now()))
     at = datetime.fromtimestamp(value["signed_in"], UTC).replace(microsecond=999_000)
     monkeypatch.setattr(server, "now", lambda: at)
-    add(email=user["email"], organization=hospital)
+    exchange.add(email=user["email"], organization=hospital)
     assert not alive(browser)
 
 
 def test_a_link_to_set_a_password_is_for_the_account_that_it_was_made_for(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
+    exchange: Exchange, portal: dict[str, Any]
 ) -> None:
-    before = add("rival")
+    before = exchange.add("rival")
     link = link_for(exchange, before, "rival")
     assert exchange.call("DELETE", f"{REGISTRY}/User/{before['id']}", exchange.people["rival"]).status_code == 200
-    user = add()  # another one: the link is somebody else's
+    user = exchange.add()  # another one: the link is somebody else's
     assert follow(exchange, link, OTHER).status_code == 400
-    victim = add(email=before["email"])
+    victim = exchange.add(email=before["email"])
     assert victim["id"] == before["id"]
     assert follow(exchange, link, OTHER).status_code == 400
     assert not alive(signed_in(exchange, portal, victim, OTHER))
@@ -152,10 +140,8 @@ def test_the_id_of_a_deleted_client_is_for_the_organization_that_had_it(exchange
 # Accounts of others
 
 
-def test_an_operators_account_is_for_operators_whatever_organization_it_names(
-    exchange: Exchange, add: Callable[..., dict[str, Any]]
-) -> None:
-    user = add()
+def test_an_operators_account_is_for_operators_whatever_organization_it_names(exchange: Exchange) -> None:
+    user = exchange.add()
     path = f"{REGISTRY}/User/{user['id']}"
     made = exchange.call("PUT", path, exchange.operator(), {**user, "role": "operator"})
     assert made.status_code == 200, made.text
@@ -170,20 +156,16 @@ def test_an_operators_account_is_for_operators_whatever_organization_it_names(
     assert exchange.call("GET", path, exchange.operator()).status_code == 200
 
 
-def test_nobody_sets_the_own_password_without_the_present_one(
-    exchange: Exchange, add: Callable[..., dict[str, Any]]
-) -> None:
-    user = add(role="admin")
+def test_nobody_sets_the_own_password_without_the_present_one(exchange: Exchange) -> None:
+    user = exchange.add(role="admin")
     path = f"{REGISTRY}/User/{user['id']}"
     refused = exchange.call("PUT", path, person(exchange, user), {**user, "password": OTHER})
     assert refused.status_code == 422
     assert "$change-password" in refused.text
 
 
-def test_a_password_that_an_administrator_sets_ends_what_was_open(
-    exchange: Exchange, portal: dict[str, Any], add: Callable[..., dict[str, Any]]
-) -> None:
-    user = add()
+def test_a_password_that_an_administrator_sets_ends_what_was_open(exchange: Exchange, portal: dict[str, Any]) -> None:
+    user = exchange.add()
     browser = signed_in(exchange, portal, user)
     path = f"{REGISTRY}/User/{user['id']}"
     tokens = dict(browser.token(browser.allow(browser.begin(prompt="consent"))["code"]).json or {})
@@ -199,16 +181,14 @@ def test_a_password_that_an_administrator_sets_ends_what_was_open(
 
 
 @pytest.mark.parametrize("gone", ["client", "user"])
-def test_userinfo_and_introspection_know_who_has_been_switched_off(
-    exchange: Exchange, add: Callable[..., dict[str, Any]], gone: str
-) -> None:
+def test_userinfo_and_introspection_know_who_has_been_switched_off(exchange: Exchange, gone: str) -> None:
     client = exchange.register(
         grantType=["authorization_code", "client_credentials"],
         redirectUri=[CALLBACK],
         scope=f"{SCOPE} profile email system/*.rs",
     )
     exchange.authorize(client)
-    user = add()
+    user = exchange.add()
     browser = signed_in(exchange, client, user)
     code = browser.allow(browser.begin(prompt="consent"))["code"]
     token = dict(browser.token(code, client_secret=client["secret"]).json or {})["access_token"]
@@ -229,15 +209,13 @@ def test_userinfo_and_introspection_know_who_has_been_switched_off(
 # A sandbox
 
 
-def test_a_patient_of_a_sandbox_is_chosen_by_the_people_of_its_client(
-    exchange: Exchange, add: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_patient_of_a_sandbox_is_chosen_by_the_people_of_its_client(exchange: Exchange) -> None:
     scope = "launch/patient patient/*.rs openid"
     client = exchange.register(kind="test", grantType=["authorization_code"], redirectUri=[CALLBACK], scope=scope)
     asked = exchange.call("POST", f"{REGISTRY}/ClientApplication/{client['id']}/$sandbox", exchange.people["acme"])
     assert asked.status_code == 200, asked.text
     base = f"/1/health/organizations/{sandbox_of(client['id'])}/fhir/4"
-    user = add("acme")
+    user = exchange.add("acme")
     found = exchange.call("GET", f"{base}/Patient?_count=1", person(exchange, user))
     patient = dict(found.json or {})["entry"][0]["resource"]["id"]
     accounts = exchange.installation.tokens.patients
