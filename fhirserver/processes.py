@@ -17,6 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from fhirserver import app, metrics
+from fhirserver.auditing import owners
+from fhirserver.auditing.pace import Pace
 from fhirserver.auditing.recording import record, ship
 from fhirserver.bulk import work as bulk
 from fhirserver.exchange import errands, profiles
@@ -30,6 +32,7 @@ from fhirserver.notices.mail import JOB
 from fhirserver.settings import Settings
 from fhirserver.store.database import Session
 from fhirserver.store.model import Pending
+from fhirserver.store.spool import unshipped
 from fhirserver.subscriptions.deliver import Deliverer
 from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.post import Endpoints
@@ -65,8 +68,8 @@ def worker(settings: Settings) -> None:
         "process": mapped,
         "deliver": deliverer.deliver,
         reindex.JOB: lambda type: reindex.run(installation.server, type),
-        errands.JOB: lambda errand: errands.finish(installation.server, errand),
         bulk.JOB: lambda organization, id: bulk.work(installation.server, organization, id),
+        errands.JOB: lambda errand: errands.finish(installation.server, errand),
         **({JOB: mailer.send} if mailer else {}),
     }
     try:
@@ -123,9 +126,12 @@ def relay(settings: Settings) -> None:
 
 def _ship(installation: app.Installation, stop: threading.Event) -> None:
     """Ships the audit spool of this machine; what is there when the process ends is shipped by the next."""
+    folder, seals = installation.settings.data / app.SPOOL, app.seals(installation)
+    pace = Pace(lambda: unshipped(folder), stop.wait)
     while not stop.wait(SHIP_SECONDS):
         try:
-            while ship(installation.server, installation.settings.data / app.SPOOL) and not stop.is_set():
+            pace.begin()
+            while ship(installation.server, folder, seals, pace.rest) and not stop.is_set():
                 pass
         except Problem as trouble:
             log.warning("audit records wait: %s", trouble)
@@ -143,6 +149,7 @@ def _seal(installation: app.Installation, stop: threading.Event) -> None:
         try:
             if store.lease("seals", owner, 10 * SEAL_SECONDS) is None:
                 continue
+            owners.begin(installation.server)
             seals.work()
             if days and time.monotonic() - retired > RETIRE_SECONDS:
                 retired = time.monotonic()
@@ -197,8 +204,8 @@ async def _listen(settings: Settings) -> None:
         for task in beside:
             task.cancel()
         receiver.close()
-
         counts.close()
+
 
 def _certificate(settings: Settings) -> mllp.Certificate | None:
     if not settings.mllp_certificate:

@@ -7,54 +7,83 @@ and by POST (ITI-20), never changed: they carry no event and have no history.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fhirserver.auditing.security import security_event
+from fhirserver.auditing import owners, security
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import decode, encode
+from fhirserver.fhir.json import decode, encode, verbatim
 from fhirserver.fhir.problem import Problem
-from fhirserver.interactions.audit import event, facts_of_change
+from fhirserver.interactions import audit
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import instant_text, stamped
-from fhirserver.search.index import Entry, searchable
+from fhirserver.interactions.write import instant_text
+from fhirserver.search.index import Entry, plain
 from fhirserver.store import spool
 from fhirserver.store.database import Session
 from fhirserver.store.model import REGISTRY, Change, Pending
+from fhirserver.store.seal import Seals
 from fhirserver.store.search import index_values
 
 TYPE = "AuditEvent"
 BATCH = 500
-ALIKE = frozenset({"type", "subtype", "action", "outcome", "agent", "source"})
-"""The elements that are the same in many records: what one caller does again and again."""
-MOST_ALIKE = 2_000
+LEAST_SEALED = 50
+"""So many records of an organization, stored together, are sealed at once; fewer would make very many seals."""
+MOST_COMMON = 2_000
+_KIND = ("type", "role")
+"""The elements of an entity that are the same in many records."""
 Facts = Mapping[str, Any]
+_Says = tuple[
+    frozenset[str],
+    Callable[[Facts, bool, str], Resource],
+    Callable[[Facts, Sequence[str]], Iterable[dict[str, Any]]],
+]
+"""How facts are said: which of them are a record's own, the elements it has in common with others, its entities."""
 
 
-def ship(server: Server, folder: Path) -> int:
-    """Stores what the spool files in a folder hold and answers how many records that were."""
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What many records have in common - what one caller does again and again: elements, most of them as JSON text, and
+    what search finds by them.
+    """
+
+    meta: Mapping[str, Any]
+    elements: Mapping[str, Any]
+    entry: Entry
+
+
+def ship(server: Server, folder: Path, seals: Seals | None = None, pause: Callable[[], object] = lambda: None) -> int:
+    """Stores what the spool files in a folder hold and answers how many records that were. Many at once are sealed as
+    they are stored, where the `seals` are given. `pause` is called between one batch and the next.
+    """
     total = 0
-    for batch in spool.batches(folder, BATCH):
-        records = [(id, found) for id, line in batch.records if (found := _decoded(line)) is not None]
+    for group in spool.gathered(folder, BATCH):
+        lines = [line for batch in group for line in batch.records]
+        records = [(id, found) for id, line in lines if (found := _decoded(line)) is not None]
         for organization in dict.fromkeys(found["o"] for _, found in records):
             of_one = [each for each in records if each[1]["o"] == organization]
-            _insert(server, _home(server, organization), of_one)
-        spool.shipped(batch)
+            _insert(server, seals, _home(server, organization), of_one)
+        for batch in group:
+            spool.shipped(batch)
         total += len(records)
+        pause()
     return total
 
 
-def _insert(server: Server, organization: str, records: Sequence[tuple[str, Facts]]) -> None:
+def _insert(server: Server, seals: Seals | None, organization: str, records: Sequence[tuple[str, Facts]]) -> None:
     """Stores records; one that cannot be stored is stored without what a caller has put into it, and holds up no
     other.
     """
     try:
-        server.store.insert_messages(_changes(server, organization, records))
+        changes = _changes(server, organization, records)
+        sealed = seals is not None and len(changes) >= LEAST_SEALED and seals.insert(organization, changes)
+        if not sealed:
+            server.store.insert_messages(changes)
     except Problem as trouble:
         if trouble.status == 503:
             raise
@@ -64,7 +93,7 @@ def _insert(server: Server, organization: str, records: Sequence[tuple[str, Fact
             server.store.insert_messages(_changes(server, organization, [(id, bare)]))
             return
         for each in records:
-            _insert(server, organization, [each])
+            _insert(server, None, organization, [each])
 
 
 def _home(server: Server, organization: str) -> str:
@@ -80,7 +109,7 @@ def record(server: Server, pending: Pending, session: Session) -> None:
     records = []
     for number, change in enumerate(changes):
         id = sha256(f"{pending.event['id']} {number}".encode()).hexdigest()[:32]
-        records.append((id, facts_of_change(pending.event, change, pending.organization)))
+        records.append((id, audit.facts_of_change(pending.event, change, pending.organization)))
     if records:
         server.store.commit(_changes(server, pending.organization, records), session)
 
@@ -95,14 +124,14 @@ def _decoded(line: bytes) -> Facts | None:
 
 def _changes(server: Server, organization: str, records: Sequence[tuple[str, Facts]]) -> list[Change]:
     concerned = _patients(server, organization, [found for _, found in records])
+    owner_of = owners.of_clients(server, {_client(found) for _, found in records})
     base = server.base(organization)
     changes = []
     for id, found in records:
         instant = found["t"] if isinstance(found["t"], datetime) else datetime.fromisoformat(found["t"])
         instant = instant.astimezone(UTC).replace(microsecond=instant.microsecond // 1000 * 1000)
         patients = list(dict.fromkeys(patient for name in _names(found) for patient in concerned.get(name, ())))
-        made = security_event if found.get("sec") else event
-        resource = stamped(made(found, patients, server.public_url, instant_text(instant)), id, 1, instant)
+        text, entry = _event(server, id, found, patients, instant, base)
         changes.append(
             Change(
                 organization=organization,
@@ -111,50 +140,74 @@ def _changes(server: Server, organization: str, records: Sequence[tuple[str, Fac
                 version=1,
                 instant=instant,
                 method="POST",
-                text=encode(resource).decode(),
-                entry=entry(server, resource, base),
-                private=_of_client(found),
+                text=text,
+                entry=entry,
+                private=_whose(_client(found), owner_of),
             )
         )
     return changes
 
 
-def entry(server: Server, resource: Resource, base: str) -> Entry:
-    """The index entry of a record: its larger half is computed once for all that are alike."""
-    alike = {name: resource[name] for name in resource if name in ALIKE}
-    entries = _alike(server)
-    if entries is None:
-        return entry_of(server, resource, base)
-    key = encode(alike)
-    known = entries.get((base, key))
-    if known is None:
-        if len(entries) >= MOST_ALIKE:
-            entries.clear()
-        known = entries[base, key] = entry_of(server, {"resourceType": TYPE, **alike}, base)
-    own = entry_of(server, {name: value for name, value in resource.items() if name not in ALIKE}, base)
-    if not known.search.keys().isdisjoint(own.search):
-        return entry_of(server, resource, base)
-    return Entry({**known.search, **own.search}, {**known.sort, **own.sort})
+def _event(
+    server: Server, id: str, found: Facts, patients: Sequence[str], instant: datetime, base: str
+) -> tuple[str, Entry]:
+    """The AuditEvent of facts, as JSON text, and its index entry. Their larger halves are made once for all records
+    that have them in common.
+    """
+    entities = list(_says(found)[2](found, patients))
+    common = _common(server, found, [_kind(each) for each in entities], bool(patients), base)
+    recorded = instant_text(instant)
+    meta = {**common.meta, "versionId": "1", "lastUpdated": recorded}
+    resource: Resource = {"resourceType": TYPE, "id": id, "meta": meta, "recorded": recorded, **common.elements}
+    if entities:
+        resource["entity"] = entities
+    text = encode(resource).decode()
+    abouts = [{name: value for name, value in each.items() if name not in _KIND} for each in entities]
+    own = entry_of(server, {"resourceType": TYPE, "recorded": recorded, "entity": abouts}, base)
+    if not plain(server.definitions, TYPE) or not common.entry.search.keys().isdisjoint(own.search):
+        return text, entry_of(server, decode(text), base)
+    return text, Entry({**common.entry.search, **own.search}, {**common.entry.sort, **own.sort})
 
 
-def _alike(server: Server) -> dict[tuple[str, bytes], Entry] | None:
-    """The halves known so far; None where an added search parameter may look at both halves together."""
-    if "audit" not in server.caches:
-        parameters = server.definitions.search_parameters(TYPE)
-        apart = all(
-            compiled.first is not None and "%" not in (parameters[code].expression or "")
-            for code, (_, compiled) in searchable(server.definitions, TYPE).items()
-        )
-        server.caches["audit"] = {} if apart else None
-    found: dict[tuple[str, bytes], Entry] | None = server.caches["audit"]
-    return found
+def _says(found: Facts) -> _Says:
+    return (
+        (security.OWN, security.common, security.entities)
+        if found.get("sec")
+        else (audit.OWN, audit.common, audit.entities)
+    )
 
 
-def _of_client(found: Facts) -> dict[str, str]:
-    """The client whose doing it was, for its own side's eyes: see `own_events`."""
+def _kind(entity: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entity[name] for name in _KIND if name in entity}
+
+
+def _common(server: Server, found: Facts, kinds: Sequence[Resource], concerned: bool, base: str) -> _Common:
+    """The elements and index values that do not depend on what is a record's own; remembered."""
+    own, of, _ = _says(found)
+    known: dict[bytes, _Common] = server.caches.setdefault("audit", {})
+    key = encode([base, concerned, kinds, {name: value for name, value in found.items() if name not in own}])
+    common = known.get(key)
+    if common is None:
+        elements = of(found, concerned, server.public_url)
+        entry = entry_of(server, {"resourceType": TYPE, **elements, "entity": list(kinds)}, base)
+        meta = elements.pop("meta", {})
+        texts = {name: verbatim(encode(value).decode()) for name, value in elements.items()}
+        if len(known) >= MOST_COMMON:
+            known.clear()
+        common = known[key] = _Common(meta, texts, entry)
+    return common
+
+
+def _whose(client: str, owner_of: Mapping[str, str]) -> dict[str, str]:
+    """The private part of a record: its client and that one's owner, for their own side's eyes. See `own_events`."""
+    named = {"client": client, "owner": owner_of.get(client, "")}
+    return {name: value for name, value in named.items() if value}
+
+
+def _client(found: Facts) -> str:
+    """The client whose doing it was, "" for none."""
     asked = found.get("who", {})
-    client = asked.get("client") or (asked.get("id") if asked.get("kind") == "client" else "")
-    return {"client": client} if client else {}
+    return str(asked.get("client") or (asked.get("id") if asked.get("kind") == "client" else "") or "")
 
 
 def _names(found: Facts) -> Iterable[str]:

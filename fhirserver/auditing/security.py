@@ -24,6 +24,8 @@ ITI_71 = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.IUA.71"
 ASKED = ("grant_type", "client_id", "scope", "redirect_uri", "aud", "client_assertion_type", "token_type_hint")
 """The parameters of a token request that are recorded: none of them is a secret."""
 MOST_TEXT = 1_000
+OWN = frozenset({"t", "k", "r", "seen", "asked", "token", "request"})
+"""The facts that are others in each record; see `common`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +83,23 @@ def security_facts(kind: str, now: datetime, organization: str, **more: Any) -> 
     return found
 
 
-def security_event(found: Mapping[str, Any], patients: Sequence[str], server: str, recorded: str) -> Resource:
-    """The AuditEvent of such facts."""
+def common(found: Mapping[str, Any], concerned: bool, server: str) -> Resource:
+    """The elements of the AuditEvent of such facts that are made of nothing in `OWN`."""
     kind, status = KINDS[found["sec"]], int(found.get("s", 200))
-    subtype = coded(V2_EVENT, found["event"]) if found.get("event") else dict(kind.subtype)
-    resource: Resource = {"resourceType": "AuditEvent"}
+    elements: Resource = {}
     if kind.profile and status < 400:
-        resource["meta"] = {"profile": [kind.profile]}
-    resource |= {
+        elements["meta"] = {"profile": [kind.profile]}
+    elements |= {
         "type": dict(kind.type),
-        "subtype": [subtype],
+        "subtype": [coded(V2_EVENT, found["event"]) if found.get("event") else dict(kind.subtype)],
         "action": kind.action,
-        "recorded": recorded,
         "outcome": outcome_code(status),
     }
     if status >= 400:
-        resource["outcomeDesc"] = f"refused with {status}: {found.get('why', 'error')}"
+        elements["outcomeDesc"] = f"refused with {status}: {found.get('why', 'error')}"
     elif found.get("why"):
-        resource["outcomeDesc"] = str(found["why"])
-    resource["agent"] = [
+        elements["outcomeDesc"] = str(found["why"])
+    elements["agent"] = [
         agent_of(found, kind.asking),
         {
             "type": {"coding": [dict(kind.server)]},
@@ -108,14 +108,12 @@ def security_event(found: Mapping[str, Any], patients: Sequence[str], server: st
             "network": {"address": server, "type": "5"},
         },
     ]
-    resource["source"] = {"observer": {"display": server}}
-    entities = list(_entities(found, patients))
-    if entities:
-        resource["entity"] = entities
-    return resource
+    elements["source"] = {"observer": {"display": server}}
+    return elements
 
 
-def _entities(found: Mapping[str, Any], patients: Sequence[str]) -> Iterator[dict[str, Any]]:
+def entities(found: Mapping[str, Any], patients: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What such an AuditEvent is about: the patients concerned ("Patient/1"), a token, what was asked for."""
     for patient in patients:
         yield {"what": {"reference": patient}, "type": entity_type("1"), "role": role("1")}
     if found.get("asked"):

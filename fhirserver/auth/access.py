@@ -74,14 +74,24 @@ NO_GUEST = Guest()
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """Audit records by whose doing they are: of the clients that these organizations (None: any) have, of these clients
+    (None: any) alone.
+    """
+
+    owners: frozenset[str] | None
+    clients: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
     """What a principal may do in one organization. A required argument of every read of the store."""
 
     organization: str
     principal: Principal
     layers: tuple[Layer, ...] = ()
-    clients: frozenset[str] | None = None
-    """Where set, a search of AuditEvents is over those of these clients, in whatever organization they lie."""
+    own: Own | None = None
+    """Where set, a search of AuditEvents is over these, in whatever organization they lie."""
 
     policies: tuple[Policy, ...] = ()
     """The AccessPolicies among the layers, and what they see of the caller."""

@@ -1,4 +1,4 @@
-"""What a write makes necessary beyond itself, done to its end by a job: see `ending` and `following`.
+"""What a write makes necessary beyond itself, done to its end by a job: see `ending`, `following` and `giving`.
 
 The errand is noted in the transaction that takes the write's event off its document, so none is lost; a sweep enqueues
 it until it is done, and its work stands being done twice.
@@ -6,14 +6,14 @@ it until it is done, and its work stands being done twice.
 
 from __future__ import annotations
 
-from fhirserver.exchange import ending, following
+from fhirserver.exchange import ending, following, giving
 from fhirserver.interactions.model import Server
 from fhirserver.store import errands
 from fhirserver.store.database import Session
 from fhirserver.store.model import Pending
 
 JOB = "errand"
-_KINDS = {kind.ERRAND: kind for kind in (ending, following)}
+_KINDS = {kind.ERRAND: kind for kind in (ending, following, giving)}
 
 
 def note(server: Server, pending: Pending, session: Session) -> None:

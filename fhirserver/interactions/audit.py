@@ -9,7 +9,7 @@ one: of a search the query that was sent (BALP wants it), of a read what was rea
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,8 @@ MOST_SEEN = 1_000
 MOST_QUERY = 65_536
 """Characters: as many as a search may have."""
 MOST_NAME = 64
+OWN = frozenset({"t", "k", "r", "seen", "q", "request", "method", "path"})
+"""The facts that are another request's in each record; see `common`."""
 
 # Interaction -> (action, BALP profile, BALP profile where a patient is concerned, role of the client, role of the
 # server)
@@ -118,31 +120,28 @@ def who(principal: Principal) -> dict[str, str]:
     return {key: value for key, value in named.items() if value}
 
 
-def event(found: Mapping[str, Any], patients: Sequence[str], server: str, recorded: str) -> Resource:
-    """The AuditEvent of facts. `patients` are the patients concerned ("Patient/1"), `server` the URL of this one."""
+def common(found: Mapping[str, Any], concerned: bool, server: str) -> Resource:
+    """The elements of the AuditEvent of facts that are the same for whatever the same caller does in the same way: made
+    of nothing in `OWN`. `concerned`: whether a patient is; `server`: the URL of this one.
+    """
     interaction = CODES.get(found["i"], found["i"])
-    kind = KINDS[_kind(interaction)]
-    action, profile, patient_profile, client_role, server_role = kind
-    name = patient_profile if patients else profile
-    resource: Resource = {"resourceType": "AuditEvent"}
+    action, profile, patient_profile, client_role, server_role = KINDS[_kind(interaction)]
+    name = patient_profile if concerned else profile
     failed = found.get("s", 200) >= 400
+    elements: Resource = {}
     if name and not failed:
-        resource["meta"] = {"profile": [f"{BALP}/{name}"]}
-    resource |= {
+        elements["meta"] = {"profile": [f"{BALP}/{name}"]}
+    elements |= {
         "type": REST,
         "subtype": [coded(INTERACTION, interaction), *([coded(OPERATION, found["op"])] if found.get("op") else [])],
         "action": action,
-        "recorded": recorded,
         "outcome": outcome_code(found.get("s", 200)),
     }
     if failed:
-        resource["outcomeDesc"] = f"refused with {found['s']}: {found.get('why', 'error')}"
-    resource["agent"] = list(_agents(found, client_role, server_role, server))
-    resource["source"] = {"observer": {"display": server}}
-    entities = list(_entities(found, patients, interaction))
-    if entities:
-        resource["entity"] = entities
-    return resource
+        elements["outcomeDesc"] = f"refused with {found['s']}: {found.get('why', 'error')}"
+    elements["agent"] = list(_agents(found, client_role, server_role, server))
+    elements["source"] = {"observer": {"display": server}}
+    return elements
 
 
 def _kind(interaction: str) -> str:
@@ -158,7 +157,7 @@ def outcome_code(status: int) -> str:
     return "0" if status < 400 else "4" if status < 500 else "8"
 
 
-def _agents(found: Mapping[str, Any], client_role: str, server_role: str, server: str) -> Any:
+def _agents(found: Mapping[str, Any], client_role: str, server_role: str, server: str) -> Iterator[dict[str, Any]]:
     asked = found.get("who", {})
     yield agent_of(found, {"system": DCM, "code": client_role})
     yield {
@@ -195,7 +194,9 @@ def _client(client: str, asked: Mapping[str, str]) -> dict[str, Any]:
     return {"display": asked.get("name") or asked.get("kind") or "anonymous"}
 
 
-def _entities(found: Mapping[str, Any], patients: Sequence[str], interaction: str) -> Any:
+def entities(found: Mapping[str, Any], patients: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What an AuditEvent is about: the patients concerned ("Patient/1"), what was asked for."""
+    interaction = found["i"]
     for patient in patients:
         yield {"what": {"reference": patient}, "type": entity_type("1"), "role": role("1")}
     if interaction.startswith(("search", "history")) and not found.get("r"):

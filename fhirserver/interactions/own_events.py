@@ -1,23 +1,26 @@
 """The audit records of one's own clients, searched on the registry, wherever they were written. FHIR R4: auditevent.
 
-A record lies once, with the organization whose data it is about. Its private part names the client, written by the
-recorder alone: a record that somebody posts cannot get into another's view by naming a client of theirs. See
-docs/decisions/0005.
+A record lies once, with the organization whose data it is about. Its private part names the client and the organization
+that has it, written by the recorder alone: a record that somebody posts cannot get into another's view by naming a
+client of theirs. See docs/decisions/0005.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from fhirserver.auth.access import Access, everything
+from fhirserver.auth.access import Access, Own, everything
 from fhirserver.auth.layers import Alternatives, Layer
 from fhirserver.interactions.model import Request, Server
-from fhirserver.search.query import Ids, References
+from fhirserver.rules.model import target
+from fhirserver.search.query import Ids
+from fhirserver.store import owned
 from fhirserver.store.model import REGISTRY, Stored
-from fhirserver.store.search import compile_search, find
+from fhirserver.store.search import compile_search, find, referrers
 
 TYPE = "AuditEvent"
 MOST_CLIENTS = 1_000
+"""Whose records are found while those of an older installation are not yet known by their owner."""
 
 
 def with_own_events(server: Server, request: Request, access: Access) -> Access:
@@ -28,8 +31,7 @@ def with_own_events(server: Server, request: Request, access: Access) -> Access:
     own = principal.kind in ("client", "user") and not principal.operator
     if request.organization != REGISTRY or request.type != TYPE or not own:
         return access
-    clients = frozenset({principal.id}) if principal.kind == "client" else _clients(server, request)
-    return replace(access, clients=clients, layers=tuple(map(_opened, access.layers)))
+    return replace(access, own=_own(server, request), layers=tuple(map(_opened, access.layers)))
 
 
 def own_event(server: Server, request: Request, access: Access) -> Stored | None:
@@ -38,26 +40,50 @@ def own_event(server: Server, request: Request, access: Access) -> Stored | None
         return None
     narrowed = with_own_events(server, request, access)
     clauses = narrowed.clauses(TYPE, "r")
-    if not narrowed.clients or clauses is None:
+    if narrowed.own is None or clauses is None:
         return None
-    theirs = replace(everything(REGISTRY), clients=narrowed.clients)
+    theirs = replace(everything(REGISTRY), own=narrowed.own)
     search = compile_search(server.store, theirs, TYPE, [Ids(frozenset({request.id})), *clauses], request.session)
     found = find(server.store, search, (), 1, session=request.session).matches if search else ()
     return found[0] if found else None
 
 
-def _clients(server: Server, request: Request) -> frozenset[str]:
-    """The clients of the organizations that a user has a role in."""
-    own = frozenset(f"Organization/{id}" for id in request.principal.roles)
-    named = _named(request)
-    if named:
-        client = server.store.deciding("ClientApplication", named)
-        owner = client.resource().get("managingOrganization", {}).get("reference", "") if client else ""
-        return frozenset({named}) if owner in own else frozenset()
-    clause = References("managing-organization", own)
-    search = compile_search(server.store, everything(REGISTRY), "ClientApplication", [clause], request.session)
-    found = find(server.store, search, (), MOST_CLIENTS, session=request.session).matches if search and own else ()
-    return frozenset(version.id for version in found)
+def _own(server: Server, request: Request) -> Own:
+    """Whose records: of the organizations that a user has a role in, of a client itself; of one client where one is
+    asked for.
+    """
+    principal, named = request.principal, _named(request)
+    clients = frozenset({named}) if named else None
+    if principal.kind == "client":
+        # Its owner of now, not that of when its token was issued: an id may have been registered anew by another one.
+        client = server.store.deciding("ClientApplication", principal.id)
+        owner = target(client.resource().get("managingOrganization"), "Organization") if client else ""
+        owners, clients = frozenset({owner}), frozenset({principal.id})
+    else:
+        owners = frozenset(principal.roles)
+    return Own(owners, clients) if _settled(server) else Own(None, _managed(server, request, owners, clients))
+
+
+def _settled(server: Server) -> bool:
+    """Whether every record has its owner. True for good once it is."""
+    known = server.caches.get("owners") or owned.known(server.store.database)
+    server.caches["owners"] = known
+    return bool(known)
+
+
+def _managed(
+    server: Server, request: Request, owners: frozenset[str], clients: frozenset[str] | None
+) -> frozenset[str]:
+    """Those of the clients - of all, if None - that these organizations have now."""
+    if clients is not None and request.principal.kind == "client":
+        return clients
+    targets = [f"Organization/{id}" for id in owners]
+    known = referrers(
+        server.store, everything(REGISTRY), "ClientApplication", "managing-organization", targets, MOST_CLIENTS,
+        request.session,
+    )  # fmt: skip
+    found = frozenset(version.id for version in known)
+    return found if clients is None else found & clients
 
 
 def _named(request: Request) -> str:

@@ -41,7 +41,7 @@ def ensure_indexes(server: Server, access: Access, query: Query, type: str = "")
     search = compile_search(server.store, access, searched, clauses, None)
     if search is not None:
         fields = [*search.fields, *((key.field,) for key in query.sort)]
-        server.store.indexes.ensure(search.type, fields)
+        server.store.indexes.ensure(search.type, fields, search.whose)
     for include in query.revincludes:
         if "*" not in (include.source, include.parameter):
             server.store.indexes.ensure(include.source, [(f"s.{include.parameter}",)])

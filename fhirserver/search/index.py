@@ -6,6 +6,7 @@ FHIR R4: searchparameter. The functions are compiled once per type and generatio
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -98,6 +99,7 @@ MOST_SHAPES = 50
 """Sets of properties, in their order, for which the search parameters that look at them are remembered."""
 MOST_CONTAINED = 1_000
 """Contained resources of one that are indexed: index values are several times as large as what they are of."""
+_WAY = re.compile(r"[A-Z][A-Za-z]*(\.[a-z][A-Za-z]*)+(\.where\(resolve\(\) is [A-Z][A-Za-z]*\))?")
 _NO_NAME = frozenset(".$:\0")  # cannot stand in the name of an index field
 
 
@@ -210,6 +212,17 @@ def searchable(definitions: Definitions, type: str) -> Mapping[str, tuple[str, C
             continue
         found[code] = (parameter.type, compiled)
     return found
+
+
+@lru_cache(maxsize=512)
+def plain(definitions: Definitions, type: str) -> bool:
+    """Whether all search parameters of a type say nothing but ways to elements (`AuditEvent.entity.what`). Then the
+    index values of a resource are those of its parts, put together.
+    """
+    parameters = definitions.search_parameters(type)
+    asked = [parameters[code] for code in searchable(definitions, type)]
+    ways = (way.strip() for each in asked for way in (each.expression or "").split("|"))
+    return all(each.type != "composite" for each in asked) and all(_WAY.fullmatch(way) for way in ways)
 
 
 def _composite(definitions: Definitions, type: str, parameter: SearchParameter) -> Compiled:

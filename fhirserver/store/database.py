@@ -93,6 +93,9 @@ BASE_INDEXES = (
 SEALED = "AuditEvent"
 """The type whose records are sealed (`store.seal`): `z` is the number of the seal, 0 while there is none."""
 
+OWNER = "p.owner"
+"""The organization whose client made an audit record (`store.owned`)."""
+
 SEALED_INDEXES = (
     *BASE_INDEXES,
     IndexModel(
@@ -102,6 +105,11 @@ SEALED_INDEXES = (
         [("p.client", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)],
         name="client",
         partialFilterExpression={"p.client": {"$exists": True}},
+    ),
+    IndexModel(
+        [(OWNER, ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)],
+        name="owner",
+        partialFilterExpression={OWNER: {"$exists": True}},
     ),
     IndexModel([("i", ASCENDING)], name="own", partialFilterExpression={"p.client": {"$exists": True}}),
     # The one question that is asked of a large repository: who saw this patient. As `store.indexes` would make it.

@@ -150,7 +150,7 @@ class Store:
 
             group = self._groups.setdefault(change.type, GroupCommit(insert))
         with translated(), self._settled():
-            group.insert(_document(change))
+            group.insert(document(change))
 
     def transaction(self, work: Callable[[Session], T]) -> T:
         """`Database.transaction`, answered when what it has written holds for every request: see `recent`."""
@@ -177,7 +177,7 @@ class Store:
             )
         # Many inserts of one type travel in one command: a transaction of 100 creates needs few round trips.
         for type in {change.type: None for change in changes if change.previous is None}:
-            documents = [_document(each) for each in changes if each.type == type and each.previous is None]
+            documents = [document(each) for each in changes if each.type == type and each.previous is None]
             self._insert(self.database.collection(type), documents, session)
 
     def _supersede(self, type: str, changes: Sequence[Change], session: Session | None) -> None:
@@ -223,7 +223,7 @@ class Store:
         results = ["stored"] * len(changes)
         with translated():
             try:
-                collection.insert_many([_document(change) for change in changes], ordered=False)
+                collection.insert_many([document(change) for change in changes], ordered=False)
             except errors.BulkWriteError as error:
                 failed = error.details["writeErrors"]
                 if any(item["code"] != 11000 for item in failed) or error.details.get("writeConcernErrors"):
@@ -327,7 +327,8 @@ def _fields(change: Change) -> Document:
     return fields
 
 
-def _document(change: Change) -> Document:
+def document(change: Change) -> Document:
+    """What the first version of a resource is in the database."""
     document: Document = {
         "_id": key(change.organization, change.id),
         "o": change.organization,

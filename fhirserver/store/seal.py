@@ -17,9 +17,13 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
+from pymongo import errors
 from pymongo.collection import Collection
 
+from fhirserver.fhir.problem import Problem
 from fhirserver.store.database import SEALED, Database, Document, Session, translated
+from fhirserver.store.model import Change
+from fhirserver.store.resources import document
 
 BATCH = 500
 MOST_FINDINGS = 100
@@ -79,12 +83,36 @@ class Seals:
             if made is None:
                 return total
             total += len(made["records"])
-            log.info(
-                "audit records sealed",
-                extra={"facts": {"organization": organization, "head": _head(made), "records": len(made["records"])}},
-            )
+            _told(organization, _head(made), len(made["records"]))
             if len(made["records"]) < BATCH:
                 return total
+
+    def insert(self, organization: str, changes: Sequence[Change]) -> bool:
+        """Stores many new records of one organization together with their seal, which is a third of the work of
+        sealing them later. False where one of them is there already or cannot be stored: then none is.
+        """
+        self._seal_collection()
+        records, documents = self._records, [document(change) for change in changes]
+
+        def work(session: Session) -> None:
+            made = self._next(organization, documents, session)
+            for each in documents:
+                each["z"] = made["n"]
+            self._seals.insert_one(made, session=session)
+            records.insert_many(documents, session=session)
+            head.append(_head(made))
+
+        head: list[str] = []
+        try:
+            self._database.transaction(work)
+        except errors.BulkWriteError:
+            return False
+        except Problem as trouble:
+            if trouble.status == 503:
+                raise
+            return False
+        _told(organization, head[-1], len(documents))
+        return True
 
     def _seal_collection(self) -> None:
         name = self._seals.name
@@ -101,21 +129,26 @@ class Seals:
         )
         if not found:
             return None
+        made = self._next(organization, found, session)
+        self._seals.insert_one(made, session=session)
+        self._records.update_many(
+            {"_id": {"$in": [each["_id"] for each in found]}}, {"$set": {"z": made["n"]}}, session=session
+        )
+        return made
+
+    def _next(self, organization: str, documents: Sequence[Document], session: Session) -> Document:
+        """The seal of these records, to follow the last one."""
         last = self._last(organization, session)
         number = (last["through"] if last.get("n") == 0 else last["n"]) + 1 if last else 1
         made = {
             "_id": _id(organization, number),
             "o": organization,
             "n": number,
-            "t": max(document["t"] for document in found),
+            "t": max(each["t"] for each in documents),
             "previous": last["hash"] if last else "",
-            "records": [[document["i"], _digest(document)] for document in found],
+            "records": [[each["i"], _digest(each)] for each in documents],
         }
         made["hash"] = self._sign(_text(made))
-        self._seals.insert_one(made, session=session)
-        self._records.update_many(
-            {"_id": {"$in": [document["_id"] for document in found]}}, {"$set": {"z": number}}, session=session
-        )
         return made
 
     def _last(self, organization: str, session: Session | None = None) -> Document | None:
@@ -261,6 +294,11 @@ def _faults(seal: Mapping[str, Any], organization: str, here: Mapping[str, Docum
             yield f"{where} was changed"
         elif document.get("z") != seal["n"]:
             yield f"{where} bears another number"
+
+
+def _told(organization: str, head: str, records: int) -> None:
+    facts = {"organization": organization, "head": head, "records": records}
+    log.info("audit records sealed", extra={"facts": facts})
 
 
 def _of(organization: str) -> Document:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fhirserver.auth.access import Access
+from fhirserver.auth.access import Access, Own
 from fhirserver.fhir.problem import problem
 from fhirserver.search import mongo
 from fhirserver.search.query import (
@@ -30,8 +30,8 @@ from fhirserver.search.query import (
     rewrite,
     walk,
 )
-from fhirserver.search.text import after_prefix, normal
-from fhirserver.store.database import SEALED, Document, Session, translated
+from fhirserver.search.text import after_prefix, normal, one_of
+from fhirserver.store.database import OWNER, SEALED, Document, Session, translated
 from fhirserver.store.keyset import Keyset, Span, ordering
 from fhirserver.store.model import Page, Stored, Total
 from fhirserver.store.resources import PROJECTION, Store, key, stored
@@ -55,6 +55,8 @@ class Search:
     """The filter without the clause that `span` says."""
     span: Span | None = None
     """Where the only clause is the start of a text."""
+    whose: str = "o"
+    """The field that every match has one value of few in: what its indexes begin with."""
 
 
 def compile_search(
@@ -67,14 +69,26 @@ def compile_search(
     clause = joined(store, access, type, both(*permitted, *clauses), session)
     wanted = mongo.filter(clause)
     around: Document = {"o": access.organization, "x": None}
-    if access.clients is not None and type == SEALED:
-        around = {"p.client": {"$in": sorted(access.clients)}, "x": None}
+    whose = "o"
+    if access.own is not None and type == SEALED:
+        around, whose = {**_of(access.own), "x": None}, OWNER if access.own.owners is not None else whose
     else:
         # The range of `_id` says what `o` says, in the order of the pages: without it a search that no index narrows
         # would sort everything that the organization has, for every page.
         own = {"_id": {"$gt": f"{access.organization}/", "$lt": f"{access.organization}0"}}
         wanted = {"$and": [own, _keyed(wanted, access.organization)]}
-    return Search(type, {"$and": [around, wanted]}, mongo.index_fields(clause), around, _span(clause))
+    return Search(type, {"$and": [around, wanted]}, mongo.index_fields(clause), around, _span(clause), whose)
+
+
+def _of(own: Own) -> Document:
+    """What the private part of an audit record must say."""
+    asked = {OWNER: own.owners, "p.client": own.clients}
+    return {
+        name: value
+        for each, ids in asked.items()
+        if ids is not None
+        for name, value in one_of(each, sorted(ids)).items()
+    }
 
 
 def _span(clause: Clause) -> Span | None:
@@ -115,7 +129,7 @@ def find(
     """
     if session is None:
         fields = [*search.fields, *((key.field,) for key in sort)]
-        store.indexes.ensure(search.type, fields)
+        store.indexes.ensure(search.type, fields, search.whose)
     order = order_of(store, search, sort, session)
     backwards = before is not None
     shown = SHOWN | {name: 1 for name, _ in order.keys} | {f"s.{code}": 1 for code in values}
@@ -147,7 +161,7 @@ def order_of(store: Store, search: Search, sort: Sequence[SortKey], session: Ses
 def total(store: Store, search: Search, bound: int, session: Session | None = None) -> Total:
     """How many match, counted up to `bound`."""
     if session is None:
-        store.indexes.ensure(search.type, search.fields)
+        store.indexes.ensure(search.type, search.fields, search.whose)
     collection = store.database.collection(search.type)
     with translated(session):
         count = collection.count_documents(
@@ -329,7 +343,7 @@ def _listed(store: Store, access: Access, type: str, listed: Listed, session: Se
 
 def _inner(store: Store, search: Search, fields: Document, session: Session | None) -> list[Document]:
     if session is None:
-        store.indexes.ensure(search.type, search.fields)
+        store.indexes.ensure(search.type, search.fields, search.whose)
     with translated(session):
         cursor = store.database.collection(search.type).find(
             search.filter, fields, session=session, max_time_ms=store.database.query_limit_ms

@@ -98,6 +98,20 @@ def batches(folder: Path, most: int) -> Iterator[Batch]:
             _mark(path).unlink(missing_ok=True)
 
 
+def gathered(folder: Path, most: int) -> Iterator[list[Batch]]:
+    """The batches of all files, put together to at most `most` records: many threads write, each little."""
+    group: list[Batch] = []
+    room = most
+    for batch in batches(folder, most):
+        if len(batch.records) > room:
+            yield group
+            group, room = [], most
+        group.append(batch)
+        room -= len(batch.records)
+    if group:
+        yield group
+
+
 def unshipped(folder: Path) -> int:
     """How many bytes wait to be shipped."""
     return sum(_left(path) for path in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else 0
@@ -105,24 +119,34 @@ def unshipped(folder: Path) -> int:
 
 def _left(path: Path) -> int:
     try:
-        mark = _mark(path)
-        return path.stat().st_size - (int(mark.read_text() or 0) if mark.exists() else 0)
+        return path.stat().st_size - _place(path)
     except FileNotFoundError:  # shipped to its end meanwhile, and gone
         return 0
 
 
 def shipped(batch: Batch) -> None:
     """Remembers that the records of a batch are stored."""
-    mark = _mark(batch.path)
-    fresh = mark.with_suffix(".new")
-    fresh.write_text(str(batch.end))
-    os.replace(fresh, mark)
+    mark = os.open(_mark(batch.path), os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        # In place and always as long: one write puts it there, and no file system waits for the disk as when one file
+        # replaces another.
+        os.pwrite(mark, b"%020d" % batch.end, 0)
+    finally:
+        os.close(mark)
+
+
+def _place(path: Path) -> int:
+    """How far a file is shipped."""
+    try:
+        # Empty or nothing but zero bytes after a crash of the machine: then everything is shipped again, which stores
+        # nothing twice.
+        return int(_mark(path).read_bytes().strip(b"\0") or 0)
+    except FileNotFoundError:
+        return 0
 
 
 def _read(path: Path, most: int) -> Batch:
-    mark = _mark(path)
-    # Empty after a crash of the machine: then everything is shipped again, which stores nothing twice.
-    start = end = int(mark.read_text() or 0) if mark.exists() else 0
+    start = end = _place(path)
     records: list[tuple[str, bytes]] = []
     with open(path, "rb") as file:
         file.seek(start)

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from fhirserver import app
+from fhirserver.auditing import owners
 from fhirserver.auditing.recording import ship
 from fhirserver.auth.principal import Principal
+from fhirserver.exchange import errands
+from fhirserver.store import errands as kept_errands
+from fhirserver.store.owned import NOTE
 from tests.api.client import Api
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
+from tests.api.relaying import relay_events
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 ENTITY = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
@@ -102,6 +107,7 @@ def test_iti_81_finds_both(criteria: str, repository: Api) -> None:
 @pytest.fixture(scope="module")
 def exchange(mongo_url: str) -> Iterator[Exchange]:
     with exchange_of(mongo_url, "test_audit_repository") as made:
+        owners.begin(made.installation.server)
         yield made
 
 
@@ -260,3 +266,71 @@ def test_the_records_of_one_client_are_asked_for_by_its_identifier_and_never_ano
     ]
 
     assert found == [{"Patient/mine"}, set(), set(), {"Patient/mine"}]
+
+
+def explained(exchange: Exchange, token: str, search: str) -> str:
+    """Which index a search on the registry is answered by."""
+    headers = {"Authorization": f"Bearer {token}", "X-Explain": "true"}
+    answer = exchange.http.get(f"{REGISTRY}/AuditEvent?{search}", headers=headers)
+    notes = [issue["diagnostics"] for each in dict(answer.json or {})["entry"] if each["search"]["mode"] == "outcome"
+             for issue in each["resource"]["issue"]]  # fmt: skip
+    return str(next(text for text in notes if text.startswith("Answered by")))
+
+
+def test_however_many_clients_a_provider_has_its_records_are_found_by_one_index(exchange: Exchange) -> None:
+    calls(exchange, name="Found")
+    recorded(exchange)
+    assert explained(exchange, exchange.people["acme"], "_sort=-_lastUpdated") == "Answered by owner."
+    assert "p.owner s.entity" in explained(exchange, exchange.people["acme"], "entity=Patient/found")
+
+
+def errands_done(exchange: Exchange) -> None:
+    server = exchange.installation.server
+    relay_events(server, lambda pending, session: errands.note(server, pending, session))
+    for errand in kept_errands.waiting(server.store.database):
+        errands.finish(server, errand.id)
+
+
+def test_a_client_that_is_given_away_takes_its_records_along(exchange: Exchange) -> None:
+    client = calls(exchange, name="Given")
+    recorded(exchange)
+    assert "Patient/given" in about(views(exchange, exchange.people["acme"]))
+    path = f"{REGISTRY}/ClientApplication/{client['id']}"
+    held = dict(exchange.call("GET", path, exchange.people["acme"]).json or {})
+    assert exchange.call("PUT", path, exchange.people["acme"], {**held, "description": "x"}).status_code == 200
+    errands_done(exchange)
+    assert "Patient/given" in about(views(exchange, exchange.people["acme"]))
+
+    given = {**held, "managingOrganization": {"reference": f"Organization/{exchange.hospital}"}}
+    assert exchange.call("PUT", path, exchange.operator(), given).status_code == 200
+    errands_done(exchange)
+    assert "Patient/given" not in about(views(exchange, exchange.people["acme"]))
+    assert "Patient/given" in about(views(exchange, exchange.people["hospital"]))
+
+
+def test_what_a_client_did_stays_in_view_of_its_organization_when_it_is_deleted(exchange: Exchange) -> None:
+    client = calls(exchange, name="Gone")
+    recorded(exchange)
+    path, search = f"{REGISTRY}/ClientApplication/{client['id']}", f"&agent:identifier=ClientApplication/{client['id']}"
+    assert exchange.call("DELETE", path, exchange.people["acme"]).status_code == 200
+    errands_done(exchange)
+    assert about(views(exchange, exchange.people["acme"], search)) == {"Patient/gone"}
+    assert about(views(exchange, exchange.people["hospital"], search)) == set()
+
+
+def test_records_from_before_there_were_owners_are_found_at_once_and_get_theirs(exchange: Exchange) -> None:
+    mine = calls(exchange, name="Early")
+    recorded(exchange)
+    server = exchange.installation.server
+    database = server.store.database
+    database.collection("AuditEvent").update_many({}, {"$unset": {"p.owner": ""}})
+    database.collection("installation").delete_one({"_id": NOTE})
+    server.caches.pop("owners", None)
+    for _ in range(2):
+        search = f"&agent:identifier=ClientApplication/{mine['id']}"
+        assert about(views(exchange, exchange.people["acme"], search)) == {"Patient/early"}
+        assert "Patient/early" in about(views(exchange, exchange.people["acme"]))
+        assert about(views(exchange, mine["token"], "&subtype=read")) == {"Patient/early"}
+        assert views(exchange, exchange.people["hospital"], search) == []
+        owners.begin(server)
+    assert explained(exchange, exchange.people["acme"], "_sort=-_lastUpdated") == "Answered by owner."

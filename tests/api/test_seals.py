@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fhirserver import app, local, processes
-from fhirserver.auditing.recording import ship
+from fhirserver.auditing.recording import LEAST_SEALED, ship
 from fhirserver.auditing.sealed import operations as sealed_rows
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir.problem import Problem, problem
@@ -176,6 +176,67 @@ def test_two_sealers_at_once_make_one_chain(
         done = list(pool.map(seals.seal, [api.organization] * 4))
     report = sealed()
     assert (sum(done), report.findings, report.records, report.unsealed) == (5, [], 11, 0)
+
+
+@pytest.fixture
+def burst(installation: app.Installation, api: Api) -> Callable[[int], None]:
+    """Leaves so many records in the spool."""
+    server = installation.server
+
+    def leave(count: int) -> None:
+        base = server.base(api.organization)
+        asked = Request("read", api.organization, base, OPERATOR, type="Patient", id="x")
+        for _ in range(count):
+            server.audit(server, asked, problem("not-found", "not here"))
+
+    return leave
+
+
+def test_many_records_are_sealed_as_they_are_stored_and_few_are_not(
+    installation: app.Installation, api: Api, seals: Seals, burst: Callable[[int], None]
+) -> None:
+    folder = installation.settings.data / app.SPOOL
+    for count in (LEAST_SEALED - 1, LEAST_SEALED, 2 * LEAST_SEALED):
+        burst(count)
+        assert ship(installation.server, folder, seals) >= count
+    report = seals.verify(api.organization)
+    assert (report.findings, report.seals, report.records, report.unsealed) == ([], 2, 150, 49)
+    assert seals.seal(api.organization) == 49
+    assert seals.verify(api.organization, report.head).findings == []
+
+
+def test_records_that_are_shipped_again_after_a_crash_are_there_once_and_the_chain_holds(
+    installation: app.Installation, api: Api, seals: Seals, burst: Callable[[int], None]
+) -> None:
+    folder = installation.settings.data / app.SPOOL
+    burst(60)
+    ship(installation.server, folder, seals)
+    for mark in folder.glob("*.done"):
+        mark.unlink()  # as if the process had died between storing and remembering
+    burst(60)
+    while ship(installation.server, folder, seals):
+        pass
+    seals.seal(api.organization)
+    report = seals.verify(api.organization)
+    assert (report.findings, report.records, report.unsealed) == ([], 120, 0)
+
+
+def test_who_stores_with_seals_and_who_seals_make_one_chain(
+    installation: app.Installation, api: Api, seals: Seals, burst: Callable[[int], None]
+) -> None:
+    folder = installation.settings.data / app.SPOOL
+    burst(40)
+    ship(installation.server, folder, seals)
+    for _ in range(3):
+        burst(60)
+    with ThreadPoolExecutor(4) as pool:
+        working = [pool.submit(ship, installation.server, folder, seals) for _ in range(2)]
+        working += [pool.submit(seals.seal, api.organization) for _ in range(2)]
+        for each in working:
+            each.result()
+    seals.seal(api.organization)
+    report = seals.verify(api.organization)
+    assert (report.findings, report.records, report.unsealed) == ([], 220, 0)
 
 
 def _now() -> Any:
