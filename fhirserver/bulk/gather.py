@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from fhirserver.auth.access import Access
 from fhirserver.auth.principal import Principal
 from fhirserver.bulk.asked import Asked
 from fhirserver.fhir.json import encode
+from fhirserver.fhir.references import named
 from fhirserver.interactions.codes import with_known_codes
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.summary import subset
@@ -121,27 +121,12 @@ def _line(server: Server, principal: Principal, scope: Scope, current: Stored) -
         text = encode(resource)
     if elements:
         text = encode(subset(server.definitions, resource, "", elements))
-    referred = frozenset(each for each in _references(resource) if each.partition("/")[0] in scope.wider)
+    referred = frozenset(each for each in named(resource) if each.partition("/")[0] in scope.wider)
     return Line(version.type, version.id, text, referred)
 
 
 def _elements(wanted: Asked, type: str) -> Sequence[str]:
     return (wanted.elements or {}).get(type, ())
-
-
-def _references(value: Any) -> Iterator[str]:
-    """The relative references in a resource, as Type/id."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting.extend(one)
-        elif isinstance(one, Mapping):
-            waiting.extend(one.values())
-            text = one.get("reference")
-            parts = text.split("/") if isinstance(text, str) else []
-            if len(parts) in (2, 4) and parts[0][:1].isupper():
-                yield f"{parts[0]}/{parts[1]}"
 
 
 def _compartment(server: Server, type: str) -> tuple[str, ...]:

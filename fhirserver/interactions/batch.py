@@ -16,6 +16,7 @@ from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
+from fhirserver.fhir.references import texts
 from fhirserver.interactions import conditional
 from fhirserver.interactions.ihe import mhd
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
@@ -124,19 +125,8 @@ def _prepare(server: Server, access: Access, entries: list[Entry]) -> None:
 
 def _conditional_references(value: Any) -> set[tuple[str, Pairs]]:
     """Type and criteria of every conditional reference in a resource."""
-    found: set[tuple[str, Pairs]] = set()
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting += one
-        elif isinstance(one, dict):
-            waiting += [each for each in one.values() if isinstance(each, (dict, list))]
-            text = one.get("reference")
-            parts = CONDITIONAL.match(text) if isinstance(text, str) else None
-            if parts:
-                found.add((parts[1], tuple(parse_qsl(parts[2], keep_blank_values=True))))
-    return found
+    asked = (CONDITIONAL.match(text) for text in texts(value))
+    return {(parts[1], tuple(parse_qsl(parts[2], keep_blank_values=True))) for parts in asked if parts}
 
 
 def _run(server: Server, request: Request, access: Access, entries: list[Entry], unit: Unit) -> list[Entry]:

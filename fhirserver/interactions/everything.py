@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
+from fhirserver.fhir.references import named
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.cursor import open_cursor, seal_cursor
 from fhirserver.interactions.model import Pairs, Request, Response, Server
@@ -202,7 +203,7 @@ def _referred(
     found: list[Stored] = []
     fresh: list[Stored] = list(matches)
     for _ in range(ROUNDS):
-        texts = {text for version in fresh for text in _references(version.resource(), f"{request.base}/")}
+        texts = {text for version in fresh for text in named(version.resource(), f"{request.base}/")}
         wanted = [text for text in sorted(texts - seen) if _type_of(text) in served and _type_of(text) not in inside]
         if asked.types:
             wanted = [text for text in wanted if _type_of(text) in asked.types]
@@ -211,22 +212,6 @@ def _referred(
         fresh = by_references(server.store, access, wanted[:room], session=request.session) if wanted else []
         found += [each for each in fresh if asked.since is None or each.instant >= asked.since]
     return found
-
-
-def _references(value: Any, base: str) -> Iterator[str]:
-    """The references in a resource to others of this base, as Type/id."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting.extend(one)
-        elif isinstance(one, dict):
-            waiting.extend(one.values())
-            text = one.get("reference")
-            if isinstance(text, str):
-                parts = text.removeprefix(base).split("/")
-                if len(parts) in (2, 4) and parts[0][:1].isupper():
-                    yield f"{parts[0]}/{parts[1]}"
 
 
 def _type_of(reference: str) -> str:
