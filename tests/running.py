@@ -16,6 +16,9 @@ from pathlib import Path
 
 from fhirserver import embedded, lifeline
 from fhirserver.settings import bare_environ
+from tests.commands import Commands
+
+_COMMANDS = Commands()
 
 
 @dataclass
@@ -83,13 +86,13 @@ class Running:
         return dict(json.loads((self.data / "run.json").read_text())["children"])
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run `fhirserver` with these words beside it, whatever comes of it."""
+        """Run `fhirserver` with these words beside it in a new process, whatever comes of it."""
         argv = [sys.executable, "-m", "fhirserver", *words]
         return subprocess.run(argv, env=self.environ(), capture_output=True, text=True, timeout=60, check=False)
 
     def cli(self, *words: str) -> str:
         """What `fhirserver` with these words prints on standard output, without the last line end."""
-        done = self.run(*words)
+        done = _COMMANDS.run(words, self.environ())
         assert done.returncode == 0, done.stderr
         return done.stdout.rstrip("\n")
 

@@ -25,6 +25,13 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         under_test.stop()
 
 
+def printed(installation: Running, *words: str) -> str:
+    """What a command prints that is started as people start it."""
+    done = installation.run(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip("\n")
+
+
 def test_it_prints_where_it_is_and_how_to_stop_it(installation: Running) -> None:
     wait_until(lambda: "Ctrl-C stops everything." in installation.log.read_text())
 
@@ -106,9 +113,9 @@ def test_after_a_stop_or_a_kill_nothing_is_left_and_the_next_finds_the_data(tmp_
     for end in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         installation = Running(tmp_path / "data").start()
         if end == signal.SIGTERM:
-            organization = installation.cli("organization", "create", "Lakeside Hospital")
+            organization = printed(installation, "organization", "create", "Lakeside Hospital")
         else:
-            assert installation.cli("token", "--organization", organization).count(".") == 2
+            assert printed(installation, "token", "--organization", organization).count(".") == 2
         below = descendants(installation.process.pid)
         assert len(below) >= 6
 
@@ -123,10 +130,10 @@ def test_servers_that_are_named_are_used_and_none_is_started(mongo_url: str, red
     installation = Running(tmp_path / "data", env=named).start()
     try:
         assert sorted(installation.children()) == ["mllp", "relay", "web", "worker-1"]
-        organization = installation.cli("organization", "create", "Lakeside Hospital")
+        organization = printed(installation, "organization", "create", "Lakeside Hospital")
         assert not (installation.data / "mongo").exists()
     finally:
         installation.stop()
 
     # Beside a database that is named the commands need nothing that runs.
-    assert installation.cli("token", "--organization", organization).count(".") == 2
+    assert printed(installation, "token", "--organization", organization).count(".") == 2
