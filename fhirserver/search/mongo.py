@@ -94,6 +94,19 @@ def _missing(clause: Missing) -> dict[str, Any]:
     return {f"s.{clause.parameter}": {"$exists": not clause.missing}}
 
 
+def found_by_values(clause: Clause) -> bool:
+    """Whether only resources that have search values match: never a deleted one, which has none."""
+    if isinstance(clause, And):
+        return any(found_by_values(part) for part in clause.clauses)
+    if isinstance(clause, Or):
+        return all(found_by_values(part) for part in clause.clauses)
+    if isinstance(clause, Leaf):
+        return clause.parameter not in ("_id", _UPDATED)
+    if isinstance(clause, Missing):
+        return not clause.missing and clause.parameter not in ("_id", _UPDATED)
+    return isinstance(clause, References | Contained)
+
+
 def index_fields(clause: Clause) -> tuple[tuple[str, ...], ...]:
     """The indexes that would help a clause: for each, its fields in order (to stand after the organization).
 

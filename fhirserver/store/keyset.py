@@ -1,8 +1,9 @@
 """The order of a search's matches, and how to go on from the last one shown. FHIR R4: search#sort, http#paging.
 
 Sort keys are scalars beside the search values; resources without a value come last in either direction. One key is two
-ranges of an index (those with a value, then those without); several keys are compared in an aggregation. The id breaks
-ties, so the order is total and a page never repeats or skips a resource that was there all along.
+ranges of an index (those with a value, then those without), walked in its own order. Several keys are compared in an
+aggregation, over no more than the first key's ranks that a page can hold (`Stage.cut`). The id breaks ties, so the
+order is total and a page never repeats or skips a resource that was there all along.
 """
 
 from __future__ import annotations
@@ -13,7 +14,22 @@ from typing import Any
 
 from fhirserver.store.database import Document
 
-ALWAYS_THERE = frozenset({"t", "i"})
+UPDATED, ID = "t", "i"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How far an aggregation has to look: to the value of `field`, in that direction, of the last that a page has room
+    for. `past` holds of what comes after the one that the page begins with.
+    """
+
+    field: str
+    direction: int
+    past: Document
+
+    def to(self, value: Any) -> Document:
+        """The condition that leaves out what a page has no room for."""
+        return {self.field: {"$lte" if self.direction > 0 else "$gte": value}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,68 +39,81 @@ class Stage:
     filters: list[Document]
     sort: list[tuple[str, int]] = field(default_factory=list)
     pipeline: list[Document] = field(default_factory=list)
+    cut: Cut | None = None
     hint: list[tuple[str, int]] = field(default_factory=list)
     """The index whose own order the answer comes in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyset:
-    """An order: fields with their direction; the id comes last."""
+    """An order: fields with their direction; the id comes last, in the direction that the index of the field has."""
 
     keys: tuple[tuple[str, bool], ...]
+    ids_descend: bool = False
 
     def of(self, document: Mapping[str, Any]) -> list[Any]:
         """Where a document stands: its key values (None where missing) and its `_id`."""
-        return [*(_value(document, name) for name, _ in self.keys), document["_id"]]
+        return [*(value_at(document, name) for name, _ in self.keys), document["_id"]]
 
     def stages(self, start: Sequence[Any] | None, backwards: bool) -> Iterator[Stage]:
         """The queries that give what comes after `start` (before it, if backwards), each used until the page is
         full.
         """
         if not self.keys:
-            sign = "$lt" if backwards else "$gt"
-            yield Stage([{"_id": {sign: start[-1]}}] if start else [], sort=[("_id", -1 if backwards else 1)])
-        elif len(self.keys) == 1:
-            yield from self._single(start, backwards)
-        else:
-            yield self._several(start, backwards)
+            yield Stage([self._later(start[-1], backwards)] if start else [], sort=[("_id", self._ids(backwards))])
+            return
+        with_value, without = self._valued(start, backwards), self._unvalued(start, backwards)
+        both = [without, with_value] if backwards else [with_value, without]
+        yield from (stage for stage in ([with_value] if self.keys[0][0] == UPDATED else both) if stage)
 
-    def _single(self, start: Sequence[Any] | None, backwards: bool) -> Iterator[Stage]:
+    def _ids(self, backwards: bool) -> int:
+        return -1 if self.ids_descend != backwards else 1
+
+    def _later(self, id: str, backwards: bool) -> Document:
+        return {"_id": {"$gt" if self._ids(backwards) > 0 else "$lt": id}}
+
+    def _valued(self, start: Sequence[Any] | None, backwards: bool) -> Stage | None:
+        """Those with a value of the first key."""
         name, descending = self.keys[0]
-        with_value = self._valued(name, descending, start, backwards)
-        without = self._unvalued(name, start, backwards)
-        stages = [with_value] if name in ALWAYS_THERE else [without, with_value] if backwards else [with_value, without]
-        yield from (stage for stage in stages if stage)
-
-    def _valued(self, name: str, descending: bool, start: Sequence[Any] | None, backwards: bool) -> Stage | None:
         direction = -1 if descending != backwards else 1
-        filters: list[Document] = [] if name in ALWAYS_THERE else [{name: {"$exists": True}}]
+        filters: list[Document] = [] if name == UPDATED else [{name: {"$exists": True}}]
+        past: Document = {}
         if start and start[0] is None and not backwards:
             return None  # Already among those without a value.
         if start and start[0] is not None:
-            past, later = ("$lt" if direction < 0 else "$gt"), ("$lt" if backwards else "$gt")
-            filters.append({"$or": [{name: {past: start[0]}}, {name: start[0], "_id": {later: start[-1]}}]})
-        return Stage(filters, sort=[(name, direction), ("_id", -1 if backwards else 1)])
+            sign = "$gt" if direction > 0 else "$lt"
+            past = {name: {sign: start[0]}}
+            filters.append({name: {f"{sign}e": start[0]}})  # where the index is entered; the rest is asked of its keys
+            if len(self.keys) == 1:
+                filters.append({"$or": [past, {name: start[0], **self._later(start[-1], backwards)}]})
+        if len(self.keys) == 1:
+            return Stage(filters, sort=[(name, direction), ("_id", self._ids(backwards))])
+        return Stage(filters, pipeline=self._compared(start, backwards), cut=Cut(name, direction, past))
 
-    def _unvalued(self, name: str, start: Sequence[Any] | None, backwards: bool) -> Stage | None:
+    def _unvalued(self, start: Sequence[Any] | None, backwards: bool) -> Stage | None:
+        """Those without one."""
+        name, _ = self.keys[0]
         filters: list[Document] = [{name: {"$exists": False}}]
         if start and start[0] is not None and backwards:
             return None
+        if len(self.keys) > 1:
+            return Stage(filters, pipeline=self._compared(start, backwards))
         if start and start[0] is None:
-            filters.append({"_id": {"$lt" if backwards else "$gt": start[-1]}})
-        return Stage(filters, sort=[("_id", -1 if backwards else 1)])
+            filters.append(self._later(start[-1], backwards))
+        return Stage(filters, sort=[("_id", self._ids(backwards))])
 
-    def _several(self, start: Sequence[Any] | None, backwards: bool) -> Stage:
+    def _compared(self, start: Sequence[Any] | None, backwards: bool) -> list[Document]:
+        """The aggregation that sorts by all keys, and leaves out what comes no later than `start`."""
         missing = {f"m{at}": {"$cond": [_present(name), 0, 1]} for at, (name, _) in enumerate(self.keys)}
         sort: Document = {}
         for at, (name, descending) in enumerate(self.keys):
             sort[f"m{at}"] = -1 if backwards else 1
             sort[name] = -1 if descending != backwards else 1
-        sort["_id"] = -1 if backwards else 1
+        sort["_id"] = self._ids(backwards)
         steps: list[Document] = [{"$set": missing}]
         if start:
             steps.append({"$match": {"$or": self._beyond(start, sort)}})
-        return Stage([], pipeline=[*steps, {"$sort": sort}])
+        return [*steps, {"$sort": sort}]
 
     def _beyond(self, start: Sequence[Any], sort: Document) -> list[Document]:
         """What comes later in a lexicographic order: equal in the first n keys and past in the next one."""
@@ -123,7 +152,7 @@ class Span:
 
     def of(self, document: Mapping[str, Any]) -> list[Any]:
         """Where a document stands: its first value in the span and its `_id`."""
-        values = (value for value in _value(document, self.field) if self._holds(value))
+        values = (value for value in value_at(document, self.field) if self._holds(value))
         return [min(values), document["_id"]]
 
     def stages(self, start: Sequence[Any] | None, backwards: bool) -> Iterator[Stage]:
@@ -157,15 +186,29 @@ class Span:
 
 
 def ordering(keys: Sequence[tuple[str, bool]]) -> Keyset:
-    """The order by these (field, descending) keys."""
-    return Keyset(tuple(keys))
+    """The order by these (field, descending) keys.
+
+    Ties come in the order that the index of a single key has them, so that nothing is sorted: (o, key, _id) read
+    either way, and (o, t descending, _id). The id of a resource orders as `_id` does, and what follows it decides
+    nothing.
+    """
+    kept: list[tuple[str, bool]] = []
+    for name, descending in keys:
+        if name == ID:
+            return Keyset(tuple(kept), descending)
+        kept.append((name, descending))
+    if len(kept) != 1:
+        return Keyset(tuple(kept))
+    name, descending = kept[0]
+    return Keyset(tuple(kept), not descending if name == UPDATED else descending)
 
 
 def _present(name: str) -> Document:
     return {"$gt": [f"${name}", None]}
 
 
-def _value(document: Mapping[str, Any], name: str) -> Any:
+def value_at(document: Mapping[str, Any], name: str) -> Any:
+    """What a document has at a path, None where it has nothing."""
     value: Any = document
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

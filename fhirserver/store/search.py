@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pymongo.collection import Collection
+
 from fhirserver.auth.access import Access, Own
 from fhirserver.fhir.problem import problem
 from fhirserver.search import mongo
@@ -32,7 +34,7 @@ from fhirserver.search.query import (
 )
 from fhirserver.search.text import after_prefix, normal, one_of
 from fhirserver.store.database import OWNER, SEALED, Document, Session, translated
-from fhirserver.store.keyset import Keyset, Span, ordering
+from fhirserver.store.keyset import Keyset, Span, Stage, ordering, value_at
 from fhirserver.store.model import Page, Stored, Total
 from fhirserver.store.resources import PROJECTION, Store, key, stored
 
@@ -68,7 +70,9 @@ def compile_search(
         return None
     clause = joined(store, access, type, both(*permitted, *clauses), session)
     wanted = mongo.filter(clause)
-    around: Document = {"o": access.organization, "x": None}
+    around: Document = {"o": access.organization}
+    if not mongo.found_by_values(clause):
+        around["x"] = None  # only where it says something: no index has it, so it makes mongod fetch what it counts
     whose = "o"
     if access.own is not None and type == SEALED:
         around, whose = {**_of(access.own), "x": None}, OWNER if access.own.owners is not None else whose
@@ -284,8 +288,9 @@ def _fetch(
             if len(documents) == limit:
                 break
             base = search.filter if isinstance(order, Keyset) else search.around
-            filter = {"$and": [base, *stage.filters]} if stage.filters else base
             room = limit - len(documents)
+            filters = [*stage.filters, *_cut(store, collection, stage, base, room, session)]
+            filter = {"$and": [base, *filters]} if filters else base
             if stage.pipeline:
                 steps = [{"$match": filter}, *stage.pipeline, {"$limit": room}, {"$project": projection}]
                 cursor: Any = collection.aggregate(
@@ -296,6 +301,21 @@ def _fetch(
                 cursor = (cursor.hint(stage.hint) if stage.hint else cursor.sort(stage.sort)).limit(room)
             documents += list(cursor)
     return documents
+
+
+def _cut(
+    store: Store, collection: Collection[Document], stage: Stage, base: Document, room: int, session: Session | None
+) -> list[Document]:
+    """What leaves out of a sort by several keys all that the page has no room for: the first key's own index tells
+    where the last one is that it may show.
+    """
+    if stage.cut is None:
+        return []
+    cut = stage.cut
+    asked = {"$and": [base, *stage.filters, *([cut.past] if cut.past else [])]}
+    cursor = collection.find(asked, {cut.field: 1}, session=session, max_time_ms=store.database.query_limit_ms)
+    last = next(iter(cursor.sort([(cut.field, cut.direction)]).skip(room - 1).limit(1)), None)
+    return [cut.to(value_at(last, cut.field))] if last else []
 
 
 def _pointing_at(store: Store, access: Access, type: str, chain: Chain, session: Session | None) -> Clause:
@@ -313,7 +333,8 @@ def _ids(store: Store, access: Access, type: str, clause: Clause, session: Sessi
     search = compile_search(store, access, type, [clause], session)
     if search is None:
         return []
-    return [document["i"] for document in _inner(store, search, {"i": 1}, session)]
+    # Of the `_id` alone: the index of the parameter has it, so that no document is fetched.
+    return [document["_id"].partition("/")[2] for document in _inner(store, search, {"_id": 1}, session)]
 
 
 def _pointed_at(store: Store, access: Access, type: str, has: Has, session: Session | None) -> Clause:

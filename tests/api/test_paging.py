@@ -9,7 +9,10 @@ import pytest
 from tests.api.client import Api
 from tests.api.samples import observation, patient
 
-SORTS = ["", "_sort=birthdate", "_sort=-birthdate", "_sort=gender,-birthdate", "_sort=-_lastUpdated", "_sort=_id"]
+SORTS = [
+    *("", "_sort=birthdate", "_sort=-birthdate", "_sort=-_lastUpdated", "_sort=_id", "_sort=-_id"),
+    *("_sort=gender,-birthdate", "_sort=birthdate,-gender", "_sort=-_lastUpdated,gender"),
+]
 
 
 def fill(api: Api, count: int = 11) -> set[str]:

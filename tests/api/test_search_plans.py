@@ -13,6 +13,7 @@ from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.interactions.model import Request
 from fhirserver.interactions.search import prepare
+from fhirserver.store.plans import plan
 from fhirserver.store.search import compile_search
 from tests.api.client import Api
 from tests.api.samples import observation, patient
@@ -76,15 +77,15 @@ def filled(new_base: Callable[..., Api]) -> Api:
     return api
 
 
-def stages(plan: Any) -> Iterator[str]:
+def stages(winning: Any) -> Iterator[str]:
     """The names of all stages of a plan."""
-    if isinstance(plan, dict):
-        if "stage" in plan:
-            yield plan["stage"]
-        for value in plan.values():
+    if isinstance(winning, dict):
+        if "stage" in winning:
+            yield winning["stage"]
+        for value in winning.values():
             yield from stages(value)
-    elif isinstance(plan, list):
-        for value in plan:
+    elif isinstance(winning, list):
+        for value in winning:
             yield from stages(value)
 
 
@@ -99,10 +100,44 @@ def test_a_search_goes_by_an_index(filled: Api, installation: Installation, path
     search = compile_search(server.store, access, type, query.clauses, None)
     assert search is not None
     found = {"find": type, "filter": search.filter, "sort": {"_id": 1}, "limit": 20}
-    plan = server.store.database.raw.command("explain", found, verbosity="queryPlanner")
-    used = set(stages(plan["queryPlanner"]["winningPlan"]))
-    assert "COLLSCAN" not in used, plan["queryPlanner"]["winningPlan"]
+    explained = server.store.database.raw.command("explain", found, verbosity="queryPlanner")
+    used = set(stages(explained["queryPlanner"]["winningPlan"]))
+    assert "COLLSCAN" not in used, explained["queryPlanner"]["winningPlan"]
     assert used & {"IXSCAN", "IDHACK", "EOF", "CLUSTERED_IXSCAN"}
+
+
+@pytest.mark.parametrize("sort", ["birthdate", "-birthdate", "_lastUpdated", "-_lastUpdated", "_id", "-_id"])
+def test_a_sort_by_one_key_walks_an_index_in_either_direction(
+    filled: Api, installation: Installation, sort: str
+) -> None:
+    assert filled.get(f"Patient?_sort={sort}").status == 200, "this also builds the index"
+    server = installation.server
+    request = Request("search-type", filled.organization, server.base(filled.organization), SYSTEM, type="Patient")
+    query = prepare(server, request, "Patient", (("_sort", sort),))
+    search = compile_search(server.store, everything(filled.organization), "Patient", query.clauses, None)
+    assert search is not None
+    found = plan(server.store, search, query.sort, 5)
+    assert not found.sorts, found
+
+
+@pytest.mark.parametrize("sort", ["birthdate,gender", "-birthdate,_lastUpdated"])
+def test_a_sort_by_several_keys_looks_no_further_than_a_page_does(
+    filled: Api, installation: Installation, sort: str
+) -> None:
+    assert filled.get(f"Patient?_sort={sort}").status == 200, "this also builds the index"
+    database = installation.server.store.database.raw
+    database.command("profile", 2)
+    try:
+        first = filled.get(f"Patient?_sort={sort}&_count=5")
+        assert len(first.ids) == 5
+        assert len(filled.get(first.link("next") or "").ids) == 5
+    finally:
+        database.command("profile", 0)
+    looked = {"ns": f"{database.name}.Patient", "planSummary": {"$exists": True}}
+    examined = [each["docsExamined"] for each in database["system.profile"].find(looked)]
+    database.drop_collection("system.profile")
+    assert examined
+    assert max(examined) <= 7, examined
 
 
 COSTS = [
