@@ -16,12 +16,12 @@ from fhirserver.bulk.gather import OPERATIONAL
 from fhirserver.bulk.record import OPEN, rewritten, written
 from fhirserver.bulk.work import JOB, asked_by, may, scope_of
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.interactions.read import current, gone
-from fhirserver.interactions.write import instant_text
 from fhirserver.rules.bulk_export import TYPE
 from fhirserver.rules.model import reference
 from fhirserver.store.exports import Export, Exports

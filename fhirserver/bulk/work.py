@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -19,10 +19,10 @@ from fhirserver.auth.principal import Principal
 from fhirserver.bulk.asked import Asked, again
 from fhirserver.bulk.gather import Line, Scope, lines, wider
 from fhirserver.bulk.record import rewritten
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import instant_text
 from fhirserver.rules.authorization import authorization_id
 from fhirserver.rules.user import operator, roles
 from fhirserver.store.exports import Export, Exports, Part, deleted
@@ -31,7 +31,7 @@ JOB = "export"
 LEASE_SECONDS = 60.0
 TURN_SECONDS = 20.0
 """How long one job works before it lets others go first."""
-PART_BYTES, PART_LINES = 8 * 1024 * 1024, 50_000
+PART_BYTES, PART_LINES, PART_SECONDS = 8 * 1024 * 1024, 50_000, 15.0
 MOST_BYTES = 15 * 1024 * 1024
 """Of a file, compressed: MongoDB's documents have at most 16 MB."""
 BUNDLE_ENTRIES = 1_000
@@ -50,6 +50,7 @@ class Filling:
     lines: list[bytes] = field(default_factory=list)
     bytes: int = 0
     referred: set[str] = field(default_factory=set)
+    since: float = field(default_factory=time.monotonic)
 
     def add(self, line: Line) -> None:
         """Takes a line in."""
@@ -60,6 +61,11 @@ class Filling:
     @property
     def full(self) -> bool:
         return self.bytes >= PART_BYTES or len(self.lines) >= PART_LINES
+
+    @property
+    def old(self) -> bool:
+        """Whether it has been filled for so long that it should be written: a worker that dies loses it."""
+        return time.monotonic() - self.since > PART_SECONDS
 
     def part(self) -> Part:
         """The file. One resource too large for the database is an error in its place."""
@@ -93,7 +99,7 @@ def work(server: Server, organization: str, id: str) -> None:
     if server.store.lease(name, owner, LEASE_SECONDS) is None:
         return
     try:
-        _turn(server, exports, export, lambda: server.store.renew(name, owner, LEASE_SECONDS))
+        _turn(server, exports, export, lambda: server.store.lease(name, owner, LEASE_SECONDS) is not None)
     except Problem as refusal:
         if refusal.status >= 500:
             raise
@@ -106,8 +112,8 @@ def work(server: Server, organization: str, id: str) -> None:
         server.store.release(name, owner)
 
 
-def _turn(server: Server, exports: Exports, export: Export, held: Any) -> None:
-    """Writes parts until the export or the turn ends."""
+def _turn(server: Server, exports: Exports, export: Export, held: Callable[[], bool]) -> None:
+    """Writes parts until the export or the turn ends, or somebody else has the lease."""
     server.refresh()
     scope, end = scope_of(export), time.monotonic() + TURN_SECONDS
     rewritten(server, export, {"status": "in-progress"}, ("accepted",))
@@ -124,19 +130,24 @@ def _turn(server: Server, exports: Exports, export: Export, held: Any) -> None:
 
 
 def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[list[Part], Any]]:
-    """Files with the position behind each: [step, id] while types are scanned, then None."""
+    """Files with the position behind each: [step, id] while types are scanned, then None. A file is of one type, and of
+    as many groups of members as it has room for.
+    """
     access, steps = access_of(server, export), scope.steps
     step, after = export.position or (0, "")
+    filling = Filling("")
     while step < len(steps):
         type, _ = steps[step]
-        filling = Filling(type)
+        filling = filling if filling.type == type else Filling(type)
         for line in lines(server, access, scope, step, after):
             filling.add(line)
             if filling.full:
                 yield [filling.part()], [step, line.id]
                 filling = Filling(type)
         step, after = step + 1, ""
-        yield [filling.part()] if filling.lines else [], [step, ""]
+        if filling.old or [type] != [kind for kind, _ in steps[step : step + 1]]:
+            yield [filling.part()] if filling.lines else [], [step, ""]
+            filling = Filling(type)
     yield [*_wider(server, access, scope, export), *_deleted(server, access, scope)], None
 
 
