@@ -142,7 +142,7 @@ def opened(browser: Any, states: dict[str, Any]) -> Iterator[Callable[..., Any]]
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)
         return page
@@ -160,7 +160,7 @@ def shot() -> Callable[[Any, str], Path]:
     def keep(page: Any, name: str) -> Path:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         path = SCREENSHOTS / f"{name}.png"
-        page.screenshot(path=str(path), full_page=True)
+        page.screenshot(path=str(path), full_page=True, caret="initial")  # hiding it leaves styles, which pages refuse
         return path
 
     return keep
