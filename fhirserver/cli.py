@@ -16,7 +16,8 @@ from pathlib import Path
 
 import click
 
-from fhirserver import logs
+from fhirserver import logs, upkeep
+from fhirserver.beside import beside, in_data
 from fhirserver.remote.commands import api
 from fhirserver.settings import PREFIX, Settings, SettingsError
 
@@ -62,30 +63,12 @@ def commands() -> None:
     """
 
 
-commands.add_command(api)
-
-
-def _beside(data: Path | None) -> Settings:
-    """The settings of what runs on the data folder, or those of the environment where they name a database."""
-    from fhirserver import supervisor
-
-    mine = Settings.from_env(data=data)
-    settings = supervisor.running(mine.data)
-    if settings is None and not mine.mongo_url:
-        raise supervisor.CannotRun(
-            f"nothing runs on the data folder {mine.data}: start `fhirserver up`, name another folder with --data, "
-            f"or name a database in {PREFIX}MONGO_URL"
-        )
-    settings = supervisor.with_master_key(settings or mine, make=False)
-    logs.configure("warning", mine.log_format, "command")
-    return settings
-
-
-_data = click.option("--data", type=click.Path(path_type=Path), help="Data folder of the installation.")
+for _command in (api, *upkeep.COMMANDS):
+    commands.add_command(_command)
 
 
 @commands.command(short_help="Run everything in the foreground.")
-@_data
+@in_data
 @click.option("--host", help="Address of the web server.")
 @click.option("--port", type=int, help="Port of the web server.")
 @click.option("--mllp-port", type=int, help="Port of the HL7v2 listener.")
@@ -100,7 +83,7 @@ def up(data: Path | None, host: str | None, port: int | None, mllp_port: int | N
 
 
 @commands.command(short_help="Print every setting: value in force and meaning.")
-@_data
+@in_data
 def settings(data: Path | None) -> None:
     """Print every setting, its value in force and its meaning; secrets are masked."""
     for name, value, says in Settings.from_env(data=data).rows():
@@ -109,33 +92,16 @@ def settings(data: Path | None) -> None:
 
 
 @commands.command(short_help="Check settings, database, queue, definitions, mappings.")
-@_data
+@in_data
 def check(data: Path | None) -> None:
     """Check settings, database, queue, definitions and mappings; exit 1 if something is wrong."""
     from fhirserver import local
 
     wrong = 0
-    for name, fault in local.check(_beside(data)):
+    for name, fault in local.check(beside(data)):
         wrong += bool(fault)
         click.echo(f"{'FAIL' if fault else 'ok':5}{name}{f': {fault}' if fault else ''}")
     sys.exit(1 if wrong else 0)
-
-
-@commands.command(short_help="Say whether a process of this machine lives: for probes.")
-@click.argument("process", type=click.Choice(["web", "worker", "relay", "mllp"]))
-@click.option("--within", type=int, default=30, show_default=True, help="Seconds since it last said so.")
-@_data
-def alive(process: str, within: int, data: Path | None) -> None:
-    """Say whether a PROCESS of this data folder lives; exit 1 if none of its kind has said so lately.
-
-    It reads a file and asks no database, so it is right for the liveness probe of a container.
-    """
-    from fhirserver.meters import lives
-
-    settings = Settings.from_env(data=data)
-    if not lives(settings.data, process, within):
-        raise click.ClickException(f"no {process} has said within {within} seconds that it lives")
-    click.echo("ok")
 
 
 @commands.group()
@@ -146,12 +112,12 @@ def organization() -> None:
 @organization.command("create")
 @click.argument("name")
 @click.option("--kind", type=click.Choice(["provider", "application"]), default="provider", show_default=True)
-@_data
+@in_data
 def create_organization(name: str, kind: str, data: Path | None) -> None:
     """Create an Organization and print its id."""
     from fhirserver import local
 
-    click.echo(local.create_organization(_beside(data), name, kind))
+    click.echo(local.create_organization(beside(data), name, kind))
 
 
 @commands.group()
@@ -163,29 +129,29 @@ def user() -> None:
 @click.argument("email")
 @click.option("--organization", required=True, help="Id of the Organization.")
 @click.option("--role", type=click.Choice(["admin", "member"]), default="member", show_default=True)
-@_data
+@in_data
 def create_user(email: str, organization: str, role: str, data: Path | None) -> None:
     """Create a User, or give one another role, and print the id."""
     from fhirserver import local
 
-    click.echo(local.create_user(_beside(data), email, organization, role))
+    click.echo(local.create_user(beside(data), email, organization, role))
 
 
 @user.command("link")
 @click.argument("email")
-@_data
+@in_data
 def link_user(email: str, data: Path | None) -> None:
     """Print a link with which a User sets a password, once and within a day."""
     from fhirserver import local
 
-    click.echo(local.password_link(_beside(data), email))
+    click.echo(local.password_link(beside(data), email))
 
 
 @commands.command(short_help="Print an access token of an operator or a user.")
 @click.option("--organization", help="Id of the Organization whose base a local operator is to use.")
 @click.option("--scope", help="Scopes of the operator's token.  [default: system/*.cruds]")
 @click.option("--user", help="E-mail address of the User to act as.")
-@_data
+@in_data
 def token(organization: str | None, scope: str | None, user: str | None, data: Path | None) -> None:
     """Print an access token: of a local operator for an organization's base and the registry, or of a user."""
     from fhirserver import local
@@ -194,69 +160,11 @@ def token(organization: str | None, scope: str | None, user: str | None, data: P
         raise click.UsageError("give either --organization or --user")
     if user and scope:
         raise click.UsageError("--scope goes with --organization; a user's token has the scopes of the user's role")
-    beside = _beside(data)
+    settings = beside(data)
     if user:
-        click.echo(local.user_token(beside, user))
+        click.echo(local.user_token(settings, user))
     else:
-        click.echo(local.operator_token(beside, str(organization), scope or "system/*.cruds"))
-
-
-@commands.group()
-def keys() -> None:
-    """The keys that sign tokens."""
-
-
-@keys.command("list")
-@_data
-def list_keys(data: Path | None) -> None:
-    """Print each signing key: its id, from when it signs, until when it is known. The one that signs is the first."""
-    from fhirserver import local
-
-    for line in local.list_keys(_beside(data)):
-        click.echo(line)
-
-
-@keys.command("rotate", short_help="Make a new signing key.")
-@click.option("--at-once", is_flag=True, help="Let it sign within seconds, not when key sets have been fetched again.")
-@click.option("--revoke", is_flag=True, help="Forget the others at the same time: every token ends. Implies --at-once.")
-@_data
-def rotate_keys(at_once: bool, revoke: bool, data: Path | None) -> None:
-    """Make a new signing key and print its id. Others stay known until their longest token has expired."""
-    from fhirserver import local
-
-    click.echo(local.rotate_keys(_beside(data), at_once, revoke))
-
-
-@commands.group("master-key")
-def master_key() -> None:
-    """The key that encrypts signing keys and webhook secrets in the database."""
-
-
-@master_key.command("rotate", short_help="Encrypt with a new master key what the former one encrypted.")
-@_data
-def rotate_master_key(data: Path | None) -> None:
-    """Change the master key. It may be interrupted at any point, and run again.
-
-    Where the key is in the data folder: stop `fhirserver up`, run this, start it again; it encrypts everything anew
-    before it is ready, and puts the former key aside. Where it is in FHIRSERVER_MASTER_KEY: put the new one there and
-    the former one into FHIRSERVER_FORMER_MASTER_KEY, for all processes, restart them, and run this; exit 0 means that
-    nothing in the database needs the former one any more. Backups made before do.
-    """
-    from fhirserver import local, supervisor
-
-    mine = Settings.from_env(data=data)
-    if not mine.master_key:
-        click.echo(supervisor.change_master_key(mine))
-        return
-    if not mine.former_master_key:
-        raise click.UsageError(
-            f"put the former key into {PREFIX}FORMER_MASTER_KEY, the new one into {PREFIX}MASTER_KEY"
-        )
-    done = local.rotate_master_key(_beside(data))
-    for place in done.lost:
-        click.echo(f"FAIL {place}: encrypted with neither key", err=True)
-    click.echo(f"{done.count} values encrypted anew, {len(done.lost)} documents with values that no key opens")
-    sys.exit(1 if done.lost else 0)
+        click.echo(local.operator_token(settings, str(organization), scope or "system/*.cruds"))
 
 
 @commands.group()
@@ -269,7 +177,7 @@ def endpoint() -> None:
 @click.option("--sending-application", help="MSH-3 of the sender.")
 @click.option("--sending-facility", help="MSH-4 of the sender.")
 @click.option("--default", "is_default", is_flag=True, help="Take messages that no other Endpoint names the sender of.")
-@_data
+@in_data
 def create_endpoint(
     organization: str,
     sending_application: str | None,
@@ -283,7 +191,7 @@ def create_endpoint(
     if not (sending_application or sending_facility or is_default):
         raise click.UsageError("give --sending-application, --sending-facility or --default")
     made = local.create_endpoint(
-        _beside(data),
+        beside(data),
         organization,
         sending_application=sending_application or "",
         sending_facility=sending_facility or "",
@@ -303,7 +211,7 @@ _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path
 @hl7v2.command("send")
 @_file
 @click.option("--to", metavar="HOST:PORT", help="The listener.  [default: that of the data folder's installation]")
-@_data
+@in_data
 def send_messages(file: Path, to: str | None, data: Path | None) -> None:
     """Send the messages of FILE over MLLP and print their acknowledgments; exit 1 if one is not accepted."""
     from fhirserver import supervisor
@@ -329,7 +237,7 @@ def send_messages(file: Path, to: str | None, data: Path | None) -> None:
 @hl7v2.command("load")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--organization", required=True, help="Id of the Organization whose messages these are.")
-@_data
+@in_data
 def load_messages(files: tuple[Path, ...], organization: str, data: Path | None) -> None:
     """Take the messages of FILES (one or many in each, batches too) for an organization, as if they had been sent.
 
@@ -337,7 +245,7 @@ def load_messages(files: tuple[Path, ...], organization: str, data: Path | None)
     """
     from fhirserver import local
 
-    seen = local.take_messages(_beside(data), files, organization)
+    seen = local.take_messages(beside(data), files, organization)
     click.echo(", ".join(f"{number} {name}" for name, number in sorted(seen.items())) or "no messages")
     sys.exit(1 if any(seen[code] for code in ("AE", "AR", "CE", "CR")) else 0)
 
@@ -345,12 +253,12 @@ def load_messages(files: tuple[Path, ...], organization: str, data: Path | None)
 @hl7v2.command("convert")
 @_file
 @click.option("--organization", required=True, help="Id of the Organization whose messages these would be.")
-@_data
+@in_data
 def convert_messages(file: Path, organization: str, data: Path | None) -> None:
     """Print the FHIR Bundle that each message of FILE would become, one a line; nothing is stored."""
     from fhirserver import local
 
-    for bundle in local.convert(_beside(data), file.read_bytes(), organization):
+    for bundle in local.convert(beside(data), file.read_bytes(), organization):
         click.echo(bundle)
 
 
@@ -358,7 +266,7 @@ def convert_messages(file: Path, organization: str, data: Path | None) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--organization", required=True, help="Id of the Organization whose base takes them.")
 @click.option("--no-validate", is_flag=True, help="Store them unchecked: for data that this server has exported.")
-@_data
+@in_data
 def load(files: tuple[Path, ...], organization: str, no_validate: bool, data: Path | None) -> None:
     """Store resources from FILES (.ndjson or Bundles in .json, .gz or not); what is there already stays as it is.
 
@@ -366,7 +274,7 @@ def load(files: tuple[Path, ...], organization: str, no_validate: bool, data: Pa
     """
     from fhirserver import local
 
-    done = local.load(_beside(data), files, organization, not no_validate, lambda so_far: None)
+    done = local.load(beside(data), files, organization, not no_validate, lambda so_far: None)
     for reason in done.reasons:
         click.echo(reason, err=True)
     click.echo(f"{done.stored} stored, {done.there} were there already, {done.refused} refused")
@@ -380,7 +288,7 @@ def package() -> None:
 
 @package.command("load")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_data
+@in_data
 def load_package(file: Path, data: Path | None) -> None:
     """Load a FHIR package (FILE.tgz) into the registry; what is there in that version stays as it is.
 
@@ -388,7 +296,7 @@ def load_package(file: Path, data: Path | None) -> None:
     """
     from fhirserver import local
 
-    done = local.load_package(_beside(data), file)
+    done = local.load_package(beside(data), file)
     for reason in done.refused:
         click.echo(reason, err=True)
     click.echo(
@@ -396,34 +304,6 @@ def load_package(file: Path, data: Path | None) -> None:
         f"{done.others} of other kinds left out"
     )
     sys.exit(1 if done.refused else 0)
-
-
-@commands.group()
-def audit() -> None:
-    """The audit records of all organizations."""
-
-
-@audit.command("verify")
-@click.option("--organization", help="Id of the Organization, or `registry`.  [default: all]")
-@click.option("--head", default="", help="A head printed or logged before, which must still be in the chain.")
-@_data
-def verify_audit(organization: str | None, head: str, data: Path | None) -> None:
-    """Recompute the seals of the audit records; exit 1 if a record or seal was changed, taken away or put in."""
-    from fhirserver import local
-
-    if head and not organization:
-        raise click.UsageError("--head belongs to one organization: give --organization too")
-    wrong = 0
-    for report in local.verify_audit(_beside(data), organization or "", head):
-        wrong += len(report.findings)
-        for finding in report.findings:
-            click.echo(f"FAIL {report.organization}: {finding}")
-        retired = f", those of {report.retired} seals retired" if report.retired else ""
-        click.echo(
-            f"{'FAIL' if report.findings else 'ok':5}{report.organization}: {report.records} records in {report.seals} "
-            f"seals, {report.unsealed} not sealed yet{retired}; head {report.head or 'none'}"
-        )
-    sys.exit(1 if wrong else 0)
 
 
 @commands.command(short_help="Play the whole story on a data folder of its own.")

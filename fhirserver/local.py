@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from fhirserver import __version__, app
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import Principal
+from fhirserver.auth.secrets import Vault
 from fhirserver.exchange.accesses import require_organization
 from fhirserver.fhir import Resource, package
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2 import process, shipped
@@ -33,13 +36,14 @@ from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.packages import PackageLoaded
 from fhirserver.interactions.write import SILENT
 from fhirserver.rules import RULES
-from fhirserver.rules.model import instant
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import check_new_password, user_id
 from fhirserver.settings import Settings
-from fhirserver.store import envelopes, formats
+from fhirserver.store import backup, envelopes, formats
+from fhirserver.store.backup import Carried
 from fhirserver.store.database import Database
 from fhirserver.store.envelopes import Renewed
+from fhirserver.store.keyring import Held
 from fhirserver.store.load import Loaded, Loading
 from fhirserver.store.load import load as load_files
 from fhirserver.store.model import REGISTRY
@@ -171,8 +175,12 @@ def list_keys(settings: Settings) -> list[str]:
     """A line for each signing key that is known, the one that signs first."""
     with app.opened(settings) as installation:
         held = app.keyring(installation).held()
-    return [f"{each.key.kid}  from {instant(each.since)}  until {instant(each.until) if each.until else 'replaced'}"
-            for each in held]  # fmt: skip
+    return [_span(each) for each in held]
+
+
+def _span(held: Held) -> str:
+    until = instant_text(held.until) if held.until else "replaced"
+    return f"{held.key.kid}  from {instant_text(held.since)}  until {until}"
 
 
 def rotate_keys(settings: Settings, at_once: bool, revoke: bool) -> str:
@@ -181,7 +189,29 @@ def rotate_keys(settings: Settings, at_once: bool, revoke: bool) -> str:
         made = app.keyring(installation).rotate(at_once=at_once, revoke=revoke)
         who = {"kind": "operator", "name": "operator on the command line"}
         installation.server.record("keys", who=who, address="127.0.0.1")
-    return f"{made.key.kid}  from {instant(made.since)}"
+    return f"{made.key.kid}  from {instant_text(made.since)}"
+
+
+def back_up(settings: Settings, stream: IO[bytes]) -> Carried:
+    """Writes the whole database, as of one instant, into a stream."""
+    with app.opened(settings) as installation:
+        return backup.dump(installation.server.store.database, stream, __version__, installation.vault.key_id)
+
+
+def restore(settings: Settings, stream: IO[bytes]) -> Carried:
+    """Puts a backup into an empty database, takes it to the format of this version, and looks whether it can be used.
+    Raises Problem where it cannot.
+    """
+    keys = [key.reveal().encode() for key in (settings.master_key, settings.former_master_key) if key]
+    database = Database(settings.mongo_url.reveal(), settings.mongo_database)
+    try:
+        done = backup.restore(database, stream, frozenset(Vault(key, os.urandom).key_id for key in keys))
+        formats.settle(database, __version__)
+    finally:
+        database.close()
+    with app.opened(settings) as installation:
+        installation.server.refresh()
+    return done
 
 
 def rotate_master_key(settings: Settings) -> Renewed:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from fhirserver import embedded, lifeline, masterkey
 from fhirserver.forked import Forked, fork
@@ -29,6 +30,7 @@ from fhirserver.settings import Secret, Settings, bare_environ
 from fhirserver.store import bootstrap
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _STEADY = 10.0  # seconds after which a child that dies is no longer thought to be dying at once
 _LONGEST_PAUSE = 5.0  # seconds between two starts of a child that keeps dying
@@ -212,6 +214,20 @@ def _changed(settings: Settings) -> Settings:
     aside = masterkey.finish(settings.data)
     _log.warning("the master key was changed; the former one is put aside", extra={"facts": {"file": aside.name}})
     return replace(settings, former_master_key=Secret())
+
+
+def with_databases(settings: Settings, work: Callable[[Settings], T]) -> T:
+    """What `work` answers while the databases of a data folder run, and nothing else does. Raises CannotRun."""
+    settings = replace(settings, data=settings.data.resolve())
+    with _alone(settings.data), _signals():
+        children = Children()
+        try:
+            return work(_databases(settings, children, lambda: None))
+        except Stop:
+            raise CannotRun("interrupted") from None
+        finally:
+            _deaf()
+            children.stop()
 
 
 def running(data: Path) -> Settings | None:
