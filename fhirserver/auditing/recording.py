@@ -17,12 +17,12 @@ from typing import Any
 from fhirserver.auditing import owners, security
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import decode, encode, verbatim
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions import audit
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import instant_text
 from fhirserver.search.index import Entry, plain
 from fhirserver.store import spool
 from fhirserver.store.database import Session

@@ -14,6 +14,7 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.scopes import ACTIONS
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
@@ -22,7 +23,7 @@ from fhirserver.interactions.table import BY_CODE
 from fhirserver.interactions.write import answer, persist, put
 from fhirserver.rules import client as rule
 from fhirserver.rules import user as users
-from fhirserver.rules.model import CANONICAL, REGISTRY, instant, target
+from fhirserver.rules.model import CANONICAL, REGISTRY, target
 
 TYPE, USER = "ClientApplication", "User"
 
@@ -53,10 +54,10 @@ def secrets(server: Server, request: Request, access: Access) -> Response:
     parameters(request)
     version = current(server, access, TYPE, request.id or "", request)
     now = server.now()
-    held = [entry for entry in version.private.get("secrets", ()) if entry.get("expires", "9") > instant(now)]
+    held = [entry for entry in version.private.get("secrets", ()) if entry.get("expires", "9") > instant_text(now)]
     parts = [{"name": "secret", "part": _of_secret(entry, entry is held[-1])} for entry in held]
     if version.private.get("used"):
-        parts.append({"name": "keyLastUsed", "valueInstant": instant(version.private["used"])})
+        parts.append({"name": "keyLastUsed", "valueInstant": instant_text(version.private["used"])})
     return Response(200, resource={"resourceType": "Parameters", **({"parameter": parts} if parts else {})})
 
 
@@ -70,7 +71,7 @@ def _of_secret(entry: Mapping[str, Any], newest: bool) -> list[Resource]:
 
 
 def _instant(value: str | datetime) -> str:
-    return instant(value) if isinstance(value, datetime) else value
+    return instant_text(value) if isinstance(value, datetime) else value
 
 
 def why(server: Server, request: Request, access: Access) -> Response:

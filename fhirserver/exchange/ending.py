@@ -16,11 +16,12 @@ from fhirserver.auth.principal import SYSTEM
 from fhirserver.auth.sandbox import sandbox_of
 from fhirserver.exchange import sandbox
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.write import put, remove
 from fhirserver.rules import authorization
-from fhirserver.rules.model import REGISTRY, Prepared, instant
+from fhirserver.rules.model import REGISTRY, Prepared
 from fhirserver.search.parse import parse
 from fhirserver.store.erase import erase
 from fhirserver.store.errands import Errand
@@ -55,7 +56,7 @@ def errands_of(pending: Pending) -> Iterator[Errand]:
             who = pending.event.get("request", {}).get("who", {})
             facts = {
                 "client": change["id"],
-                "when": instant(pending.event["t"]),
+                "when": instant_text(pending.event["t"]),
                 "by": str(who.get("name") or who.get("id") or ""),
             }
             yield Errand(f"{ERRAND}/{change['id']}/{change['version']}", ERRAND, facts)
@@ -99,7 +100,7 @@ def _subscriptions(server: Server, ended: Ended) -> None:
     criteria = [("client:identifier", f"{CLIENT_SYSTEM}|{ended.client}"), ("status:not", "off")]
     for organization in every(server, REGISTRY, "Organization", []):
         for held in every(server, organization.id, "Subscription", criteria):
-            if not again or instant(held.instant) <= ended.when:
+            if not again or instant_text(held.instant) <= ended.when:
                 rewrite(server, held, lambda version: _off(version, ended))
 
 

@@ -16,11 +16,12 @@ from typing import Any
 from fhirserver.auth.access import Access, everything
 from fhirserver.exchange.installing import load_package
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.jobs.queue import Queue
-from fhirserver.rules.model import CANONICAL, REGISTRY, instant, reference
+from fhirserver.rules.model import CANONICAL, REGISTRY, reference
 from fhirserver.search.parse import parse
 from fhirserver.store import standing
 from fhirserver.store.keyring import Held, Keyring
@@ -247,7 +248,7 @@ def _rotate(server: Server, request: Request, instruments: Instruments) -> list[
 def part(name: str, value: bool | int | str | datetime) -> Part:
     """A parameter, or a part of one, with a value of the type that it has."""
     if isinstance(value, datetime):
-        return {"name": name, "valueInstant": instant(value)}
+        return {"name": name, "valueInstant": instant_text(value)}
     kind = "valueBoolean" if isinstance(value, bool) else "valueInteger" if isinstance(value, int) else "valueString"
     return {"name": name, kind: value}
 

@@ -15,13 +15,14 @@ from typing import Any
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import check_password
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
 from fhirserver.interactions.read import current
 from fhirserver.interactions.write import persist, put
 from fhirserver.rules import user as rule
-from fhirserver.rules.model import CANONICAL, REGISTRY, instant, reference, target
+from fhirserver.rules.model import CANONICAL, REGISTRY, reference, target
 from fhirserver.store.kept import MAIL, grants_of, link_key, links_of, mail_key, of_user, session_key, sessions_of
 from fhirserver.store.model import Stored
 
@@ -77,7 +78,7 @@ def reset_password(server: Server, request: Request, access: Access) -> Response
     if mail:
         _mail(server, request, user.id, link, until)
     parts: list[dict[str, Any]] = [] if mail else [{"name": "link", "valueUri": link}]
-    parts.append({"name": "expires", "valueInstant": instant(until)})
+    parts.append({"name": "expires", "valueInstant": instant_text(until)})
     return Response(200, resource={"resourceType": "Parameters", "parameter": parts}, once=True)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.effective import TYPE, Overlays
 from fhirserver.hl7v2.inbound import issue_element
@@ -167,7 +168,7 @@ def _put(
 
 
 def _task(server: Server, inbound: Stored, names: Mapping[str, str], unmapped: Unmapped) -> Resource:
-    now = write.instant_text(server.now())
+    now = instant_text(server.now())
     who = " at ".join(names[name] for name in ("sending-application", "sending-facility") if names[name])
     said = [
         _input("code", valueString=unmapped.code),
@@ -217,7 +218,7 @@ def _counted(server: Server, organization: str, id: str, task: Resource) -> Reso
     said = [{**each, "valueInteger": number} if "valueInteger" in each else each for each in task.get("input", ())]
     kept = {name: value for name, value in task.items() if name != "output"}
     status = "requested" if task.get("status") == "completed" else task["status"]
-    return kept | {"status": status, "input": said, "lastModified": write.instant_text(server.now())}
+    return kept | {"status": status, "input": said, "lastModified": instant_text(server.now())}
 
 
 def _names(resource: Mapping[str, Any], sender: Sender | None) -> dict[str, str]:
@@ -258,7 +259,7 @@ def _complete(server: Server, organization: str, task: Stored, target: str) -> N
             server.enqueue(JOB, organization, lane)
     resource = task.resource()
     output = {"type": {"coding": [{"system": SYSTEM_OF_TASKS, "code": "target"}]}, "valueString": target}
-    done = {**resource, "status": "completed", "output": [output], "lastModified": write.instant_text(server.now())}
+    done = {**resource, "status": "completed", "output": [output], "lastModified": instant_text(server.now())}
     try:
         _put(server, organization, task, task.id, done, None)
     except Problem as fault:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
 from fhirserver.fhir.references import texts
@@ -22,7 +23,6 @@ from fhirserver.interactions.ihe import mhd
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server, Unit
 from fhirserver.interactions.readiness import ensure_indexes, ready
 from fhirserver.interactions.search import matching, selection
-from fhirserver.interactions.write import instant_text
 
 MOST_ENTRIES = 5_000
 MOST_PATH = 1_000

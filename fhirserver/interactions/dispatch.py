@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from fhirserver.auth.access import Access, everything
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.table import BY_CODE
 from fhirserver.interactions.visiting import visitor
-from fhirserver.interactions.write import instant_text
 
 # Interactions on a resource's path that a type's rule may refuse under another name.
 REFUSED_AS = {"conditional-update": "update", "conditional-patch": "patch", "conditional-delete": "delete"}

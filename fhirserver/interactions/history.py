@@ -8,13 +8,13 @@ from urllib.parse import urlencode
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.cursor import open_cursor, seal_cursor
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import instant_text
 from fhirserver.search.types.date import bounds
 from fhirserver.store.history import Span, versions
 from fhirserver.store.model import Stored

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
 from fhirserver.fhir.validation import validate
@@ -296,12 +297,6 @@ def stamped(resource: Resource, id: str, version: int, instant: datetime) -> Res
     made = {"resourceType": None, "id": None, "meta": None, **resource}
     made["id"], made["meta"] = id, meta
     return made
-
-
-def instant_text(instant: datetime) -> str:
-    """A FHIR instant in UTC with milliseconds."""
-    at = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
-    return at.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def refuse_errors(issues: list[Issue]) -> None:

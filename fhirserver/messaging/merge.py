@@ -15,9 +15,10 @@ from typing import Any
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import instant_text, next_instant, version_of
+from fhirserver.interactions.write import next_instant, version_of
 from fhirserver.messaging import moving
 from fhirserver.search.query import References, compartment
 from fhirserver.store.model import Stored

@@ -16,12 +16,13 @@ from typing import Any
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import decode, encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.fhir.validation import validate
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
-from fhirserver.interactions.write import SILENT, instant_text, next_instant, pending_event, refuse_errors, version_of
+from fhirserver.interactions.write import SILENT, next_instant, pending_event, refuse_errors, version_of
 from fhirserver.messaging.content import ENVELOPE, Content, Done, accept, resolved
 from fhirserver.store.model import Stored
 

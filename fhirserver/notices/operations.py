@@ -10,11 +10,12 @@ from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.interactions.read import answer, current
-from fhirserver.interactions.write import instant_text, persist, put
+from fhirserver.interactions.write import persist, put
 from fhirserver.rules.model import CANONICAL, REGISTRY, Prepared
 from fhirserver.search.parse import parse
 from fhirserver.store.model import Stored

@@ -13,6 +13,7 @@ from fhirserver.auth import scopes
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.sandbox import require_same_world
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
 from fhirserver.rules.model import (
     Context,
@@ -20,7 +21,6 @@ from fhirserver.rules.model import (
     Rule,
     Step,
     allowed_step,
-    instant,
     only_on_registry,
     reference,
     target,
@@ -109,7 +109,7 @@ def request(
         "iheProfile": client.get("iheProfile"),
         **({"pendingScope": client["scope"]} if more else {"scope": client.get("scope"), "pendingScope": None}),
         "reason": reason,
-        "requested": instant(context.now),
+        "requested": instant_text(context.now),
     }
     return Prepared(_after(context, resource, step, reason))
 
@@ -176,7 +176,7 @@ def _after(context: Context, resource: Resource, step: Step, note: str) -> Resou
     decision = {
         "action": step.name,
         "status": step.after,
-        "when": instant(context.now),
+        "when": instant_text(context.now),
         "who": _who(context.principal),
         "note": note.strip() or None,
     }

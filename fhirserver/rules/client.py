@@ -18,8 +18,9 @@ from fhirserver.auth import scopes
 from fhirserver.auth.layers import check_narrowing
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Issue, Problem, problem
-from fhirserver.rules.model import Context, Prepared, Rule, instant, listed, only_on_registry, reference, target
+from fhirserver.rules.model import Context, Prepared, Rule, listed, only_on_registry, reference, target
 
 SECRET_GRANTS = ("client_credentials", "basic_auth")
 """The grants that need a secret, unless the client has keys."""
@@ -49,7 +50,7 @@ def create(context: Context, resource: Resource) -> Prepared:
         raise problem("value", "The id of a client has no capital letters: choose another.", "ClientApplication.id")
     client.setdefault("kind", "test")
     client.setdefault("active", True)
-    client["registered"] = instant(context.now)
+    client["registered"] = instant_text(context.now)
     _own(context.principal, client)
     _check(context, client)
     sent = client.pop("secret", None)
@@ -84,7 +85,7 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
     if not held:
         gained = create(context, {**client, **({"secret": sent} if sent else {})})
         return replace(
-            gained, resource={**gained.resource, "registered": client.get("registered", instant(context.now))}
+            gained, resource={**gained.resource, "registered": client.get("registered", instant_text(context.now))}
         )
     if sent is not None and not (isinstance(sent, str) and any(context.matches(sent, one["hash"]) for one in held)):
         raise problem(
@@ -121,7 +122,7 @@ def rotate(
         raise _no_secret(previous)
     if not 0 <= overlap <= MOST_OVERLAP:
         raise problem("value", f"overlap is 0 to {MOST_OVERLAP} seconds.", "Parameters.parameter")
-    end = instant(context.now + timedelta(seconds=overlap))
+    end = instant_text(context.now + timedelta(seconds=overlap))
     kept = [{**entry, "expires": min(entry.get("expires", end), end)} for entry in private.get("secrets", ())[-1:]]
     secret = context.new_secret()
     secrets = [*kept, _entry(context, secret)] if overlap else [_entry(context, secret)]
@@ -140,7 +141,7 @@ def is_public(client: Mapping[str, Any]) -> bool:
 
 
 def _entry(context: Context, secret: str) -> dict[str, str]:
-    return {"hash": context.seal(secret), "created": instant(context.now)}
+    return {"hash": context.seal(secret), "created": instant_text(context.now)}
 
 
 def _no_secret(client: Resource) -> Problem:

@@ -127,11 +127,6 @@ def wrong_side(step: Step, who: str) -> Problem:
     return problem("forbidden", f"Only {who} may take the step ${step.name}.")
 
 
-def instant(now: datetime) -> str:
-    """An instant as FHIR writes it, in milliseconds."""
-    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def target(reference: Any, type_: str) -> str:
     """The id that a Reference to this type names, relative or absolute; empty where there is none."""
     text = str(reference.get("reference", "")) if isinstance(reference, Mapping) else ""

@@ -18,18 +18,9 @@ from fhirserver.auth.sandbox import is_sandbox, sandbox_of
 from fhirserver.auth.secrets import signing_secret
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import Definitions
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
-from fhirserver.rules.model import (
-    CANONICAL,
-    REGISTRY,
-    Context,
-    Prepared,
-    Rule,
-    Step,
-    allowed_step,
-    instant,
-    wrong_side,
-)
+from fhirserver.rules.model import CANONICAL, REGISTRY, Context, Prepared, Rule, Step, allowed_step, wrong_side
 
 TYPE = "Subscription"
 CLIENT = f"{CANONICAL}/StructureDefinition/subscription-client"
@@ -134,7 +125,7 @@ def step(context: Context, previous: Resource, private: Mapping[str, Any], actio
         raise wrong_side(taken, f"an administrator of organization {context.organization}")
     allowed_step(STEPS, action, previous["status"], note)
     by = context.principal.name or context.principal.id or context.principal.kind
-    made = {"action": action, "when": instant(context.now), "who": by, "note": note.strip()}
+    made = {"action": action, "when": instant_text(context.now), "who": by, "note": note.strip()}
     before = {name: value for name, value in private.items() if name != "handshake"}
     after = _decided({**previous, "status": _greeting(taken.after, previous, before)}, made)
     after.pop("error", None)

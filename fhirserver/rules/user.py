@@ -12,8 +12,9 @@ from typing import Any
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import MOST_PASSWORD, hash_password
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
-from fhirserver.rules.model import Context, Prepared, Rule, instant, only_on_registry, reference, target
+from fhirserver.rules.model import Context, Prepared, Rule, only_on_registry, reference, target
 
 ROLES = ("admin", "member")
 LEAST_PASSWORD = 16
@@ -55,7 +56,7 @@ def create(context: Context, resource: Resource) -> Prepared:
     user = {**resource, "id": user_id(email), "email": email}
     user.setdefault("active", True)
     user.setdefault("role", "member")
-    user["registered"] = instant(context.now)
+    user["registered"] = instant_text(context.now)
     _place(context.principal, user)
     _check_person(user)
     return _prepared(context, user, {})
@@ -73,7 +74,7 @@ def update(context: Context, previous: Resource, private: Mapping[str, Any], res
         user["organization"] = previous["organization"]
     user.pop("registered", None)
     again = (previous.get("active") is False and user["active"] is not False) or "password" in user
-    since = instant(context.now) if again else previous.get("registered")
+    since = instant_text(context.now) if again else previous.get("registered")
     user |= {"registered": since} if since else {}
     _require_operator(context.principal, previous)
     _not_oneself(context.principal, previous, user)

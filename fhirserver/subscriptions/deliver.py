@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Request, Server
@@ -25,7 +26,7 @@ from fhirserver.rules.model import Prepared
 from fhirserver.store.holding import Held, Holding
 from fhirserver.store.model import Change, Stored
 from fhirserver.subscriptions import delivery, notification, sending
-from fhirserver.subscriptions.delivery import Delivery, text
+from fhirserver.subscriptions.delivery import Delivery
 from fhirserver.subscriptions.gate import GREET, HOLD, SEND, SKIP, Gate, gate
 from fhirserver.subscriptions.lanes import Breaker, Lanes, Ready
 from fhirserver.subscriptions.post import Answer, Endpoints
@@ -254,7 +255,7 @@ class Deliverer:
     ) -> Resource:
         """The delivery after an answer: delivered, to be tried again, or given up."""
         attempt = {
-            "time": text(sent),
+            "time": instant_text(sent),
             "endpoint": endpoint,
             **({"status": answer.status} if answer.status else {}),
             "latency": answer.milliseconds,
@@ -264,7 +265,7 @@ class Deliverer:
         tried = delivery.attempted(resource, attempt)
         now = self._server.now()
         if _accepted(answer):
-            return {**delivery.finished(tried, "delivered"), "sent": text(now)}
+            return {**delivery.finished(tried, "delivered"), "sent": instant_text(now)}
         why = answer.error or f"The endpoint answered {answer.status}."
         wait = max(self._schedule.wait(tried["attempts"], self._chance()), _asked(answer, now))
         until = now + timedelta(seconds=wait)
@@ -329,7 +330,7 @@ class Deliverer:
             self._lanes.trip(ready, Breaker())
             last = next(a for a in answers if _of_endpoint(a))
             why = last.error or f"it answered {last.status}"
-            self._turn(opened, "error", f"The endpoint has failed since {text(since)}: {why}.")
+            self._turn(opened, "error", f"The endpoint has failed since {instant_text(since)}: {why}.")
             return
         breaker = Breaker(failures, since, now + timedelta(seconds=rest) if rest else None)
         if breaker != ready.breaker:
@@ -349,7 +350,7 @@ class Deliverer:
         if opened.action == GREET or not opened.version.private.get("handshake"):
             answer = self._tell(ready.organization, opened, "handshake")
             if _accepted(answer):
-                told = {**opened.version.private, "handshake": text(self._server.now())}
+                told = {**opened.version.private, "handshake": instant_text(self._server.now())}
                 active = {name: value for name, value in opened.resource.items() if name != "error"}
                 write_subscription(self._server, opened.version, {**active, "status": "active"}, told)
             else:
@@ -371,7 +372,9 @@ class Deliverer:
         base = self._server.base(organization)
         about = notification.About(base, id, status, count, opened.topic, channel.content, error)
         now, message = self._server.now(), self._server.new_id()
-        return self._post(opened, message, encode(notification.history(kind, about, [], text(now), message)), now)
+        return self._post(
+            opened, message, encode(notification.history(kind, about, [], instant_text(now), message)), now
+        )
 
     def _missed(self, ready: Ready, opened: Gate, answer: Answer) -> None:
         failures = ready.breaker.failures + 1

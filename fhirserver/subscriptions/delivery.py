@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from fhirserver.auth.access import CLIENT_SYSTEM, everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.write import version_of
 from fhirserver.search.query import References
@@ -47,7 +48,7 @@ class Delivery:
 
     def due(self, now: datetime) -> bool:
         """Whether its next attempt has its time."""
-        return str(self.resource.get("nextAttempt", "")) <= text(now)
+        return str(self.resource.get("nextAttempt", "")) <= instant_text(now)
 
 
 def delivery_id(subscription: str, number: int) -> str:
@@ -73,11 +74,6 @@ def instant(written: str) -> datetime:
     return datetime.fromisoformat(written)
 
 
-def text(instant: datetime) -> str:
-    """A FHIR instant in UTC with milliseconds; such texts sort as the instants do."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def new(
     subscription: str, client: str, number: int, event: Mapping[str, Any], focus: Sequence[str], **more: Any
 ) -> Resource:
@@ -100,7 +96,7 @@ def new(
         **({"client": reference} if client else {}),
         "number": number,
         "event": event["id"],
-        "occurred": text(event["t"]),
+        "occurred": instant_text(event["t"]),
         **({"message": event["message"]} if event.get("message") else {}),
         **({"change": changes} if changes else {}),
         **more,
@@ -143,4 +139,9 @@ def attempted(resource: Resource, attempt: Mapping[str, Any]) -> Resource:
 def postponed(resource: Resource, status: str, until: datetime, reason: str = "") -> Resource:
     """The delivery that waits until then: retrying or held."""
     kept = {name: value for name, value in resource.items() if name != "statusReason"}
-    return {**kept, "status": status, "nextAttempt": text(until), **({"statusReason": reason} if reason else {})}
+    return {
+        **kept,
+        "status": status,
+        "nextAttempt": instant_text(until),
+        **({"statusReason": reason} if reason else {}),
+    }

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import instant_text
 from fhirserver.rules.subscription import approved, owner
 from fhirserver.store.model import REGISTRY, Stored
 from fhirserver.subscriptions.notification import MAX_COUNT, TIMEOUT, channel_number, content_of

@@ -15,6 +15,7 @@ from fhirserver.auth.secrets import signing_secret
 from fhirserver.exchange.guests import is_guest
 from fhirserver.exchange.operating import require_operator
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import problem
 from fhirserver.fhir.validation import validate
@@ -28,7 +29,7 @@ from fhirserver.search.parse import parse
 from fhirserver.store.model import Stored
 from fhirserver.store.search import by_references, compile_search, find
 from fhirserver.subscriptions import delivery, governing, notification, past, topics
-from fhirserver.subscriptions.delivery import Delivery, text
+from fhirserver.subscriptions.delivery import Delivery
 from fhirserver.subscriptions.gate import OVERLAP, SEND, channel_of, client_access, gate
 from fhirserver.subscriptions.lanes import Lanes
 from fhirserver.subscriptions.match import Event, Subscriptions
@@ -148,7 +149,7 @@ class Operations:
             raise problem("exception", "The subscription's secrets cannot be decrypted with the present key.") from None
         about = notification.About(server.base(access.organization), resource["id"], resource["status"], 0)
         id = server.new_id()
-        body = encode(notification.history("handshake", about, [], text(now), id))
+        body = encode(notification.history("handshake", about, [], instant_text(now), id))
         headers = notification.headers(told.payload, resource["id"], told.headers)
         headers |= signed(told.secrets, id, int(now.timestamp()), body)
         answer = self.endpoints.post(told.endpoint, headers, body, TEST_SECONDS)
@@ -182,7 +183,12 @@ def status(server: Server, request: Request, access: Access) -> Response:
         search = compile_search(server.store, access, "Subscription", clauses, None)
         found = find(server.store, search, (), MOST_EVENTS).matches if search else []
     entries = [_status_entry(server, access.organization, version) for version in found]
-    bundle = {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "timestamp": text(server.now())}
+    bundle = {
+        "resourceType": "Bundle",
+        "type": "searchset",
+        "total": len(entries),
+        "timestamp": instant_text(server.now()),
+    }
     return Response(200, {**bundle, **({"entry": entries} if entries else {})})
 
 
@@ -203,7 +209,7 @@ def events(server: Server, request: Request, access: Access) -> Response:
     told = _told(server, access, version.id, range(since, until + 1))
     about = _about(server, access.organization, version, content)
     id = server.new_id()
-    return Response(200, notification.history("query-event", about, told, text(server.now()), id))
+    return Response(200, notification.history("query-event", about, told, instant_text(server.now()), id))
 
 
 def no_websockets(server: Server, request: Request, access: Access) -> Response:
@@ -221,7 +227,9 @@ def rotate_secret(server: Server, request: Request, access: Access) -> Response:
         secret = signing_secret(context.new_secret())
         until = server.now() + timedelta(hours=OVERLAP)
         private = dict(previous.private)
-        retiring = {"retiring": private["signing"], "retiringUntil": text(until)} if private.get("signing") else {}
+        retiring = (
+            {"retiring": private["signing"], "retiringUntil": instant_text(until)} if private.get("signing") else {}
+        )
         private = {**private, **retiring, "signing": context.encrypt(secret)}
         put(
             server,
@@ -232,7 +240,7 @@ def rotate_secret(server: Server, request: Request, access: Access) -> Response:
             f"Subscription/{previous.id}",
             "POST",
         )
-        parts = [_part("secret", valueString=secret), _part("previousUntil", valueInstant=text(until))]
+        parts = [_part("secret", valueString=secret), _part("previousUntil", valueInstant=instant_text(until))]
         return Response(200, {"resourceType": "Parameters", "parameter": parts}, once=True)
 
     return persist(replace(request), attempt)
@@ -291,7 +299,7 @@ def _again(server: Server, organization: str, subscription: str, found: Sequence
         resource = version.resource()
         if resource["status"] not in delivery.UNFINISHED:
             again = delivery.postponed(resource, "queued", now)
-            again |= {"lane": f"{delivery.REDELIVERY}{version.id}", "queued": text(now)}
+            again |= {"lane": f"{delivery.REDELIVERY}{version.id}", "queued": instant_text(now)}
             changes.append(delivery.change(server, organization, again, version, now))
     if changes:
         lanes = Lanes(server.store.database)

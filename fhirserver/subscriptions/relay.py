@@ -18,6 +18,7 @@ from typing import Any
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
 from fhirserver.rules.subscription import NEVER_TOPICS, owner
@@ -25,7 +26,6 @@ from fhirserver.store.database import Session
 from fhirserver.store.model import REGISTRY, Change, Pending, Stored
 from fhirserver.subscriptions import delivery, notification
 from fhirserver.subscriptions.deliver import turn
-from fhirserver.subscriptions.delivery import text
 from fhirserver.subscriptions.lanes import Lanes
 from fhirserver.subscriptions.match import Event, Match
 from fhirserver.subscriptions.shape import shaped
@@ -269,8 +269,8 @@ class Relay:
                 code=_code(event.document, match),
                 why=match.why[:1000],
                 lane="subscription" if whole else self._lane(event, match),
-                queued=text(now),
-                nextAttempt=text(now),
+                queued=instant_text(now),
+                nextAttempt=instant_text(now),
             )
             yield delivery.change(self._server, organization, resource, None, now)
 

@@ -14,9 +14,9 @@ from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.auth.access import Access
 from fhirserver.auth.principal import Principal
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import instant_text
 from fhirserver.web.door import through
 from fhirserver.web.http import Answer
 

@@ -19,8 +19,9 @@ from fhirserver.auth.keys import by_kid
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.sandbox import sandbox_of
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem
-from fhirserver.rules.model import instant, target
+from fhirserver.rules.model import target
 from fhirserver.store.kept import Kept, grants_of, of_client
 from fhirserver.web import codes
 from fhirserver.web.asking import PARAMETERS, Asked, Fault, Refused, about_patient, asked, client_of, prompts
@@ -250,7 +251,7 @@ class SignIn:
         key = self._grant_key(request, user)
         self.kept.drop(key)
         value = {"client": request.client["id"], "organization": request.organization, "scope": scope}
-        value |= {"granted": instant(self._now()), "since": _since(request, user)}
+        value |= {"granted": instant_text(self._now()), "since": _since(request, user)}
         groups = (grants_of(user["id"]), of_client(request.client["id"]))
         self.kept.put(key, value, self._now() + GRANT_LIFETIME, *groups)
 

@@ -17,9 +17,10 @@ from fhirserver.auth import scopes, tokens
 from fhirserver.auth.keys import SigningKey, by_kid
 from fhirserver.auth.principal import ANONYMOUS, Principal
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem
 from fhirserver.rules.client import secret_of
-from fhirserver.rules.model import instant, target
+from fhirserver.rules.model import target
 from fhirserver.rules.user import older, operator, roles
 from fhirserver.store.attempts import Attempts
 from fhirserver.store.kept import Kept
@@ -149,7 +150,7 @@ class Tokens:
         self.refuse_throttled(address, id_)
         found = self.client(id_)
         private = found[1] if found else {}
-        same = secret_of(private, self.matches, secret, instant(now))
+        same = secret_of(private, self.matches, secret, instant_text(now))
         if found is None or not same or found[0].get("active") is False:
             self.failed(address, id_)
             return None

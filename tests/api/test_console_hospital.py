@@ -12,6 +12,7 @@ import pytest
 
 from fhirserver import app
 from fhirserver.auditing.recording import ship
+from fhirserver.fhir.instants import instant_text
 from fhirserver.hl7v2.process import process
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.rules.organization import kind_concept
@@ -238,7 +239,7 @@ def test_dead_letters_are_sent_again_by_the_organization_they_came_from(hospital
         written = {"type": "Patient", "id": str(number), "version": 1, "action": "create"}
         event = {"id": str(number), "t": now, "changes": [written]}
         made = delivery.new(id, client["id"], number, event, [f"Patient/{number}"], code="create.patient", lane="x")
-        made |= {"queued": delivery.text(now), "nextAttempt": delivery.text(now)}
+        made |= {"queued": instant_text(now), "nextAttempt": instant_text(now)}
         dead.append(delivery.finished(made, "dead-letter", "It answered 500."))
     organization = hospital.exchange.hospital
     server.store.commit([delivery.change(server, organization, each, None, now) for each in dead])

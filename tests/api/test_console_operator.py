@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fhirserver.auth.principal import Principal
+from fhirserver.fhir.instants import instant_text
 from fhirserver.rules.user import user_id
 from fhirserver.subscriptions import delivery
 from tests.api.browser import Visitor
@@ -147,7 +148,7 @@ def test_dead_letters_of_an_organization_are_sent_again_and_none_of_them_is_show
     written = {"type": "Patient", "id": "seen-by-nobody", "version": 1, "action": "create"}
     event = {"id": "1", "t": now, "changes": [written]}
     made = delivery.new(subscription, client["id"], 1, event, ["Patient/seen-by-nobody"], code="x", lane="x")
-    made |= {"queued": delivery.text(now), "nextAttempt": delivery.text(now)}
+    made |= {"queued": instant_text(now), "nextAttempt": instant_text(now)}
     dead = delivery.finished(made, "dead-letter", "gone")
     server.store.commit([delivery.change(server, exchange.hospital, dead, None, now)])
     page = olga.get("/queues")

@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 
 from fhirserver import app
 from fhirserver.auth.principal import Principal
+from fhirserver.fhir.instants import instant_text
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.rules.organization import kind_concept
 from fhirserver.subscriptions import delivery
@@ -133,8 +134,8 @@ def _notified(exchange: Exchange, hospital: Hospital, client: dict[str, Any]) ->
     written = {"type": "Patient", "id": "1", "version": 1, "action": "create"}
     event = {"id": "1", "t": now, "changes": [written]}
     made = delivery.new(id, client["id"], 1, event, ["Patient/1"], code=f"create.patient{HOSTILE}", lane="Patient/1")
-    made |= {"queued": delivery.text(now), "nextAttempt": delivery.text(now), "why": HOSTILE}
-    attempt = {"time": delivery.text(now), "endpoint": "https://1.1.1.1/x", "status": 500, "answer": f"Gone {HOSTILE}"}
+    made |= {"queued": instant_text(now), "nextAttempt": instant_text(now), "why": HOSTILE}
+    attempt = {"time": instant_text(now), "endpoint": "https://1.1.1.1/x", "status": 500, "answer": f"Gone {HOSTILE}"}
     made = delivery.finished(delivery.attempted(made, attempt), "dead-letter", f"It said {HOSTILE}")
     server.store.commit([delivery.change(server, exchange.hospital, made, None, now)])
 

@@ -13,6 +13,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from fhirserver.auth.access import everything
+from fhirserver.fhir.instants import instant_text
 from fhirserver.jobs import Queue, run_worker
 from fhirserver.subscriptions import delivery
 from fhirserver.subscriptions.gate import RETRY_HOURS, WHILE_STOPPED
@@ -496,7 +497,7 @@ def test_heartbeats_come_where_they_are_asked_for_and_nowhere_else(exchange: Exc
 
 
 def test_a_subscription_ends_when_it_said(exchange: Exchange) -> None:
-    end = delivery.text(exchange.installation.server.now() + timedelta(hours=1))
+    end = instant_text(exchange.installation.server.now() + timedelta(hours=1))
     subscription = exchange.subscribe("Patient", end=end)
     exchange.patient()
     exchange.run()

@@ -8,7 +8,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from fhirserver.interactions.write import instant_text
+from fhirserver.fhir.instants import instant_text
 from fhirserver.store.ids import new_id
 
 
