@@ -13,12 +13,12 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fhirserver.hl7v2.framing import DEFAULT_LIMIT, Deframer, Event, TooLong, Truncated, frame
+from fhirserver.hl7v2.framing import DEFAULT_LIMIT, Deframer, Event, Frame, TooLong, Truncated, frame
 from fhirserver.hl7v2.inbound import Peer, Reply
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,10 @@ Refuse = Callable[[bytes, int], bytes]
 
 READ_BYTES = 64 * 1024
 BACKLOG = 1024
+LARGE = READ_BYTES
+"""Bytes of a message from which on it counts how many of them are worked at together."""
+AT_ONCE = 32 * 1024 * 1024
+"""Bytes of large messages that are worked at together: each is held some five times until it is stored."""
 MOST_LATER = 64
 """Application acknowledgments that one connection may wait for; then nothing more is read from it."""
 HANDSHAKE_SECONDS = 10.0
@@ -44,9 +48,13 @@ SHORT = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one listener bears. idle: seconds between messages; frame: seconds from the first byte of one to its end."""
+    """What one listener bears. idle: seconds between messages; frame: seconds from the first byte of one to its end;
+    held: bytes of all frames that have come, whole or in part, and are not stored: room for four of the longest at
+    least.
+    """
 
     message: int = DEFAULT_LIMIT
+    held: int = 256 * 1024 * 1024
     connections: int = 2_000
     connections_per_peer: int = 500
     idle: float = 3_600.0
@@ -56,9 +64,34 @@ class Limits:
     junk: int = 64 * 1024
 
 
+class Room:
+    """How many bytes of large messages are worked at together; who finds no room waits, and is not read meanwhile."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._changed = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        """Room for a message of this size; one that is larger than all the room has it alone."""
+        if size < LARGE:
+            yield
+            return
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._most)
+            self._taken += size
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+
 class Listener:
     """The connections of one listener and what becomes of them. `seen` counts: messages, refused, truncated, junk,
-    failed.
+    failed, shed (frames given up because all of them together were too much to hold).
     """
 
     def __init__(self, receive: Receive, refuse: Refuse, limits: Limits) -> None:
@@ -67,6 +100,9 @@ class Listener:
         self.limits = limits
         self.seen: Counter[str] = Counter()
         self.stopping = asyncio.Event()
+        self.held = 0
+        self._most_held = max(limits.held, 4 * limits.message)
+        self._room = Room(AT_ONCE)
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._idle: set[asyncio.Task[Any]] = set()
@@ -119,19 +155,31 @@ class Listener:
         deframer = Deframer(self.limits.message)
         loop = asyncio.get_running_loop()
         later: set[asyncio.Task[None]] = set()
-        begun, goes_on = 0.0, True
+        begun, goes_on, held = 0.0, True, 0
         try:
             while goes_on:
                 begun = (begun or loop.time()) if deframer.inside else 0.0
                 data = await self._read(reader, deframer, begun)
-                for event in deframer.feed(data) if data else deframer.end():
+                events = deframer.feed(data) if data else deframer.end()
+                held = self._holds(held, deframer.pending + sum(len(e.body) for e in events if isinstance(e, Frame)))
+                if held > LARGE and self.held > self._most_held:
+                    self.seen["shed"] += 1
+                    return
+                for event in events:
                     if not await self._answer(event, writer, peer, later):
                         return
+                held = self._holds(held, deframer.pending)
                 goes_on = bool(data) and deframer.junk <= self.limits.junk
             self.seen["junk"] += deframer.junk
         finally:
+            self._holds(held, 0)
             if later:  # what was asked for is answered, even to one who says no more
                 await asyncio.wait(later, timeout=self.limits.answer)
+
+    def _holds(self, before: int, now: int) -> int:
+        """Counts what a connection holds of the bytes of frames."""
+        self.held += now - before
+        return now
 
     async def _read(self, reader: asyncio.StreamReader, deframer: Deframer, begun: float) -> bytes:
         """The next bytes; none at the end of the stream, after too long a silence, and between messages when
@@ -161,7 +209,8 @@ class Listener:
             await self._write(writer, self.refuse(event.head, event.limit))
             return False
         self.seen["messages"] += 1
-        reply = await self.receive(event.body, peer)
+        async with self._room.of(len(event.body)):
+            reply = await self.receive(event.body, peer)
         if reply.acknowledgment is not None:
             await self._write(writer, reply.acknowledgment)
         if reply.later is not None:

@@ -128,6 +128,26 @@ def plain(house: House) -> Iterator[int]:
         yield port
 
 
+def test_more_than_can_be_held_is_shed_and_whoever_is_quick_is_served(house: House) -> None:
+    """Sixty senders begin four megabytes each and stop short: the listener holds no more than it may."""
+    house.organization(endpoint_resource("", "", "HELD", False))
+    with house.listening(mllp_max_message=4 * 1024 * 1024) as port, contextlib.ExitStack() as open_:
+        hung_up = 0
+        for _ in range(80):
+            one = open_.enter_context(Connection("127.0.0.1", port, timeout=20))
+            try:
+                one.raw(b"\x0bMSH|^~\\&|ADT1|HELD|" + b"x" * (4 * 1024 * 1024 - 100))
+                one._socket.settimeout(0.05)
+                hung_up += one._socket.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                hung_up += 1
+        assert hung_up >= 10
+        large = message("HELD") + b"NTE|1||" + b"x" * 40_000 + b"\r"
+        assert told(port, large) == "AA"
+
+
 def told(port: int, raw: bytes, tls: ssl.SSLContext | None = None) -> str:
     """MSA-1 of the answer to one message on a connection of its own."""
     with Connection("127.0.0.1", port, tls=tls, timeout=20) as connection:
