@@ -24,6 +24,7 @@ from fhirserver.bulk import work as bulk
 from fhirserver.exchange import errands, profiles
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
+from fhirserver.hl7v2.abreast import Abreast
 from fhirserver.hl7v2.ingest import Receiver
 from fhirserver.interactions import reindex
 from fhirserver.interactions.publishing import publish
@@ -60,12 +61,10 @@ def worker(settings: Settings) -> None:
     )
     mailer = app.mailer(installation)
 
-    def mapped(organization: str, lane: str) -> None:
-        installation.server.refresh()
-        process.process(intake, organization, lane)
+    lanes = Abreast(intake)
 
     functions: Mapping[str, Callable[..., object]] = {
-        "process": mapped,
+        "process": lanes.process,
         "deliver": deliverer.deliver,
         reindex.JOB: lambda type: reindex.run(installation.server, type),
         bulk.JOB: lambda organization, id: bulk.work(installation.server, organization, id),
@@ -109,6 +108,7 @@ def relay(settings: Settings) -> None:
         owner=installation.server.new_id(),
         watcher=watcher,
         sweeps=(
+            intake.holding.sweep,
             lambda: process.sweep(intake),
             lambda: reindex.plan(installation.server),
             lambda: errands.sweep(installation.server),

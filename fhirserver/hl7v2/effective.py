@@ -73,14 +73,20 @@ class Overlays:
         self._lock = threading.Lock()
 
     def effective(
-        self, organization: str, sender: Sender | None, message: Message, instead: Resource | None = None
+        self,
+        organization: str,
+        sender: Sender | None,
+        message: Message,
+        instead: Resource | None = None,
+        *,
+        stored: Sequence[Overlay] | None = None,
     ) -> Effective:
         """What holds for a message of a sender. `instead` is an overlay to try: it stands for the stored one of its
-        id, and for a new one where there is none.
+        id, and for a new one where there is none. `stored`: what `of` has just answered.
 
         Raises Problem(invalid) where the overlays cannot be compiled, and never could be in this process.
         """
-        said = self.of(organization)
+        said = self.of(organization) if stored is None else stored
         if instead is not None:
             tried = self._tried(instead)
             said = [*(each for each in said if each.id != tried.id), tried]

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.batch import answered, batched, is_batch
 from fhirserver.hl7v2.effective import Overlays
@@ -40,9 +39,8 @@ from fhirserver.hl7v2.inbound import (
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, Senders
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import stamped
+from fhirserver.interactions.write import version_of
 from fhirserver.rules.endpoint import CONNECTION
 from fhirserver.search.parse import parse
 from fhirserver.store.database import CLAIMS
@@ -221,18 +219,14 @@ class Intake:
         )
 
     def _change(self, message: Inbound, *, claims: bool = True) -> Change:
-        instant = self.server.now()
-        resource = stamped(message.resource, message.resource["id"], 1, instant)
-        return Change(
-            organization=message.organization,
-            type="InboundMessage",
-            id=resource["id"],
-            version=1,
-            instant=instant,
-            method="POST",
-            text=encode(resource).decode(),
-            entry=entry_of(self.server, resource, self.server.base(message.organization)),
-            private={CLAIMS: [message.control]} if claims and message.control else {},
+        private = {CLAIMS: [message.control]} if claims and message.control else None
+        return version_of(
+            self.server,
+            message.organization,
+            message.resource,
+            None,
+            self.server.now(),
+            private=private,
             keep_previous=False,
         )
 

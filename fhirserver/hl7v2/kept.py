@@ -6,12 +6,10 @@ import base64
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
-from fhirserver.fhir.json import encode
-from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import next_instant, stamped
+from fhirserver.interactions.write import next_instant, version_of
 from fhirserver.search.parse import parse
-from fhirserver.store.model import Change, Stored
+from fhirserver.store.model import Stored
 from fhirserver.store.search import compile_search, find
 
 
@@ -28,31 +26,14 @@ def again(resource: Resource) -> Resource:
     return {**kept, "status": "received"}
 
 
-def rewrite(server: Server, current: Stored, resource: Resource) -> Resource:
+def rewrite(server: Server, current: Stored, resource: Resource) -> Stored:
     """Writes the next version of an InboundMessage and answers it. Raises Problem(conflict) where another was
     faster.
     """
-    organization = current.organization
-    instant = next_instant(server, current)
-    resource = stamped(resource, current.id, current.version + 1, instant)
-    server.store.commit(
-        [
-            Change(
-                organization=organization,
-                type="InboundMessage",
-                id=current.id,
-                version=current.version + 1,
-                instant=instant,
-                method="PUT",
-                text=encode(resource).decode(),
-                entry=entry_of(server, resource, server.base(organization)),
-                private=current.private,
-                previous=current,
-                keep_previous=False,
-            )
-        ]
-    )
-    return resource
+    instant, private = next_instant(server, current), current.private
+    change = version_of(server, current.organization, resource, current, instant, private=private, keep_previous=False)
+    server.store.commit([change])
+    return change.stored()
 
 
 def content_of(inbound: Stored) -> bytes:

@@ -136,7 +136,8 @@ def _moved(server: Server, request: Request, access: Access, status: str, allowe
         raise problem("business-rule", text, "InboundMessage.status")
     said = f"Made {status} by hand" + (f": {note}" if note else ".")
     issue = {"severity": "information", "code": "informational", "diagnostics": said}
-    changed = rewrite(server, version, {**resource, "status": status, "issue": [*resource.get("issue", []), issue]})
+    told = {**resource, "status": status, "issue": [*resource.get("issue", []), issue]}
+    changed = rewrite(server, version, told).resource()
     return Response(200, resource=changed)
 
 

@@ -12,7 +12,7 @@ import base64
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ from fhirserver.hl7v2.ingest import FRESH_SECONDS, JOB, Intake
 from fhirserver.hl7v2.kept import content_of, found, rewrite
 from fhirserver.hl7v2.late import narrowed
 from fhirserver.hl7v2.mapping import Context, Result, to_bundle
+from fhirserver.hl7v2.mapping.overlay import Overlay
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, sender
 from fhirserver.interactions.model import Server
@@ -33,6 +34,7 @@ from fhirserver.messaging import process_message
 from fhirserver.messaging.content import Content, Done, accept, resume, unfinished
 from fhirserver.messaging.merge import POLICIES, REPOINT
 from fhirserver.store import lanes
+from fhirserver.store.database import Session
 from fhirserver.store.holding import Held, Holding
 from fhirserver.store.model import REGISTRY, Stored
 
@@ -57,15 +59,28 @@ def process(intake: Intake, organization: str, lane: str) -> int:
 
     Raises Problem where the store is away or a message conflicts again and again: the sweep comes back to it.
     """
-    server, owner, taken = intake.server, intake.server.new_id(), 0
+    with intake.server.store.session() as session:
+        return _drain(intake, organization, lane, _Hand(intake.server.new_id(), session))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hand:
+    """Who drains a lane: its name as a holder of leases, and the session that it writes with."""
+
+    owner: str
+    session: Session
+
+
+def _drain(intake: Intake, organization: str, lane: str, hand: _Hand) -> int:
+    server, taken = intake.server, 0
     while waiting := _waiting(server, organization, lane):
-        with _leased(intake.holding, [_name(organization, lane)], owner) as held:
+        with _leased(intake.holding, [lease_of(organization, lane)], hand) as held:
             for version in waiting if held else ():
                 if held.lost:
                     return taken
                 server.refresh()
                 try:
-                    taken += _one(intake, organization, lane, version, owner)
+                    taken += _one(intake, organization, lane, version, hand)
                 except Problem as fault:
                     if fault.issues[0].code != "lock-error":
                         raise
@@ -113,11 +128,11 @@ def convert(
     return to_bundle(effective.maps, parsed, context, trace=trace)
 
 
-def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str) -> int:
+def _one(intake: Intake, organization: str, lane: str, waiting: Stored, hand: _Hand) -> int:
     """Processes one message. What conflicts again and again would hold up its lane for ever: it is set aside."""
     for attempt in range(ATTEMPTS):
         try:
-            return _attempt(intake, organization, lane, waiting, owner, again=attempt > 0)
+            return _attempt(intake, organization, lane, waiting, hand, again=attempt > 0)
         except Problem as fault:
             if fault.issues[0].code != "conflict":
                 raise
@@ -126,7 +141,7 @@ def _one(intake: Intake, organization: str, lane: str, waiting: Stored, owner: s
     return 1
 
 
-def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owner: str, *, again: bool) -> int:
+def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, hand: _Hand, *, again: bool) -> int:
     """Processes one message, in its other lanes too. One that another job finished meanwhile conflicts, and is passed
     over when it is tried `again`.
     """
@@ -142,7 +157,7 @@ def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owne
         if resource["content"]["contentType"] == process_message.CONTENT_TYPE:
             process_message.again(server, organization, current)
             return 1
-        _whole(intake, organization, lane, current, sender, owner)
+        _whole(intake, organization, lane, current, sender, hand)
     except Problem as fault:
         if fault.issues[0].code in PASSING:
             raise
@@ -154,20 +169,20 @@ def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, owne
     return 1
 
 
-def _whole(intake: Intake, organization: str, lane: str, current: Stored, sender: Sender | None, owner: str) -> None:
+def _whole(intake: Intake, organization: str, lane: str, current: Stored, sender: Sender | None, hand: _Hand) -> None:
     """Applies one HL7v2 message, holding all its lanes, when it is its turn in each."""
     server, resource = intake.server, current.resource()
-    message = _message(resource, sender)
+    message = parsed_of(resource, sender)
     others = [each for each in lanes_of(resource) if each != lane]
-    with _leased(intake.holding, [_name(organization, each) for each in others], owner) as held:
+    with _leased(intake.holding, [lease_of(organization, each) for each in others], hand) as held:
         if not held:
             raise problem("lock-error", "Another message of this patient is being processed.")
         for other in others:
             _in_turn(server, organization, other, current)
         if not unfinished(current):
-            current = _apply(intake, organization, current, message, sender)
+            current = _apply(intake, organization, current, message, sender, hand.session)
         while unfinished(current) and not held.lost:
-            current = resume(server, organization, current, {"message": current.id})
+            current = resume(server, organization, current, {"message": current.id}, hand.session)
     for other in others:
         server.enqueue(JOB, organization, other)
 
@@ -185,41 +200,63 @@ def _in_turn(server: Server, organization: str, lane: str, current: Stored) -> N
         raise problem("lock-error", "An earlier message of another patient of this one waits.")
 
 
-def _apply(intake: Intake, organization: str, current: Stored, message: Message, sender: Sender | None) -> Stored:
+def _apply(
+    intake: Intake, organization: str, current: Stored, message: Message, sender: Sender | None, session: Session
+) -> Stored:
     """Stores what a message says; answers the InboundMessage as it is then, `unfinished` where a merge has more to do
     than one transaction bears.
     """
     server = intake.server
-    effective = intake.overlays.effective(organization, sender, message)
-    if effective.charset:
-        message = effective.read(content_of(current), message, sender.charset if sender else "")
-    result = to_bundle(effective.maps, message, _context(server, organization, effective, current))
+    effective, result = mapped(intake, organization, current, message, sender)
     unmapped = codes.noted(server, organization, current, sender, result.unmapped)
     if any(each.needed or each.table in effective.required for each in result.unmapped):
         waits = codes.held(current.resource(), unmapped)
         rewrite(server, current, waits)
         server.meter.count("messages_processed", str(waits["status"]))
         return current
-    elements, deletes = result.elements, result.deletes
+    content = said(result)
     if current.version > 1:  # it is not the first time that it is looked at: others may have come first
         elements, deletes = narrowed(result, _later(intake, organization, current))
-    content = Content(
+        content = replace(content, elements=elements, deletes=deletes)
+    if result.effects:
+        content = replace(content, policy=_policy(server, organization, sender))
+
+    def finish(done: Sequence[Done]) -> Resource:
+        return ended(server, current.resource(), result, done, effective, unmapped)
+
+    stored = accept(server, organization, content, current, finish, {"message": current.id}, session)
+    server.meter.count("messages_processed", status_of(result))
+    return stored
+
+
+def mapped(
+    intake: Intake,
+    organization: str,
+    current: Stored,
+    message: Message,
+    sender: Sender | None,
+    overlays: Sequence[Overlay] | None = None,
+) -> tuple[Effective, Result]:
+    """What a message becomes, and the maps that say it; `overlays`: those of its organization, where they were just
+    read. Raises Problem where it cannot be mapped.
+    """
+    effective = intake.overlays.effective(organization, sender, message, stored=overlays)
+    if effective.charset:
+        message = effective.read(content_of(current), message, sender.charset if sender else "")
+    return effective, to_bundle(effective.maps, message, _context(intake.server, organization, effective, current))
+
+
+def said(result: Result) -> Content:
+    """What a mapped message says, ready to be stored."""
+    return Content(
         bundle=result.bundle,
         event=result.event,
         names=result.aliases,
         match=result.match,
-        elements=elements,
-        deletes=deletes,
+        elements=result.elements,
+        deletes=result.deletes,
         effects=result.effects,
-        policy=_policy(server, organization, sender) if result.effects else REPOINT,
     )
-
-    def finish(done: Sequence[Done]) -> Resource:
-        return _finished(server, current.resource(), result, done, effective.maps.name, unmapped)
-
-    stored = accept(server, organization, content, current, finish, {"message": current.id})
-    server.meter.count("messages_processed", _status_of(result))
-    return stored
 
 
 def _later(intake: Intake, organization: str, current: Stored) -> Iterator[Result]:
@@ -246,12 +283,12 @@ def _policy(server: Server, organization: str, sender: Sender | None) -> str:
     return codes[0] if codes and codes[0] in POLICIES else REPOINT
 
 
-def _finished(
+def ended(
     server: Server,
     resource: Resource,
     result: Result,
     done: Sequence[Done],
-    mapping: str,
+    effective: Effective,
     unmapped: Sequence[Mapping[str, Any]],
 ) -> Resource:
     """The InboundMessage as it is once its content is stored."""
@@ -263,10 +300,10 @@ def _finished(
         finished["patient"] = {**finished.get("patient", {}), "reference": f"Patient/{patient.id}"}
     return finished | _without_empty(
         {
-            "status": _status_of(result),
+            "status": status_of(result),
             "attempts": resource.get("attempts", 0) + 1,
             "processed": server.now().isoformat(timespec="milliseconds"),
-            "mapping": mapping,
+            "mapping": effective.maps.name,
             "result": [{"reference": f"{d.type}/{d.id}/_history/{d.version}"} for d in done[:MOST_RESULTS]],
             "issue": [issue_element(Issue("value", text, (), "warning")) for text in result.warnings[:20]],
             "unmapped": list(unmapped),
@@ -274,7 +311,8 @@ def _finished(
     )
 
 
-def _status_of(result: Result) -> str:
+def status_of(result: Result) -> str:
+    """The status of the message that became this, once it is stored."""
     return "warning" if result.warnings or result.unmapped else "processed"
 
 
@@ -293,7 +331,8 @@ def _fail(server: Server, current: Stored, resource: Resource, fault: Problem) -
     server.meter.count("messages_processed", status)
 
 
-def _message(resource: Mapping[str, Any], sender: Sender | None) -> Message:
+def parsed_of(resource: Mapping[str, Any], sender: Sender | None) -> Message:
+    """The message of an InboundMessage, read as its Endpoint says. Raises Problem where it cannot be read."""
     return _parsed(base64.b64decode(resource["content"]["data"]), sender)
 
 
@@ -321,14 +360,15 @@ def _context(server: Server, organization: str, effective: Effective, current: S
 
 
 def _waiting(server: Server, organization: str, lane: str, most: int = BATCH) -> list[Stored]:
-    return lanes.waiting(server.store.database, server.store.indexes, organization, lane, most)
+    return lanes.waiting(server.store.database, organization, [lane], most)
 
 
 def _organizations(server: Server) -> list[str]:
     return [version.id for version in found(server, everything(REGISTRY), "Organization", [], MOST_ORGANIZATIONS)]
 
 
-def _name(organization: str, lane: str) -> str:
+def lease_of(organization: str, lane: str) -> str:
+    """The name of a lane's lease."""
     return f"inbound/{organization}/{lane}"
 
 
@@ -349,12 +389,12 @@ class _Leases:
 
 
 @contextmanager
-def _leased(holding: Holding, names: Sequence[str], owner: str) -> Iterator[_Leases]:
+def _leased(holding: Holding, names: Sequence[str], hand: _Hand) -> Iterator[_Leases]:
     """Holds the leases of these names, or says that it could not get them all."""
     with ExitStack() as stack:
         held: list[Held] = []
         for name in sorted(names):
-            one = stack.enter_context(holding.lease(name, owner))
+            one = stack.enter_context(holding.lease(name, hand.owner, hand.session))
             if one is None:
                 break
             held.append(one)

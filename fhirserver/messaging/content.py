@@ -25,8 +25,9 @@ from fhirserver.messaging.merge import Rest
 from fhirserver.messaging.updating import merged
 from fhirserver.rules.model import Prepared
 from fhirserver.search.types import token
+from fhirserver.store.database import Session
 from fhirserver.store.model import Change, Stored
-from fhirserver.store.search import by_tokens
+from fhirserver.store.tokens import by_tokens
 
 ENVELOPE = "MessageHeader"
 REST = "rest"
@@ -70,7 +71,7 @@ class Done:
 
 
 @dataclass(slots=True)
-class _Part:
+class Part:
     """One resource of the message on its way into the store."""
 
     full_url: str
@@ -88,46 +89,57 @@ class _Part:
     """The numbers that a move takes from it."""
 
     @property
+    def type(self) -> str:
+        return str(self.resource["resourceType"])
+
+    @property
     def name(self) -> str:
-        return f"{self.resource['resourceType']}/{self.id}"
+        return f"{self.type}/{self.id}"
 
 
+Held = Mapping[str, Mapping[str, Stored]]
+"""What is stored by type and identifier token, where it is asked for by what messages say."""
 Finish = Callable[[Sequence[Done]], Resource]
 
 
 def accept(
-    server: Server, organization: str, content: Content, inbound: Stored, finish: Finish, facts: Mapping[str, Any]
+    server: Server,
+    organization: str,
+    content: Content,
+    inbound: Stored,
+    finish: Finish,
+    facts: Mapping[str, Any],
+    session: Session | None = None,
 ) -> Stored:
     """Stores what a message says, and the InboundMessage as `finish` makes it from what was done; answers its new
-    version. Where it is `unfinished`, `resume` goes on.
+    version. Where it is `unfinished`, `resume` goes on. `session`: one to write with that is in no transaction.
 
     Raises Problem: invariant, structure ... where a mapped resource is not valid, conflict where the InboundMessage was
     processed by another meanwhile, transient where the database is away.
     """
-    parts = [_Part(full_url, dict(resource)) for full_url, resource in _resources(content.bundle)]
+    parts = parts_of(content)
     if content.effects:
         merge.prepare(server, sorted(_kinds(parts, content)))
-    tokens = {part.full_url: _tokens(content.match.get(part.full_url)) for part in parts} | _survivors(content, parts)
-    for type in {part.resource["resourceType"] for part in parts}:
-        server.store.database.current(type)
-        server.store.database.history(type)
-        if any(tokens[part.full_url] for part in parts if part.resource["resourceType"] == type):
-            server.store.indexes.ensure(type, [("s.identifier",)])
-    names = [name for part in parts for name in locks.of_tokens(part.resource["resourceType"], tokens[part.full_url])]
+    tokens = tokens_of(content, parts) | _survivors(content, parts)
+    make_ready(server, tokens, parts)
+    names = [name for part in parts for name in locks.of_tokens(part.type, tokens[part.full_url])]
     server.store.locks.prepare(organization, names, server.now())
 
     def work(session: Any) -> Change:
         unit = Unit(server.store, session)
         request = Request("message", organization, server.base(organization), SYSTEM, unit=unit, facts=facts)
-        fresh = [_Part(part.full_url, part.resource) for part in parts]
-        done = _store(server, request, content, fresh, tokens)
+        fresh = [Part(part.full_url, part.resource) for part in parts]
+        held = by_tokens(server.store, everything(organization), "identifier", wanted_of(fresh, tokens), session)
+        made = match(server, request, fresh, tokens, held, told_apart(content))
+        server.store.locks.touch(session, organization, made)
+        done = store(server, request, content, fresh)
         rests = _merge(server, request, content, fresh, inbound, done) if content.effects else []
-        change = _finished(server, request, content, inbound, finish(done), done, rests)
+        change = finished(server, request, content, inbound, finish(done), done, rests)
         unit.changes.append(change)
         unit.flush()
         return change
 
-    change: Change = server.store.transaction(work)
+    change: Change = server.store.transaction(work, session)
     return change.stored()
 
 
@@ -136,7 +148,9 @@ def unfinished(inbound: Stored) -> bool:
     return REST in inbound.private
 
 
-def resume(server: Server, organization: str, inbound: Stored, facts: Mapping[str, Any]) -> Stored:
+def resume(
+    server: Server, organization: str, inbound: Stored, facts: Mapping[str, Any], session: Session | None = None
+) -> Stored:
     """Does the next part of what a message's merges have left to do, in one transaction; answers the InboundMessage's
     new version. It may be called again and again, whatever happened in between. Raises Problem as `accept` does.
     """
@@ -152,16 +166,42 @@ def resume(server: Server, organization: str, inbound: Stored, facts: Mapping[st
         rests = rests[1:] if step.finished else rests
         content = Content({}, left["event"], left["names"], policy=left["policy"])
         resource = inbound.resource() | {"status": left["status"]}
-        change = _finished(server, request, content, inbound, resource, done, rests)
+        change = finished(server, request, content, inbound, resource, done, rests)
         unit.changes.append(change)
         unit.flush()
         return change
 
-    change: Change = server.store.transaction(work)
+    change: Change = server.store.transaction(work, session)
     return change.stored()
 
 
-def _survivors(content: Content, parts: Iterable[_Part]) -> dict[str, list[str]]:
+def parts_of(content: Content) -> list[Part]:
+    return [Part(full_url, dict(resource)) for full_url, resource in _resources(content.bundle)]
+
+
+def tokens_of(content: Content, parts: Iterable[Part]) -> dict[str, list[str]]:
+    return {part.full_url: _tokens(content.match.get(part.full_url)) for part in parts}
+
+
+def make_ready(server: Server, tokens: Mapping[str, Sequence[str]], parts: Sequence[Part]) -> None:
+    """Makes the collections and indexes that cannot be made within a transaction."""
+    for type in {part.type for part in parts}:
+        server.store.database.current(type)
+        server.store.database.history(type)
+    for type in {part.type for part in parts if tokens[part.full_url]}:
+        server.store.indexes.ensure(type, [("s.identifier",)])
+
+
+def wanted_of(parts: Iterable[Part], tokens: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """The identifiers that are asked for of each type."""
+    wanted: dict[str, set[str]] = {}
+    for part in parts:
+        if tokens[part.full_url]:
+            wanted.setdefault(part.type, set()).update(tokens[part.full_url])
+    return wanted
+
+
+def _survivors(content: Content, parts: Iterable[Part]) -> dict[str, list[str]]:
     """What tells the survivor of each merge: not a number of the prior one, though senders list it as the survivor's.
 
     Raises Problem(business-rule) where a merge has but one patient.
@@ -180,7 +220,7 @@ def _survivors(content: Content, parts: Iterable[_Part]) -> dict[str, list[str]]
     return found
 
 
-def _kinds(parts: Iterable[_Part], content: Content) -> set[str]:
+def _kinds(parts: Iterable[Part], content: Content) -> set[str]:
     """The types of what the effects of a message are about."""
     concerned = {url for _, *urls in content.effects for url in urls}
     kinds = {part.resource["resourceType"] for part in parts if part.full_url in concerned}
@@ -188,7 +228,7 @@ def _kinds(parts: Iterable[_Part], content: Content) -> set[str]:
 
 
 def _merge(
-    server: Server, request: Request, content: Content, parts: Sequence[_Part], inbound: Stored, done: list[Done]
+    server: Server, request: Request, content: Content, parts: Sequence[Part], inbound: Stored, done: list[Done]
 ) -> list[Rest]:
     """Begins with what merging means for other resources; adds what was done, answers what is left."""
     assert request.unit
@@ -216,25 +256,22 @@ def _merge(
     return rests
 
 
-def _as_it_was(prior: _Part) -> dict[str, Any]:
+def _as_it_was(prior: Part) -> dict[str, Any]:
     """What undoing a merge needs to know of the prior resource: a new one would have been active."""
     before = prior.previous.resource() if prior.previous else {"active": True}
     return {"active": before.get("active")}
 
 
-def _store(
-    server: Server, request: Request, content: Content, parts: list[_Part], tokens: Mapping[str, list[str]]
-) -> list[Done]:
-    _match(server, request, parts, tokens, _told_apart(content))
+def store(server: Server, request: Request, content: Content, parts: list[Part]) -> list[Done]:
     _affect(server, request, content, parts)
     names = {part.full_url: part.name for part in parts}
     whole = everything(request.organization)
     done: list[Done] = []
-    changed: dict[str, _Part] = {}
+    changed: dict[str, Part] = {}
     for part in parts:
         if part.repeated:
             continue
-        type = part.resource["resourceType"]
+        type = part.type
         resource = resolved(part.resource, names)
         before = part.previous.resource() if part.previous else None
         spoken, gone = content.elements.get(part.full_url), content.deletes.get(part.full_url, ())
@@ -243,7 +280,7 @@ def _store(
             _part(after, part)
         if part.without:
             _give_away(after, part)
-        if before is not None and part.previous and _same(before, after):
+        if before is not None and part.previous and _same(part.previous, before, after):
             done.append(Done(type, part.id, part.previous.version, "unchanged"))
             continue
         method = "PUT" if part.previous else "POST"
@@ -255,7 +292,7 @@ def _store(
     return done
 
 
-def _indistinct(bundle: Resource, one: _Part, other: _Part) -> Problem:
+def _indistinct(bundle: Resource, one: Part, other: Part) -> Problem:
     """Says which two resources of a message are one in the store; which of them is right nobody can tell."""
     urls = [entry.get("fullUrl", "") for entry in bundle["entry"]]
     where = [f"Bundle.entry[{urls.index(each.full_url)}]" for each in (one, other)]
@@ -266,14 +303,14 @@ def _indistinct(bundle: Resource, one: _Part, other: _Part) -> Problem:
     return problem("multiple-matches", text, *where)
 
 
-def _told_apart(content: Content) -> frozenset[str]:
+def told_apart(content: Content) -> frozenset[str]:
     """The fullUrls of those that a merge or un-merge means themselves, not what they have become."""
     return frozenset(
         url for kind, one, other in content.effects for url in ((one,) if kind == "merge" else (one, other))
     )
 
 
-def _affect(server: Server, request: Request, content: Content, parts: Sequence[_Part]) -> None:
+def _affect(server: Server, request: Request, content: Content, parts: Sequence[Part]) -> None:
     """Holds the effects of a message against what is stored: what is to be linked, and what is to be taken apart."""
     by_url = {part.full_url: part for part in parts}
     for kind, one, other in content.effects:
@@ -297,7 +334,7 @@ def _affect(server: Server, request: Request, content: Content, parts: Sequence[
                     each.resource = {name: value for name, value in each.resource.items() if name != "link"}
 
 
-def _part(after: Resource, part: _Part) -> None:
+def _part(after: Resource, part: Part) -> None:
     """Takes the link to the other of an un-merge away; the one that had ended is again what it was."""
     links = [each for each in after.get("link", []) if each.get("other", {}).get("reference") != part.parted]
     after.pop("link", None)
@@ -309,52 +346,47 @@ def _part(after: Resource, part: _Part) -> None:
             after["active"] = part.undone["active"]
 
 
-def _give_away(after: Resource, part: _Part) -> None:
+def _give_away(after: Resource, part: Part) -> None:
     """Takes away the numbers that are another's now."""
     kept = [each for each in after.pop("identifier", []) if moving.number(each) not in part.without]
     if kept:
         after["identifier"] = kept
 
 
-def _match(
+def match(
     server: Server,
     request: Request,
-    parts: list[_Part],
+    parts: list[Part],
     tokens: Mapping[str, list[str]],
+    held: Held,
     themselves: frozenset[str] = frozenset(),
-) -> None:
-    """Finds for each part the stored resource that is the same, or gives it a new id under a lock. One that was
-    merged into another stands for that other, but for those that are meant `themselves`.
+) -> list[locks.Lock]:
+    """Finds for each part the stored resource that is the same, or gives it a new id; answers the locks of what is to
+    be created. One that was merged into another stands for that other, but for those that are meant `themselves`.
 
-    The lock is touched only by who creates: two messages that create the same resource at once conflict there, and the
-    second is run again by the database and finds what the first has made.
+    The locks are touched only by who creates: two messages that create the same resource at once conflict there, and
+    the second is run again by the database and finds what the first has made.
     """
-    whole = everything(request.organization)
     names: list[locks.Lock] = []
-    for type in sorted({part.resource["resourceType"] for part in parts}):
-        same_type = [part for part in parts if part.resource["resourceType"] == type]
-        wanted = sorted({value for part in same_type for value in tokens[part.full_url]})
-        found = by_tokens(server.store, whole, type, "identifier", wanted, request.session) if wanted else []
-        made: dict[str, str] = {}
-        for part in same_type:
-            values = tokens[part.full_url]
-            part.previous = _strongest(values, found)
-            if part.previous:
-                if type == "Patient" and part.full_url not in themselves:
-                    _follow(server, request, part)
-                part.id = part.previous.id
-            elif values and values[0] in made:
-                part.id, part.repeated = made[values[0]], True  # Said twice in one message: the first one counts.
-            else:
-                part.id = server.new_id()
-                if values:
-                    made[values[0]] = part.id
-                    names += locks.of_tokens(type, values)
-    assert request.unit
-    server.store.locks.touch(request.unit.session, request.organization, names)
+    made: dict[tuple[str, str], str] = {}
+    for part in sorted(parts, key=lambda each: each.type):
+        values, found = tokens[part.full_url], held.get(part.type, {})
+        part.previous = next((found[value] for value in values if value in found), None)
+        if part.previous:
+            if part.type == "Patient" and part.full_url not in themselves:
+                _follow(server, request, part)
+            part.id = part.previous.id
+        elif values and (part.type, values[0]) in made:
+            part.id, part.repeated = made[part.type, values[0]], True  # Said twice in a message: the first one counts.
+        else:
+            part.id = server.new_id()
+            if values:
+                made[part.type, values[0]] = part.id
+                names += locks.of_tokens(part.type, values)
+    return names
 
 
-def _follow(server: Server, request: Request, part: _Part) -> None:
+def _follow(server: Server, request: Request, part: Part) -> None:
     """Takes what a merged patient has become. Its numbers stay its own: they lead to the survivor as long as the
     merge holds.
     """
@@ -371,15 +403,7 @@ def _follow(server: Server, request: Request, part: _Part) -> None:
     part.previous = last
 
 
-def _strongest(values: Sequence[str], found: Sequence[tuple[Stored, frozenset[str]]]) -> Stored | None:
-    for value in values:
-        for version, held in found:
-            if value in held:
-                return version
-    return None
-
-
-def _finished(
+def finished(
     server: Server,
     request: Request,
     content: Content,
@@ -434,7 +458,10 @@ def _tokens(identifiers: Sequence[Mapping[str, str]] | None) -> list[str]:
     return [token.stored(each.get("system", ""), each["value"]) for each in identifiers or ()]
 
 
-def _same(before: Resource, after: Resource) -> bool:
+def _same(stored: Stored, before: Resource, after: Resource) -> bool:
+    if encode(after).decode() == stored.text:
+        return True
+
     def plain(resource: Resource) -> bytes:
         return encode({name: value for name, value in resource.items() if name not in ("id", "meta")})
 

@@ -7,11 +7,12 @@ transactions. Every write is majority and journaled; every query has a time limi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import pymongo
+from bson.binary import Binary
 from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient, WriteConcern, errors
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
@@ -130,7 +131,16 @@ CLAIMING_INDEXES = (
     ),
 )
 """For types whose resources may claim, in their private part, what only one resource can have."""
-CURRENT_INDEXES = {SEALED: SEALED_INDEXES, "Endpoint": CLAIMING_INDEXES, "InboundMessage": CLAIMING_INDEXES}
+INBOUND_INDEXES = (
+    *CLAIMING_INDEXES,
+    # What waits in a lane, in its order: as many entries as messages wait, however many a patient has had.
+    IndexModel(
+        [("o", ASCENDING), ("s.lane", ASCENDING), ("k.sequence.lo", ASCENDING)],
+        name="waiting",
+        partialFilterExpression={"s.status": "received"},
+    ),
+)
+CURRENT_INDEXES = {SEALED: SEALED_INDEXES, "Endpoint": CLAIMING_INDEXES, "InboundMessage": INBOUND_INDEXES}
 HISTORY_INDEXES = (
     IndexModel([("o", ASCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_i_v"),
     IndexModel([("o", ASCENDING), ("t", DESCENDING), ("i", ASCENDING), ("v", DESCENDING)], name="o_t_i_v"),
@@ -178,13 +188,19 @@ class Database:
             names = self.raw.list_collection_names(filter={"name": {"$regex": "^[A-Z][A-Za-z]*$"}})
         return sorted(names)
 
-    def transaction(self, work: Callable[[Session], T]) -> T:
-        """Runs `work` in one transaction and answers its result; it is run again when the transaction had to be
-        retried.
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session: what is read in it, one after the other and of what a majority has, never goes back in time."""
+        with translated(), self.client.start_session() as session:
+            yield session
+
+    def transaction(self, work: Callable[[Session], T], session: Session | None = None) -> T:
+        """Runs `work` in one transaction, of this session where one is given, and answers its result; it is run again
+        when the transaction had to be retried.
 
         Whatever `work` raises aborts the transaction. Raises Problem(transient) when the database stays busy or away.
         """
-        with translated(), self.client.start_session() as session:
+        with translated(), nullcontext(session) if session else self.session() as session:
             return session.with_transaction(
                 work,
                 read_concern=pymongo.read_concern.ReadConcern("snapshot"),
@@ -192,6 +208,10 @@ class Database:
                 read_preference=pymongo.ReadPreference.PRIMARY,
                 max_commit_time_ms=self.query_limit_ms,
             )
+
+    def end_sessions(self, ids: Iterable[Binary]) -> None:
+        """Ends the sessions of processes that are gone, and with them the transactions they had begun."""
+        self.client.admin.command("killSessions", [{"id": id} for id in ids])
 
     def close(self) -> None:
         """Ends all connections."""

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fhirserver.fhir.problem import Problem
+from fhirserver.store.database import Session
 from fhirserver.store.resources import Store
 
 log = logging.getLogger(__name__)
 
 SECONDS = 6.0
 RENEW_SECONDS = 2.0
+SILENT_SECONDS = 3.5
+"""A process that has not renewed a lease for so long is taken for dead where others wait for its transaction."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,23 +42,45 @@ class Holding:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def lease(self, name: str, owner: str) -> Iterator[Held | None]:
-        """The lease for the length of a `with`, or None where another holds it."""
-        if self._store.lease(name, owner, SECONDS) is None:
+    def lease(self, name: str, owner: str, session: Session | None = None) -> Iterator[Held | None]:
+        """The lease for the length of a `with`, or None where another holds it. `session`: what is written with under
+        it, ended by whoever takes it over from a process that was killed.
+        """
+        if self._store.lease(name, owner, SECONDS, session) is None:
             yield None
             return
-        held = Held(name, owner)
+        with self._holding([name], owner) as [held]:
+            yield held
+
+    @contextmanager
+    def leases(self, names: Collection[str], owner: str, session: Session | None = None) -> Iterator[list[Held]]:
+        """Those of these leases that nobody else holds, for the length of a `with`: few commands, however many."""
+        taken = self._store.lease_all(names, owner, SECONDS, session) if names else ()
+        with self._holding(taken, owner) as held:
+            yield held
+
+    @contextmanager
+    def _holding(self, names: Collection[str], owner: str) -> Iterator[list[Held]]:
+        """Renews these leases, which are taken, for the length of a `with`, and gives them back."""
+        held = [Held(name, owner) for name in names]
         with self._lock:
-            self._held.add(held)
-            if self._thread is None:
+            self._held.update(held)
+            if held and self._thread is None:
                 self._thread = threading.Thread(target=self._renew, daemon=True, name="leases")
                 self._thread.start()
         try:
             yield held
         finally:
             with self._lock:
-                self._held.discard(held)
-            self._store.release(name, owner)
+                self._held.difference_update(held)
+            if held:
+                self._store.release_all(names, owner)
+
+    def sweep(self) -> int:
+        """Ends the transactions of processes that were killed, in whatever process: nobody else would for as long as
+        the database keeps them (`transactionLifetimeLimitSeconds`). Answers how many.
+        """
+        return self._store.end_silent(SECONDS - SILENT_SECONDS)
 
     def close(self) -> None:
         """Ends the renewing."""

@@ -1,24 +1,31 @@
-"""What waits in a lane of incoming messages, in its order: asked before and after every message, so in one command.
-
-A search sorted by `sequence` would be two: it also looks for what has none.
+"""What waits in lanes of incoming messages, in its order: asked before and after every message, so in one command, and
+of an index that holds what waits and nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pymongo import ASCENDING
 
 from fhirserver.store.database import Database, translated
-from fhirserver.store.indexes import Indexes
 from fhirserver.store.model import Stored
 from fhirserver.store.resources import PROJECTION, stored
 
 TYPE, LANE, ORDER = "InboundMessage", "s.lane", "k.sequence.lo"
 
 
-def waiting(database: Database, indexes: Indexes, organization: str, lane: str, most: int) -> list[Stored]:
-    """At most so many messages of a lane that are `received`, in order. Raises Problem where the store is away."""
-    indexes.ensure(TYPE, [(LANE,)])
-    filter = {"o": organization, "x": None, LANE: lane, "s.status": "received"}
+def waiting(database: Database, organization: str, lanes: Collection[str], most: int) -> list[Stored]:
+    """At most so many messages of these lanes that are `received`, in order. Raises Problem where the store is away."""
+    filter = {"o": organization, "x": None, LANE: {"$in": sorted(lanes)}, "s.status": "received"}
     with translated():
-        cursor = database.collection(TYPE).find(filter, PROJECTION, max_time_ms=database.query_limit_ms)
-        return [stored(TYPE, document) for document in cursor.sort(ORDER, ASCENDING).limit(most)]
+        found = database.current(TYPE).find(filter, PROJECTION, max_time_ms=database.query_limit_ms).hint("waiting")
+        return [stored(TYPE, document) for document in found.sort(ORDER, ASCENDING).limit(most)]
+
+
+def which(database: Database, organization: str, lanes: Collection[str]) -> frozenset[str]:
+    """The lanes among these in which a message waits. Raises Problem where the store is away."""
+    filter = {"o": organization, "x": None, LANE: {"$in": sorted(lanes)}, "s.status": "received"}
+    with translated():
+        found = database.current(TYPE).find(filter, {LANE: 1, "_id": 0}, max_time_ms=database.query_limit_ms)
+        return frozenset(lane for each in found.hint("waiting") for lane in each["s"]["lane"]) & frozenset(lanes)

@@ -152,10 +152,14 @@ class Store:
         with translated(), self._settled():
             group.insert(document(change))
 
-    def transaction(self, work: Callable[[Session], T]) -> T:
+    def transaction(self, work: Callable[[Session], T], session: Session | None = None) -> T:
         """`Database.transaction`, answered when what it has written holds for every request: see `recent`."""
         with self._settled():
-            return self.database.transaction(work)
+            return self.database.transaction(work, session)
+
+    def session(self) -> contextlib.AbstractContextManager[Session]:
+        """`Database.session`."""
+        return self.database.session()
 
     @contextlib.contextmanager
     def _settled(self) -> Iterator[None]:
@@ -254,17 +258,31 @@ class Store:
         """
         return events.next_number(self.database, name, count, session)
 
-    def lease(self, name: str, owner: str, seconds: float) -> int | None:
-        """The fencing token of a lease now held by `owner`, or None while somebody else holds it."""
-        return leases.take(self.database, name, owner, seconds)
+    def lease(self, name: str, owner: str, seconds: float, session: Session | None = None) -> int | None:
+        """The fencing token of a lease now held by `owner`, or None while somebody else holds it. `session`: what it
+        writes with under it.
+        """
+        return leases.take(self.database, name, owner, seconds, session)
 
     def renew(self, name: str, owner: str, seconds: float) -> bool:
         """Whether `owner` still held the lease, and holds it on from now."""
         return leases.renew(self.database, name, owner, seconds)
 
+    def lease_all(self, names: Several[str], owner: str, seconds: float, session: Session | None = None) -> set[str]:
+        """Those of these leases that `owner` holds now. `session`: what it writes with under them."""
+        return leases.take_all(self.database, names, owner, seconds, session)
+
+    def end_silent(self, left: float) -> int:
+        """Ends the transactions of holders whose leases have less than `left` seconds to run; answers how many."""
+        return leases.end_silent(self.database, left)
+
     def release(self, name: str, owner: str) -> None:
         """Gives the lease back, if `owner` holds it."""
-        leases.release(self.database, name, owner)
+        leases.release(self.database, [name], owner)
+
+    def release_all(self, names: Several[str], owner: str) -> None:
+        """Gives the leases back that `owner` holds of these."""
+        leases.release(self.database, names, owner)
 
     def generation(self) -> int:
         """The number that moves whenever something compiled at load (definitions, maps, topics) has changed."""

@@ -233,24 +233,6 @@ def referrers(
     return list(find(store, search, (), limit, session=session).matches)
 
 
-def by_tokens(
-    store: Store, access: Access, type: str, parameter: str, tokens: Sequence[str], session: Session | None
-) -> list[tuple[Stored, frozenset[str]]]:
-    """The resources that have one of these token values, each with all its values of the parameter; the oldest
-    first.
-    """
-    field = f"s.{parameter}"
-    if session is None:
-        store.indexes.ensure(type, [(field,)])
-    filter = {"o": access.organization, "x": None, field: {"$in": list(tokens)}}
-    with translated(session):
-        cursor = store.database.collection(type).find(
-            filter, {"k": 0, "c": 0, "ev": 0}, session=session, max_time_ms=store.database.query_limit_ms
-        )
-        documents = list(cursor.sort("_id", 1).limit(MOST_JOINED))
-    return [(stored(type, document), frozenset(document["s"][parameter])) for document in documents]
-
-
 def index_values(
     store: Store,
     organization: str,

@@ -15,6 +15,7 @@ from typing import Any
 
 from fhirserver import app
 from fhirserver.fhir.definitions import Definitions
+from fhirserver.hl7v2.abreast import Abreast
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.mapping.load import load
@@ -33,13 +34,22 @@ STEPS = (
     ("fhirserver.hl7v2.ingest", "Intake.wake", "after"),
     ("fhirserver.hl7v2.process", "_attempt", "before"),
     ("fhirserver.hl7v2.process", "to_bundle", "after"),
-    ("fhirserver.messaging.content", "_match", "after"),
-    ("fhirserver.messaging.content", "_store", "after"),
+    ("fhirserver.messaging.content", "match", "after"),
+    ("fhirserver.messaging.content", "store", "after"),
     ("fhirserver.interactions.model", "Unit.flush", "before"),
     ("fhirserver.interactions.model", "Unit.flush", "after"),
     ("fhirserver.store.resources", "Store.transaction", "after"),
     ("fhirserver.hl7v2.process", "accept", "after"),
+    ("fhirserver.hl7v2.abreast", "_Batch._look", "after"),
+    ("fhirserver.messaging.together", "match", "after"),
+    ("fhirserver.messaging.together", "_commit", "before"),
+    ("fhirserver.messaging.together", "_commit", "after"),
+    ("fhirserver.store.locks", "Locks.touch", "after"),
+    ("fhirserver.store.resources", "Store.commit", "after"),
+    ("fhirserver.hl7v2.abreast", "accept_all", "after"),
 )
+TOGETHER = 13
+"""From this step on a message goes the way that it goes in a worker: with others."""
 
 
 def message(facility: str, number: int) -> bytes:
@@ -75,7 +85,10 @@ def work(number: int, organization: str, facility: str, maps: Maps) -> None:
     if number != ALIVE:
         deadly(*STEPS[number])
     [taken] = intake.take_all([message(facility, number)], "", organization)
-    process(intake, organization, taken.lane)
+    if number < TOGETHER:
+        process(intake, organization, taken.lane)
+    else:
+        Abreast(intake).process(organization, taken.lane)
 
 
 def main() -> None:
