@@ -373,7 +373,7 @@ def test_a_pasted_message_is_converted_and_nothing_is_stored(hospital: Hospital)
 
 def test_an_overlay_is_drafted_compared_published_and_taken_out_of_use(hospital: Hospital) -> None:
     hospital.taken("BEFORE-1", "42")
-    beginning = hospital.get("/mapping/new")
+    beginning = hospital.get("/mapping/new?view=json")
     shown = re.search(r"<textarea[^>]*>(.*?)</textarea>", beginning, re.S)
     assert shown
     overlay = json.loads(html.unescape(shown[1]))
@@ -397,6 +397,46 @@ def test_an_overlay_is_drafted_compared_published_and_taken_out_of_use(hospital:
     assert "PID-999" in broken
     hospital.post(address, overlay=text, action="retire")
     assert hospital.api("GET", f"ConceptMap/{id}")["status"] == "retired"
+
+
+FORM = {
+    "view": "form", "head.title": "By form", "card.0.kind": "segment", "card.0.name": "PID.Patient",
+    "row.0.0.action": "add", "row.0.0.id": "sex-sent", "row.0.0.source": "PID-8.1",
+    "row.0.0.target": "extension(https://riverside.example/form).valueString",
+}  # fmt: skip
+
+
+def test_an_overlay_is_written_in_the_form_and_tried_before_it_is_saved(hospital: Hospital) -> None:
+    raw = MESSAGE.format(control="TRY", number="43", marital="M").replace("\r", "\n")
+    tried = html.unescape(hospital.post("/mapping/new", 200, **FORM, action="try", message=raw))
+    assert "riverside.example/form" in tried
+    assert "PID.Patient/sex-sent" in tried
+    assert "No faults" in tried
+    added = hospital.post("/mapping/new", 200, **FORM, action="add-row.0")
+    assert 'name="row.0.1.id"' in added
+    as_json = html.unescape(hospital.post("/mapping/new", 200, **FORM, action="json"))
+    assert '"valueString": "sex-sent"' in as_json
+
+    address = hospital.post("/mapping/new", **FORM, action="publish").removeprefix(hospital.path(""))
+    page = hospital.get(address)
+    assert 'name="row.0.0.id" value="sex-sent"' in page
+    version = re.search(r'name="version" value="(\d+)"', page)
+    assert version
+    hospital.post(address, **FORM, action="draft", version=version[1])
+    outrun = hospital.post(address, 412, **FORM, action="publish", version=version[1])
+    assert "Somebody else changed this while you had it open" in outrun
+    hospital.post(address, **FORM, action="retire")
+
+
+def test_what_is_wrong_with_a_rule_is_said_at_its_row(hospital: Hospital) -> None:
+    faulty = {**FORM, "row.0.0.target": "gendre"}
+    for action, status in (("", 200), ("publish", 400)):
+        page = html.unescape(hospital.post("/mapping/new", status, **faulty, action=action))
+        said = re.search(r'id="wrong-row-0-0">(.*?)</p>', page, re.S)
+        assert said
+        assert "Patient has no element gendre" in said[1]
+    page = html.unescape(hospital.post("/mapping/new", 400, **{**FORM, "row.0.0.more": "["}, action="draft"))
+    assert "This must be a JSON object" in page
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"resourceType": "Patient"}'])

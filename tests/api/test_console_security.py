@@ -108,7 +108,9 @@ def _filled(exchange: Exchange, world: World) -> None:
     assert exchange.step(authorization, "approve", note=f"Agreed {HOSTILE}").status_code == 200
     hospital.asked(name=f"Waits {HOSTILE}")
     _notified(exchange, hospital, client)
-    overlay = json.loads(unescape(re.search(r"<textarea[^>]*>(.*?)</textarea>", hospital.get("/mapping/new"), re.S)[1]))  # type: ignore[index]
+    overlay = json.loads(
+        unescape(re.search(r"<textarea[^>]*>(.*?)</textarea>", hospital.get("/mapping/new?view=json"), re.S)[1])
+    )  # type: ignore[index]
     hospital.post("/mapping/new", overlay=json.dumps(overlay | {"title": f"Overlay {HOSTILE}"}), action="draft")
     hospital.taken("X1", number="1")
     hospital.taken(f"X2{HOSTILE}", number="2", marital=HOSTILE)

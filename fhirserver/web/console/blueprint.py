@@ -118,7 +118,7 @@ class Console:
     def _shown(self, here: Here, screen: Screen, values: Mapping[str, str]) -> HttpResponse:
         here.name, here.audience, here.values = screen.name, screen.audience, values
         if screen.audience != "anybody" and here.user is None:
-            return self._to_sign_in(here)
+            return self._to_sign_in(here, "GET" in screen.methods)
         if http.method == "POST":
             _check_form(here)
         if http.method not in (*screen.methods, "HEAD"):
@@ -139,13 +139,14 @@ class Console:
             if found is not None and kind(found) in AUDIENCES:
                 yield Place(id, str(found.get("name", id)), AUDIENCES[kind(found)], role)
 
-    def _to_sign_in(self, here: Here) -> HttpResponse:
-        """Asks who it is, and comes back to where they wanted to go."""
-        wanted = http.full_path.rstrip("?") if http.method == "GET" and not here.part else ""
+    def _to_sign_in(self, here: Here, has_page: bool = True) -> HttpResponse:
+        """Asks who it is, and comes back to where they wanted to go, or to the page of the form that they sent."""
+        sent = http.method == "POST"
+        wanted = "" if here.part or (sent and not has_page) else http.path if sent else http.full_path.rstrip("?")
         to = address("common.sign-in", next="" if wanted == ROOT else wanted)
         if http.headers.get("HX-Request"):
             return HttpResponse(status=204, headers={"HX-Redirect": to, "Cache-Control": "no-store"})
-        return here.go(to)
+        return here.go(to, said="common.sign-in.expired", tone="warn") if sent else here.go(to)
 
     def _refusal(self, here: Here, refusal: Problem) -> HttpResponse:
         """The page that says why not; for htmx the message alone, put where messages are."""

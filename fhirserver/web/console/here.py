@@ -17,7 +17,7 @@ from flask import request as http
 from fhirserver.auth.access import REGISTRY
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
-from fhirserver.fhir.problem import Problem, problem
+from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.interactions.dispatch import admitted, dispatch
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server
 from fhirserver.interactions.table import BY_CODE
@@ -28,6 +28,8 @@ from fhirserver.web.console.texts import Catalogue
 from fhirserver.web.sessions import Sessions, csrf
 from fhirserver.web.tokens import Tokens
 
+CHANGED_MEANWHILE = 412
+"""The status of a write that names an older version."""
 _VALUES = ((bool, "valueBoolean"), (int, "valueInteger"), (str, "valueString"))
 
 
@@ -141,6 +143,11 @@ class Here:
     def back(self) -> str:
         """The address of this page, to come back to; "" where it is the answer to a form."""
         return http.full_path.rstrip("?") if http.method == "GET" else ""
+
+    @property
+    def path(self) -> str:
+        """The path of this page's address."""
+        return http.path
 
     @property
     def csrf(self) -> str:
@@ -295,7 +302,18 @@ class Here:
         except Problem as refusal:
             if refusal.status in (401, 404) or refusal.status >= 500:
                 raise
-            self.refused = refusal
+            self.refused = self._in_words(refusal)
+
+    def _in_words(self, refusal: Problem) -> Problem:
+        """What a person can do about it, where the API speaks of its own headers."""
+        if refusal.status != CHANGED_MEANWHILE:
+            return refusal
+        return Problem((Issue("conflict", self.t("common.error.conflict")),), status=refusal.status)
+
+    @property
+    def outrun(self) -> bool:
+        """Whether somebody else changed what this form is about while it was open."""
+        return self.refused is not None and self.refused.status == CHANGED_MEANWHILE
 
     def require_word(self, word: str, field: str = "confirmed") -> None:
         """Raises Problem(required) unless the user typed this word, to confirm what cannot be undone."""

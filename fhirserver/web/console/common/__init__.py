@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fhirserver.web.console.common.account import account, withdraw
 from fhirserver.web.console.common.notifications import notifications
-from fhirserver.web.console.common.signing import gate, sign_in, sign_out, theme
+from fhirserver.web.console.common.signing import alive, gate, sign_in, sign_out, theme
 from fhirserver.web.console.screen import Area, Screen
 
 # fmt: off
@@ -13,6 +13,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("common.gate",                      "",                 gate,          "user"),
     Screen("common.sign-in",                   "/sign-in",         sign_in,       "anybody", ("GET", "POST")),
     Screen("common.sign-out",                  "/sign-out",        sign_out,      "user",    ("POST",)),
+    Screen("common.alive",                     "/alive",           alive,         "anybody"),
     Screen("common.theme",                     "/theme",           theme,         "user",    ("POST",)),
     Screen("common.account",                   "/account",         account,       "user",    ("GET", "POST")),
     Screen("common.withdraw",                  "/account/withdraw", withdraw,     "user",    ("POST",), parent="common.account"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import urlsplit
 
 from flask import Response as HttpResponse
@@ -11,6 +12,7 @@ from fhirserver.fhir.problem import Problem
 from fhirserver.rules.user import user_id
 from fhirserver.web.console.cookies import choose_theme
 from fhirserver.web.console.here import Here
+from fhirserver.web.console.pages import HEADERS, NO_STORE
 
 
 def gate(here: Here) -> HttpResponse:
@@ -54,6 +56,12 @@ def sign_out(here: Here) -> HttpResponse:
     answer = here.go(here.url("common.sign-in"))
     here.sessions.remember(answer, "")
     return answer
+
+
+def alive(here: Here) -> HttpResponse:
+    """Whether the session still is there, for pages that were open long: who it is, and what forms carry now."""
+    told = {"user": here.principal.id if here.user else "", "csrf": here.csrf if here.user else ""}
+    return HttpResponse(json.dumps(told), headers=HEADERS | NO_STORE, mimetype="application/json")
 
 
 def theme(here: Here) -> HttpResponse:

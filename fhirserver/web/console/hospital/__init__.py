@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fhirserver.web.console.hospital.clients import activity, client, clients
-from fhirserver.web.console.hospital.mapping import overlay, overlay_new, workbench
+from fhirserver.web.console.hospital.mapping import workbench
 from fhirserver.web.console.hospital.members import member, member_new, members
 from fhirserver.web.console.hospital.messages import STUCK, code, codes, message, messages
+from fhirserver.web.console.hospital.overlays import overlay, overlay_new
 from fhirserver.web.console.hospital.records import patient, record, records, seals
 from fhirserver.web.console.hospital.subscriptions import deliveries, delivery, subscription, subscriptions
 from fhirserver.web.console.hospital.topics import topic, topics

@@ -142,6 +142,36 @@
     for (const each of event.target.querySelectorAll("button")) each.setAttribute("aria-pressed", String(each === chosen));
     charts(document);
   });
+  /* A page that was open long: before its form is sent, it is asked whether the session is still there. Where it is not,
+     what was typed stays; who signs in again in another tab goes on here. */
+  const LONG = 300000;
+  let asked = Date.now();
+  let waits = false;
+  async function alive() {
+    const told = await fetch(document.body.dataset.alive, { cache: "no-store" }).then((answer) => answer.json(), () => ({}));
+    if (told.user !== document.body.dataset.user) return false;
+    for (const each of document.querySelectorAll("input[name=csrf]")) each.value = told.csrf;
+    asked = Date.now();
+    return true;
+  }
+  function say(name) {
+    const said = document.getElementById("said");
+    said.replaceChildren(document.getElementById(name).content.cloneNode(true));
+    const note = said.firstElementChild;
+    if (note.hasAttribute("tabindex")) note.focus();
+  }
+  function gone() { waits = true; say("gone"); }
+  document.addEventListener("submit", async (event) => {
+    const form = event.target;
+    if (event.defaultPrevented || form.method !== "post" || !document.body.dataset.alive || Date.now() - asked < LONG) return;
+    event.preventDefault();
+    const button = event.submitter;
+    if (await alive()) form.requestSubmit(button);
+    else gone();
+  });
+  document.addEventListener("visibilitychange", async () => {
+    if (waits && !document.hidden && (await alive())) { waits = false; say("back"); }
+  });
   /* Pages are written in the viewer's zone, and days of a search begin there. */
   function tellZone() {
     const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
@@ -158,6 +188,10 @@
       const element = event.detail.elt;
       const timed = !event.detail.requestConfig.triggeringEvent;
       if ("live" in element.dataset && timed && (document.hidden || element.querySelector("details[open]") || document.activeElement.closest("form.find"))) event.preventDefault();
+    });
+    document.body.addEventListener("htmx:beforeOnLoad", (event) => {
+      const to = event.detail.xhr.getResponseHeader("HX-Redirect") || "";
+      if (to.includes("/sign-in") && event.detail.elt.closest("form[method=post]")) { event.preventDefault(); gone(); }
     });
     document.body.addEventListener("htmx:load", (event) => { if (event.detail.elt !== document.body) dress(event.detail.elt); });
     document.body.addEventListener("htmx:configRequest", (event) => { if (event.detail.path === "") event.detail.path = location.pathname + location.search; });
