@@ -1,7 +1,6 @@
 """The one list of what can be asked. FHIR R4: http#summary.
 
-Web routes, Bundle entries, scope checks, audit subtypes, the CapabilityStatement and the documentation test all
-read it.
+Routing, Bundle entries, scope checks, audit subtypes, the CapabilityStatement and the documentation test all read it.
 """
 
 from __future__ import annotations

@@ -1,3 +1,1 @@
-"""HTTP: FHIR routes made from the interactions table, OAuth endpoints, HL7v2 over HTTP. The only room that knows
-Flask.
-"""
+"""HTTP: FHIR requests routed by the interactions table, OAuth endpoints, HL7v2 over HTTP. Alone in knowing Flask."""

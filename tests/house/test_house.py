@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,40 @@ def test_a_link_to_a_heading_finds_it() -> None:
 
 def _anchor(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-")
+
+
+def test_what_is_named_of_the_code_is_there() -> None:
+    """`room.module` and `room.module.name`, in the plan of the house, the rules and the code's own words."""
+    named = re.compile(r"`([a-z0-9_]+(?:[./]\w+)+)`")
+    pages = [ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md", *SOURCES]
+    rooms = {path.stem for path in (ROOT / "fhirserver").iterdir()}
+    found = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        for name in named.findall(page.read_text())
+        if name.replace("/", ".").split(".")[0] in rooms and not _is_there(name.removesuffix(".py"))
+    ]
+
+    assert found == []
+
+
+def _is_there(name: str) -> bool:
+    at, parts = ROOT / "fhirserver", name.replace("/", ".").split(".")
+    while parts and (at / parts[0]).is_dir():
+        at /= parts.pop(0)
+    module = at / f"{parts[0]}.py" if parts and (at / f"{parts[0]}.py").is_file() else at / "__init__.py"
+    wanted = parts[1:] if module.stem != "__init__" else parts
+    return set(wanted) <= _defined(module)
+
+
+@cache
+def _defined(module: Path) -> frozenset[str]:
+    """What a module defines: functions, classes, their methods, names."""
+    nodes = list(ast.walk(ast.parse(module.read_text())))
+    named = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return frozenset(named) | {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 def test_every_page_is_reached_from_the_front_page() -> None:
