@@ -7,9 +7,9 @@ transactions. Every write is majority and journaled; every query has a time limi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pymongo
 from bson.binary import Binary
@@ -173,6 +173,42 @@ class Database:
             if len(self._collections) < MOST_COLLECTIONS:
                 self._collections[name] = found
         return found
+
+    def documents(
+        self,
+        name: str,
+        filter: Document,
+        projection: Mapping[str, int],
+        *,
+        limit: int,
+        sort: Sequence[tuple[str, int]] = (),
+        hint: Sequence[tuple[str, int]] = (),
+        session: Session | None = None,
+    ) -> list[Document]:
+        """At most `limit` (not 0) documents of a collection.
+
+        Asked as a command, which costs a fifth less than the driver's cursor: what it would have done beside - ask once
+        more where the primary has changed, fetch what does not go into one answer - it is left to do.
+        """
+        asked = {"filter": filter, "projection": projection, "limit": limit, "maxTimeMS": self.query_limit_ms}
+        asked |= {key: dict(fields) for key, fields in (("sort", sort), ("hint", hint)) if fields}
+        if session is None:
+            try:
+                options = self.raw.codec_options
+                answer = self.raw.command({"find": name, **asked, "batchSize": limit}, codec_options=options)["cursor"]
+                if not answer["id"]:
+                    return cast(list[Document], answer["firstBatch"])
+                self.raw.command({"killCursors": name, "cursors": [answer["id"]]})
+            except (errors.ExecutionTimeout, errors.ServerSelectionTimeoutError):
+                raise
+            except errors.PyMongoError:
+                pass  # the driver says what there is to say of it, should it happen again
+        cursor = self.collection(name).find(
+            filter, projection, limit=limit, session=session, max_time_ms=self.query_limit_ms
+        )
+        if hint:
+            cursor = cursor.hint(hint)
+        return list(cursor.sort(sort) if sort else cursor)
 
     def current(self, type: str) -> Collection[Document]:
         """The collection of current versions of a type, created with its base indexes on first use."""

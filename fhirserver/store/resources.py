@@ -83,10 +83,8 @@ class Store:
             # A tombstone has no search values, so a narrowed reader cannot tell a deleted resource from an absent one.
             filter = {"$and": [filter, *(mongo_filter(clause) for clause in clauses)]}
         with translated(session):
-            document = self.database.collection(type).find_one(
-                filter, PROJECTION, session=session, max_time_ms=self.database.query_limit_ms
-            )
-        return stored(type, document) if document else None
+            found = self.database.documents(type, filter, PROJECTION, limit=1, session=session)
+        return stored(type, found[0]) if found else None
 
     def deciding(self, type: str, id: str) -> Stored | None:
         """A resource of a DECIDING type on the registry, not deleted, as far as its last writer was told."""

@@ -275,13 +275,13 @@ def _fetch(
             filter = {"$and": [base, *filters]} if filters else base
             if stage.pipeline:
                 steps = [{"$match": filter}, *stage.pipeline, {"$limit": room}, {"$project": projection}]
-                cursor: Any = collection.aggregate(
+                documents += collection.aggregate(
                     steps, session=session, maxTimeMS=store.database.query_limit_ms, allowDiskUse=True
                 )
             else:
-                cursor = collection.find(filter, projection, session=session, max_time_ms=store.database.query_limit_ms)
-                cursor = (cursor.hint(stage.hint) if stage.hint else cursor.sort(stage.sort)).limit(room)
-            documents += list(cursor)
+                documents += store.database.documents(
+                    search.type, filter, projection, limit=room, sort=stage.sort, hint=stage.hint, session=session
+                )
     return documents
 
 

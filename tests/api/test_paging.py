@@ -128,3 +128,12 @@ def test_cursors_do_not_work_for_another_organization(api: Api, new_base: object
     answer = other.get(following.replace(api.organization, other.organization))
     assert answer.status == 400
     assert api.get(following).ids == ["p02", "p03"]
+
+
+def test_a_page_that_does_not_go_into_one_answer_of_the_database_is_whole(api: Api) -> None:
+    large = {"resourceType": "Basic", "code": {"text": "x"}, "text": {"status": "generated"}}
+    ids = []
+    for number in range(20):
+        div = f'<div xmlns="http://www.w3.org/1999/xhtml">{number}{"x" * 900_000}</div>'
+        ids.append(api.store({**large, "id": f"b{number:02}", "text": {"status": "generated", "div": div}})["id"])
+    assert api.get("Basic?_count=50&_sort=_id").ids == ids
