@@ -47,6 +47,7 @@ from fhirserver.interactions.ihe import pix
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
+from fhirserver.interactions.terminology import OPERATIONS as TERMINOLOGY_OPERATIONS
 from fhirserver.interactions.table import locate
 from fhirserver.jobs.queue import Queue
 from fhirserver.messaging.process_message import OPERATIONS as MESSAGE_OPERATIONS
@@ -81,6 +82,7 @@ from fhirserver.web.recorded import recorded, recorded_refusals
 
 OPERATIONS: tuple[OperationRow, ...] = (
     *RESOURCE_OPERATIONS,
+    *TERMINOLOGY_OPERATIONS,
     *REINDEX_OPERATIONS,
     *STEPS,
     *CLIENTS,
@@ -161,9 +163,8 @@ def build(settings: Settings) -> Installation:
     put = queue.enqueue_many if queue else None
     intake = cache(lambda: settled(Intake(server, _maps(server.definitions), put)))
     endpoints = Endpoints(Guard(settings.webhook_allow))
-    _complete(server, endpoints, vault, intake)
     instruments = Instruments(queue, settings.data / SPOOL, lambda: _keyring(server, vault), settings.rows)
-    server.operations = {**server.operations, **{row.name: row for row in operating(instruments)}}
+    _complete(server, endpoints, vault, intake, instruments)
     return Installation(settings, server, vault, _tokens(settings, server, vault, endpoints), queue, intake)
 
 
@@ -208,13 +209,15 @@ def _maps(definitions: Definitions) -> Maps:
     return load_maps(folder("mappings"), definitions)
 
 
-def _complete(server: Server, endpoints: Endpoints, vault: Vault, intake: Callable[[], Intake]) -> None:
-    """Gives the server what needs the server: the rules and operations of subscriptions, the operations on messages."""
+def _complete(
+    server: Server, endpoints: Endpoints, vault: Vault, intake: Callable[[], Intake], instruments: Instruments
+) -> None:
+    """Gives the server the rules and operations that need more than the server: topics, maps, keys, the queue."""
     topics = catalogue()
     server.rules = ruled(admitting(RULES, lambda: server, topics, endpoints.guard), lambda: intake().overlays)
     told = Operations(topics, endpoints, vault.decrypt).rows()
     sealing = sealed.operations(lambda server: Seals(server.store.database, vault.seal, vault.matches))
-    rows = (*told, *message_operations(lambda _: intake()), *sealing)
+    rows = (*told, *message_operations(lambda _: intake()), *sealing, *operating(instruments))
     server.operations = {**server.operations, **{_operation_key(row): row for row in rows}}
 
 
