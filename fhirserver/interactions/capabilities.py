@@ -127,7 +127,7 @@ def _security(server: Server) -> Resource:
 
 def _resource(server: Server, kind: str, name: str, entry: Resource) -> Resource:
     rule = server.rules.get(name)
-    refused = rule.refused if rule else {}
+    refused = rule.refusals(kind) if rule else {}
     parameters = server.definitions.search_parameters(name)
     row: dict[str, Any] = {
         "type": name,

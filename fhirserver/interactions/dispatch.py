@@ -89,7 +89,7 @@ def _served(server: Server, request: Request) -> None:
         where = "an organization's base" if request.organization == "registry" else "the registry"
         raise problem("not-found", f"{request.type} is not served on this base; it is kept on {where}.")
     rule = server.rules.get(request.type)
-    refused = rule.refused if rule else {}
+    refused = rule.refusals(request.organization) if rule else {}
     reason = refused.get(REFUSED_AS.get(request.interaction, request.interaction))
     if reason:
         raise problem("not-supported", reason, status=405, headers={"Allow": "GET, OPTIONS"})

@@ -86,8 +86,9 @@ def _refusals(server: Server, request: Request, access: Access, resource: Any, m
     rule = server.rules.get(type)
     try:
         access.require(type, mode[0])
-        if rule and mode in rule.refused:
-            raise problem("not-supported", rule.refused[mode], status=405)
+        refused = rule.refusals(request.organization) if rule else {}
+        if mode in refused:
+            raise problem("not-supported", refused[mode], status=405)
         if mode == "create":
             if rule:
                 rule.create(server.context(server, request.principal, request.organization), resource)
@@ -141,8 +142,9 @@ def _merged(server: Server, request: Request, access: Access, merge: Merge) -> R
     given = _given_meta(request)
     type = request.type or ""
     rule = server.rules.get(type)
-    if rule and "update" in rule.refused:
-        raise problem("not-supported", rule.refused["update"], status=405)
+    refused = rule.refusals(request.organization) if rule else {}
+    if "update" in refused:
+        raise problem("not-supported", refused["update"], status=405)
 
     def attempt() -> Response:
         previous = current(server, access, type, request.id or "", request)

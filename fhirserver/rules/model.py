@@ -86,18 +86,27 @@ def _anew(context: Context, before: Resource, resource: Resource) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a resource type does beside being stored. `refused` maps an interaction code to the sentence of its 405;
+    """What a resource type does beside being stored. `refused` maps an interaction code to the sentence of its 405,
+    `refused_on` does so for one kind of base (`registry`, `organization`) alone;
     `again` looks at a create under the id of a resource that was deleted, as that was before.
     """
 
     type: str
     refused: Mapping[str, str] = field(default_factory=dict)
+    refused_on: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     create: Callable[[Context, Resource], Prepared] = _as_it_is
     update: Callable[[Context, Resource, Mapping[str, Any], Resource], Prepared] = _as_sent
     delete: Callable[[Context, Resource], None] = _let_go
     again: Callable[[Context, Resource, Resource], None] = _anew
     present: Callable[[Resource, Principal], Resource] | None = None
     steps: Mapping[str, Step] = field(default_factory=dict)
+
+    def refusals(self, organization: str) -> Mapping[str, str]:
+        """The interactions that nobody may have on the base of this organization key, each with the sentence of its
+        405.
+        """
+        there = self.refused_on.get(REGISTRY if organization == REGISTRY else "organization")
+        return {**self.refused, **there} if there else self.refused
 
 
 def only_on_registry(context: Context, type_: str) -> None:
