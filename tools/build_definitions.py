@@ -21,8 +21,8 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from fhirserver.fhir.definitions_codes import Inexpandable, Terminology  # noqa: E402
 from fhirserver.fhir.package import resources as packaged  # noqa: E402
+from fhirserver.fhir.terminology import Inexpandable, Terminology  # noqa: E402
 
 DATA = ROOT / "fhirserver" / "fhir" / "data"
 PACKAGE = "hl7.fhir.r4.core.tgz"
@@ -64,7 +64,7 @@ def snapshots(resources: Iterable[Resource]) -> dict[str, bytes]:
     types = [s for s in structures if s.get("derivation") != "constraint"]
     profiles = [s for s in structures if s.get("derivation") == "constraint"]
     stated = frozenset(s["url"] for s in types)
-    terminology = Terminology(kinds["ValueSet"] + kinds["CodeSystem"])
+    terminology = Terminology.of(kinds["ValueSet"] + kinds["CodeSystem"])
     required = _required_value_sets(structures)
     core = {
         "StructureDefinition": [structure(s, stated) for s in types],

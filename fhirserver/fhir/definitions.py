@@ -16,10 +16,10 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from fhirserver.fhir import Resource
-from fhirserver.fhir.definitions_codes import CodeList, Expansions, Inexpandable, Terminology
 from fhirserver.fhir.definitions_model import Binding, Constraint, Property, SearchParameter, TypeDefinition
 from fhirserver.fhir.definitions_structure import types_of
 from fhirserver.fhir.problem import problem
+from fhirserver.fhir.terminology import CodeList, Expansions, Inexpandable, Terminology
 
 __all__ = ["Binding", "CodeList", "Constraint", "Definitions", "Property", "SearchParameter", "TypeDefinition"]
 
@@ -265,7 +265,7 @@ def _codes(
 ) -> dict[str, CodeList]:
     """The code lists that value sets and types add to those that are known."""
     added: dict[str, CodeList] = {}
-    at_hand = Terminology(terminology, known)
+    at_hand = Terminology.of(terminology, known)
     for url in at_hand.value_sets:
         try:
             added[url] = at_hand.expand(url)

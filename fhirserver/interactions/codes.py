@@ -1,19 +1,18 @@
 """Token searches against stored value sets and hierarchies: `:in`, `:not-in`, `:above`, `:below`. FHIR R4:
 search#modifiers.
 
-Only what is stored here is looked into: the ValueSet by its canonical URL with the codes it lists, includes by system
-from a stored CodeSystem, and its expansion where it has one; hierarchies of a stored CodeSystem.
+Looked into is what is stored here, on this base or the registry, and what the definitions of R4 list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
+from fhirserver.fhir.terminology import Inexpandable, Terminology
 from fhirserver.interactions.model import Server
 from fhirserver.search.expression import reference_targets
 from fhirserver.search.parse import parse
@@ -21,7 +20,7 @@ from fhirserver.search.query import Clause, NeedsCodes, NeedsHierarchy, Referenc
 from fhirserver.store.database import Session
 from fhirserver.store.search import by_references, compile_search, find, referrers
 
-MOST_CODES = 10_000
+MOST_CODES = 20_000
 MOST_LEVELS = 32
 PARENTS = ("partof", "part-of")
 """Parameters on the element partOf, by which a type may have a hierarchy."""
@@ -35,6 +34,12 @@ class Where:
     server: Server
     access: Access
     session: Session | None = None
+
+    @property
+    def terminology(self) -> Terminology:
+        """The value sets and code systems that are stored here, and the lists of codes that R4 has."""
+        known = self.server.definitions.code_lists
+        return Terminology(_Held(self, "ValueSet"), _Held(self, "CodeSystem"), known, partial=True, most=MOST_CODES)
 
 
 def with_known_codes(server: Server, access: Access, clause: Clause, session: Session | None = None) -> Clause:
@@ -56,87 +61,58 @@ def with_known_codes(server: Server, access: Access, clause: Clause, session: Se
 
 
 def _codes(where: Where, needs: NeedsCodes) -> Codes:
-    found = _value_set(where, needs.url, set()) if needs.url else _relatives(where, needs)
-    if len(found) > MOST_CODES:
-        raise problem("too-costly", f"The value set has more than {MOST_CODES} codes.", needs.parameter)
-    return found
-
-
-def _value_set(where: Where, url: str, seen: set[str]) -> Codes:
-    """The codes of a stored ValueSet: its expansion, else what its compose includes without what it excludes."""
-    if url in seen:
-        return []
-    seen.add(url)
-    resource = _canonical(where, "ValueSet", url)
-    if resource is None:
-        raise problem("not-found", f"The ValueSet {url[:300]} is not stored here.")
-    contains = resource.get("expansion", {}).get("contains")
-    if contains:
-        return [(each.get("system"), each["code"]) for each in _flat(contains, "contains") if "code" in each]
-    compose = resource.get("compose", {})
-    excluded = {code for part in compose.get("exclude", []) for code in _included(where, part, seen)}
-    included = [code for part in compose.get("include", []) for code in _included(where, part, seen)]
-    return [code for code in included if code not in excluded]
-
-
-def _included(where: Where, part: Resource, seen: set[str]) -> Codes:
-    found = [code for url in part.get("valueSet", []) for code in _value_set(where, url, seen)]
-    system = part.get("system")
-    if system is None:
-        return found
-    if "concept" in part:
-        return found + [(system, each["code"]) for each in part["concept"]]
-    concepts = _concepts(where, system)
-    for condition in part.get("filter", []):
-        if condition.get("op") not in ("is-a", "descendent-of") or condition.get("property") != "concept":
-            raise problem(
-                "not-supported", "Only the value set filters is-a and descendent-of on concept are understood."
-            )
-        below = _below(concepts, condition["value"], with_itself=condition["op"] == "is-a")
-        concepts = [each for each in _flat(concepts, "concept") if each["code"] in below]
-    return found + [(system, each["code"]) for each in _flat(concepts, "concept")]
+    if not needs.url:
+        return _relatives(where, needs)
+    try:
+        concepts = where.terminology.concepts(needs.url)
+    except Inexpandable as why:
+        raise problem(why.code, f"{needs.parameter}:{needs.modifier}: {why}."[:500], needs.parameter) from None
+    return [(system or None, code) for system, code in concepts]
 
 
 def _relatives(where: Where, needs: NeedsCodes) -> Codes:
     """The code itself and what is above or below it in its stored CodeSystem."""
     if not needs.system:
         raise problem("invalid", f"{needs.parameter}:{needs.modifier} needs a system: system|code.", needs.parameter)
-    concepts = _concepts(where, needs.system)
-    if needs.modifier == "below":
-        return [(needs.system, code) for code in sorted(_below(concepts, needs.code, with_itself=True))]
-    above = [
-        each["code"]
-        for each in _flat(concepts, "concept")
-        if needs.code in _below([each], each["code"], with_itself=True)
-    ]
-    return [(needs.system, code) for code in above]
+    system = where.terminology.system(needs.system)
+    if system is None:
+        raise problem("not-found", f"The CodeSystem {needs.system[:300]} is not stored here.")
+    if needs.code not in system.entries:
+        return []
+    related = system.below(needs.code) if needs.modifier == "below" else system.above(needs.code)
+    if len(related) > MOST_CODES:
+        raise problem("too-costly", f"The hierarchy has more than {MOST_CODES} codes.", needs.parameter)
+    return [(needs.system, code) for code in sorted({needs.code, *related})]
 
 
-def _concepts(where: Where, system: str) -> list[Resource]:
-    resource = _canonical(where, "CodeSystem", system)
-    if resource is None:
-        raise problem("not-found", f"The CodeSystem {system[:300]} is not stored here.")
-    concepts: list[Resource] = resource.get("concept", [])
-    return concepts
+class _Held(Mapping[str, Resource]):
+    """The resources of a type that the caller may see here, and those of the registry, by canonical URL (with |version
+    for that one); each is read when it is asked for.
+    """
+
+    def __init__(self, where: Where, type: str) -> None:
+        self._where, self._type = where, type
+        self._read: dict[str, Resource | None] = {}
+
+    def __getitem__(self, url: str) -> Resource:
+        if url not in self._read:
+            self._read[url] = canonical(self._where, self._type, url)
+        found = self._read[url]
+        if found is None:
+            raise KeyError(url)
+        return found
+
+    def __contains__(self, url: object) -> bool:
+        return isinstance(url, str) and self.get(url) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return (url for url, found in self._read.items() if found is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
-def _below(concepts: list[Resource], code: str, *, with_itself: bool) -> set[str]:
-    for concept in _flat(concepts, "concept"):
-        if concept["code"] == code:
-            below = {each["code"] for each in _flat(concept.get("concept", []), "concept")}
-            return below | {code} if with_itself else below
-    return set()
-
-
-def _flat(concepts: list[Any], inner: str) -> Iterator[Resource]:
-    stack = list(reversed(concepts))
-    while stack:
-        concept = stack.pop()
-        yield concept
-        stack += reversed(concept.get(inner, []))
-
-
-def _canonical(where: Where, type: str, url: str) -> Resource | None:
+def canonical(where: Where, type: str, url: str) -> Resource | None:
     """The stored resource of a canonical URL: on this base as far as the caller may see it, else on the registry."""
     plain, _, version = url.partition("|")
     pairs = [("url", plain), *([("version", version)] if version else [])]
