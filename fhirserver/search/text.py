@@ -102,7 +102,8 @@ def any_of(conditions: list[dict[str, object]]) -> dict[str, object]:
 
 def all_of(conditions: list[dict[str, object]]) -> dict[str, object]:
     """The MongoDB condition that all of the conditions hold."""
-    kept = [condition for condition in conditions if condition]
+    # What an access and a caller both ask is asked once: asked twice of an array it would not be answered by its index.
+    kept = [condition for at, condition in enumerate(conditions) if condition and condition not in conditions[:at]]
     if not kept:
         return {}
     return kept[0] if len(kept) == 1 else {"$and": kept}

@@ -94,8 +94,8 @@ BASE_INDEXES = (
 SEALED = "AuditEvent"
 """The type whose records are sealed (`store.seal`): `z` is the number of the seal, 0 while there is none."""
 
-OWNER = "p.owner"
-"""The organization whose client made an audit record (`store.owned`)."""
+CLIENT, OWNER = "p.client", "p.owner"
+"""The client that made an audit record, and the organization whose client it is (`store.owned`)."""
 
 SEALED_INDEXES = (
     *BASE_INDEXES,
@@ -103,16 +103,16 @@ SEALED_INDEXES = (
         [("z", ASCENDING), ("o", ASCENDING), ("_id", ASCENDING)], name="unsealed", partialFilterExpression={"z": 0}
     ),
     IndexModel(
-        [("p.client", ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)],
+        [(CLIENT, ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)],
         name="client",
-        partialFilterExpression={"p.client": {"$exists": True}},
+        partialFilterExpression={CLIENT: {"$exists": True}},
     ),
     IndexModel(
         [(OWNER, ASCENDING), ("t", DESCENDING), ("_id", ASCENDING)],
         name="owner",
         partialFilterExpression={OWNER: {"$exists": True}},
     ),
-    IndexModel([("i", ASCENDING)], name="own", partialFilterExpression={"p.client": {"$exists": True}}),
+    IndexModel([("i", ASCENDING)], name="own", partialFilterExpression={CLIENT: {"$exists": True}}),
     # The one question that is asked of a large repository: who saw this patient. As `store.indexes` would make it.
     IndexModel(
         [("o", ASCENDING), ("s.patient", ASCENDING), ("_id", ASCENDING)],

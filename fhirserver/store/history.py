@@ -14,7 +14,7 @@ from fhirserver.fhir.problem import problem
 from fhirserver.search.mongo import filter as mongo_filter
 from fhirserver.store.database import Document, Session, translated
 from fhirserver.store.model import Stored
-from fhirserver.store.resources import Store, stored
+from fhirserver.store.resources import Store, key, stored
 
 MOST_NARROWED = 10_000
 NEWEST_FIRST = [("t", -1), ("i", 1), ("v", -1)]
@@ -100,16 +100,24 @@ def _made(
     ends = [end for end in (span.until, after[0] if after else None) if end]
     if ends:
         when["$lte"] = min(ends)
-    if when:
-        filter = {**filter, "t": when}
+    during: Document = {"t": when} if when else {}
+    now, before = {**_of_now(filter), **during}, {**filter, **during}
     found: list[Stored] = []
     with translated(session):
-        for name, order in ((type, [("t", -1), ("_id", 1)]), (f"{type}.history", NEWEST_FIRST)):
+        for name, asked, order in ((type, now, [("t", -1), ("_id", 1)]), (f"{type}.history", before, NEWEST_FIRST)):
             cursor = store.database.collection(name).find(
-                filter, FIELDS, session=session, max_time_ms=store.database.query_limit_ms
+                asked, FIELDS, session=session, max_time_ms=store.database.query_limit_ms
             )
             found += _past(cursor.sort(order), type, after, limit)
     return found
+
+
+def _of_now(filter: Document) -> Document:
+    """What finds current versions: the ids asked of `_id`, which has the index; superseded ones have one by id."""
+    organization, ids = filter["o"], filter.get("i")
+    if isinstance(ids, str):
+        return {"_id": key(organization, ids)}
+    return {"_id": {"$in": [key(organization, id) for id in ids["$in"]]}} if ids else {"o": organization}
 
 
 def _current_at(
@@ -122,10 +130,10 @@ def _current_at(
     session: Session | None,
 ) -> list[Stored]:
     """Of each resource the last version made until that instant."""
-    match = {"$match": {**filter, "t": {"$lte": at}}}
+    until = {"t": {"$lte": at}}
     steps: list[Document] = [
-        match,
-        {"$unionWith": {"coll": f"{type}.history", "pipeline": [match]}},
+        {"$match": {**_of_now(filter), **until}},
+        {"$unionWith": {"coll": f"{type}.history", "pipeline": [{"$match": {**filter, **until}}]}},
         {"$project": FIELDS},
         {"$sort": {"i": 1, "t": -1, "v": -1}},
         {"$group": {"_id": "$i", "version": {"$first": "$$ROOT"}}},

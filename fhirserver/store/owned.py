@@ -4,7 +4,7 @@ organization that manages it. An index in order of time answers a provider's sea
 
 from __future__ import annotations
 
-from fhirserver.store.database import OWNER, SEALED, Database, translated
+from fhirserver.store.database import CLIENT, OWNER, SEALED, Database, translated
 
 NOTE = "audit-owners"
 
@@ -13,7 +13,7 @@ def give(database: Database, client: str, owner: str) -> int:
     """Has all records of a client be that organization's; answers how many were not yet. No seal is of this."""
     with translated():
         found = database.current(SEALED).update_many(
-            {"p.client": client, OWNER: {"$ne": owner}}, {"$set": {OWNER: owner}}, hint="client"
+            {CLIENT: client, OWNER: {"$ne": owner}}, {"$set": {OWNER: owner}}, hint="client"
         )
     return found.modified_count
 
@@ -22,7 +22,7 @@ def clients(database: Database) -> list[str]:
     """Every client that there are records of."""
     with translated():
         grouped = database.current(SEALED).aggregate(
-            [{"$match": {"p.client": {"$exists": True}}}, {"$group": {"_id": "$p.client"}}], hint="client"
+            [{"$match": {CLIENT: {"$exists": True}}}, {"$group": {"_id": f"${CLIENT}"}}], hint="client"
         )
         return sorted(str(each["_id"]) for each in grouped)
 

@@ -33,7 +33,7 @@ from fhirserver.search.query import (
     walk,
 )
 from fhirserver.search.text import after_prefix, normal, one_of
-from fhirserver.store.database import OWNER, SEALED, Document, Session, translated
+from fhirserver.store.database import CLIENT, OWNER, SEALED, Document, Session, translated
 from fhirserver.store.keyset import Keyset, Span, Stage, ordering, value_at
 from fhirserver.store.model import Page, Stored, Total
 from fhirserver.store.resources import PROJECTION, Store, key, stored
@@ -86,13 +86,11 @@ def compile_search(
 
 def _of(own: Own) -> Document:
     """What the private part of an audit record must say."""
-    asked = {OWNER: own.owners, "p.client": own.clients}
-    return {
-        name: value
-        for each, ids in asked.items()
-        if ids is not None
-        for name, value in one_of(each, sorted(ids)).items()
-    }
+    if own.owners is None:
+        return one_of(CLIENT, sorted(own.clients or ()))
+    # Where no client is named there is one: then the index on the id serves too, which is of records with one.
+    client = {CLIENT: {"$exists": True}} if own.clients is None else one_of(CLIENT, sorted(own.clients))
+    return {**one_of(OWNER, sorted(own.owners)), **client}
 
 
 def _span(clause: Clause) -> Span | None:

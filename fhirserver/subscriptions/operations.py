@@ -110,13 +110,14 @@ class Operations:
         compiled = Subscriptions.compiled(watching.compiler(access.organization), [subscription])
         if compiled.refused:
             raise problem("business-rule", compiled.refused[subscription["id"]], "Subscription.criteria")
-        looked, matched = 0, []
-        for document in past.latest(server, self.catalogue, seeing, compiled.keys(), compiled.types(), count):
-            looked += 1
-            for match in compiled.matching(watching.event(access.organization, document)):
+        matched = []
+        events = past.latest(server, self.catalogue, seeing, compiled.keys(), compiled.types(), count)
+        known = watching.changed(access.organization, events)
+        for document in events:
+            for match in compiled.matching(watching.event(access.organization, document, known)):
                 told = [f"{change.reference}/_history/{change.version}" for change in match.changes]
                 matched.append(told[0] if told else str(document["message"]))
-        parts = [_part("events", valueInteger=looked), _part("matched", valueInteger=len(matched))]
+        parts = [_part("events", valueInteger=len(events)), _part("matched", valueInteger=len(matched))]
         parts += [_part("match", valueReference={"reference": reference}) for reference in matched[:LISTED]]
         return Response(200, {"resourceType": "Parameters", "parameter": parts})
 

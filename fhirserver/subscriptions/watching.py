@@ -96,16 +96,20 @@ class Watching:
 
     def versions(self, events: Iterable[Pending]) -> dict[str, Stored]:
         """The current versions of what some events changed, by `organization/Type/id`, read together."""
-        wanted: dict[str, set[str]] = {}
+        documents: dict[str, list[Mapping[str, Any]]] = {}
         for pending in events:
             if pending.organization != REGISTRY:
-                references = {f"{change['type']}/{change['id']}" for change in pending.event["changes"]}
-                wanted.setdefault(pending.organization, set()).update(references)
-        return {
-            f"{organization}/{version.type}/{version.id}": version
-            for organization, references in wanted.items()
-            for version in by_references(self._store, everything(organization), references)
-        }
+                documents.setdefault(pending.organization, []).append(pending.event)
+        found: dict[str, Stored] = {}
+        for organization, told in documents.items():
+            found |= self.changed(organization, told)
+        return found
+
+    def changed(self, organization: str, documents: Iterable[Mapping[str, Any]]) -> dict[str, Stored]:
+        """The same of events of one organization."""
+        references = {f"{change['type']}/{change['id']}" for document in documents for change in document["changes"]}
+        known = by_references(self._store, everything(organization), references)
+        return {f"{organization}/{version.type}/{version.id}": version for version in known}
 
     def event(self, organization: str, document: Mapping[str, Any], known: Mapping[str, Stored] | None = None) -> Event:
         """A pending event as the matcher looks at it, on the stored versions; `known` are some of them."""
