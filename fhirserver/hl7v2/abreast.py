@@ -23,7 +23,8 @@ from fhirserver.hl7v2.process import ended, lanes_of, lease_of, mapped, parsed_o
 from fhirserver.hl7v2.senders import Sender
 from fhirserver.interactions.model import Server
 from fhirserver.messaging import process_message
-from fhirserver.messaging.content import Done, unfinished
+from fhirserver.messaging.content import unfinished
+from fhirserver.messaging.parts import Done
 from fhirserver.messaging.together import Asked, Outcome, accept_all
 from fhirserver.store import lanes
 from fhirserver.store.database import Session

@@ -20,7 +20,7 @@ from fhirserver.hl7v2.process import convert, sender_of
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
 from fhirserver.interactions.read import current
-from fhirserver.messaging.content import resolved
+from fhirserver.messaging.parts import resolved
 from fhirserver.store.model import Stored
 
 MOST_MESSAGES = 100

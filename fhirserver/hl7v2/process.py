@@ -31,8 +31,9 @@ from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, sender
 from fhirserver.interactions.model import Server
 from fhirserver.messaging import process_message
-from fhirserver.messaging.content import Content, Done, accept, resume, unfinished
+from fhirserver.messaging.content import accept, resume, unfinished
 from fhirserver.messaging.merge import POLICIES, REPOINT
+from fhirserver.messaging.parts import Content, Done
 from fhirserver.store import lanes
 from fhirserver.store.database import Session
 from fhirserver.store.holding import Held, Holding

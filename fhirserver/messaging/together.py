@@ -19,19 +19,8 @@ from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions import locks
 from fhirserver.interactions.model import Request, Server, Unit
-from fhirserver.messaging.content import (
-    Content,
-    Finish,
-    Held,
-    Part,
-    finished,
-    make_ready,
-    match,
-    parts_of,
-    store,
-    tokens_of,
-    wanted_of,
-)
+from fhirserver.messaging.content import Finish, finished, store
+from fhirserver.messaging.parts import Content, Held, Part, make_ready, match, parts_of, tokens_of, wanted_of
 from fhirserver.store.database import Session
 from fhirserver.store.model import Change, Stored
 from fhirserver.store.tokens import any_of, by_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fhirserver.messaging import updating
-from fhirserver.messaging.content import Content
+from fhirserver.messaging.parts import Content
 
 URL = "http://example.org/ext.birth-place"
 
