@@ -128,3 +128,15 @@ def test_a_move_that_does_not_say_whose_the_number_becomes_waits_for_a_person(wa
     [kept] = ward.all("InboundMessage?status=mapping-error")
     assert "PID-2" in kept["issue"][0]["diagnostics"]
     assert ward.patient("10") == before
+
+
+@pytest.mark.parametrize("named", ["20^^^LAKESIDE^MR", "10^^^LAKESIDE^MR~20^^^LAKESIDE^MR"])
+def test_without_the_number_above_it_a_number_moves_from_whoever_has_it(ward: Ward, named: str) -> None:
+    """MRG-4 was withdrawn in version 2.7: what is sent since then names the two by the number and by PID-3."""
+    ward.send("A01", pid("10"), "PV1|1|I|W7||||||||||||||||V1", "AL1|1||A1^Nuts^L")
+    ward.send("A31", pid("20"))
+    source, target = ward.patient("10"), ward.patient("20")
+    ward.send("A43", pid("20").replace("20^^^LAKESIDE^MR", named), "MRG|10^^^LAKESIDE^MR")
+    source, target = (ward.api.get(f"Patient/{each['id']}").json for each in (source, target))
+    assert (numbers(source), numbers(target)) == (set(), {"20", "10"})
+    assert (subjects(ward, source), subjects(ward, target)) == ({}, {"Encounter": 1, "AllergyIntolerance": 1})
