@@ -19,7 +19,7 @@ from fhirserver.exchange import sandbox
 from fhirserver.exchange.guests import guest_of
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
-from fhirserver.interactions.model import Server
+from fhirserver.interactions.model import Request, Server
 from fhirserver.interactions.visiting import visitor
 from fhirserver.rules.authorization import TYPE, authorization_id
 from fhirserver.store import shelf
@@ -38,9 +38,9 @@ class Accesses:
         self._kept: OrderedDict[tuple[Any, ...], Access] = OrderedDict()
         self._lock = threading.Lock()
 
-    def access(self, server: Server, principal: Principal, organization: str) -> Access:
-        """The Access of a principal on a base. Raises Problem: login, forbidden, not-found for a base that is not
-        there.
+    def access(self, server: Server, principal: Principal, organization: str, request: Request | None = None) -> Access:
+        """The Access of a principal on a base, for one request alone if that is given. Raises Problem: login,
+        forbidden, not-found for a base that is not there.
         """
         server.refresh()
         principal = visitor(server, principal, organization)
@@ -48,7 +48,7 @@ class Accesses:
         # Whoever is nobody is told so, not which organizations there are.
         if organization != REGISTRY and authorization is None and principal.kind != "anonymous":
             require_organization(server, organization)
-        guest = guest_of(server, principal, organization)
+        guest = guest_of(server, principal, organization, request)
         key = (
             principal.token or f"{principal.kind} {principal.id}",
             organization,

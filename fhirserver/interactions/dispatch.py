@@ -57,7 +57,8 @@ def admitted(server: Server, request: Request) -> Access:
     if row.letter is None:
         return everything(request.organization)
     _served(server, request)
-    access = server.access(server, request.principal, request.organization).about(lambda: _told(server, request))
+    access = server.access(server, request.principal, request.organization, request)
+    access = access.about(lambda: _told(server, request))
     if row.letter and request.type:
         access.require(request.type, row.letter)
     return access

@@ -152,6 +152,14 @@ class Enqueue(Protocol):
     def __call__(self, name: str, *ids: str) -> object: ...
 
 
+class Decision(Protocol):
+    """What somebody may do on a base; for one request alone, where that is given."""
+
+    def __call__(
+        self, server: Server, principal: Principal, organization: str, request: Request | None = None, /
+    ) -> Access: ...
+
+
 @dataclass(slots=True)
 class Server:
     """What interactions work with. Built once by the composition root; `definitions` is replaced when the
@@ -163,7 +171,7 @@ class Server:
     rebuild: Callable[[int], Definitions]
     rules: Mapping[str, Rule]
     operations: Mapping[str, OperationRow]
-    access: Callable[[Server, Principal, str], Access]
+    access: Decision
     context: Callable[[Server, Principal, str], Context]
     enqueue: Enqueue
     now: Callable[[], datetime]

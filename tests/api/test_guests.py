@@ -12,6 +12,7 @@ from fhirserver import app
 from fhirserver.auditing.recording import ship
 from fhirserver.auth.access import CLIENT_SYSTEM
 from fhirserver.auth.principal import Principal
+from fhirserver.exchange import guests
 from fhirserver.rules.subscription import CLIENT
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 
@@ -228,6 +229,24 @@ def test_a_client_that_was_given_away_is_no_business_of_its_old_owner(exchange: 
     assert exchange.call("PUT", path, exchange.operator(), moved).status_code == 200
 
     assert see(exchange, "acme", f"Subscription/{id}").status_code == 404
+
+
+def test_what_is_about_one_client_is_found_however_many_there_are(
+    exchange: Exchange, client: dict[str, Any], subscription: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = exchange.register(scope=NARROW)
+    exchange.authorize(other)
+    monkeypatch.setattr(guests, "MOST_CLIENTS", 1)
+    made = make(exchange, "acme", other["id"])
+    assert made.status_code == 201, made.text
+    held = {client["id"]: subscription, other["id"]: dict(made.json or {})["id"]}
+    for owner, id in held.items():
+        assert see(exchange, "acme", f"Subscription/{id}").status_code == 200
+        assert id in ids(see(exchange, "acme", f"Subscription?client:identifier={owner}"))
+        stranger, absent = (see(exchange, "other", f"Subscription/{one}") for one in (id, "nothing"))
+        assert (stranger.status_code, stranger.text.replace(id, "nothing")) == (absent.status_code, absent.text)
+    path = f"{exchange.base}/Subscription/{held[other['id']]}"
+    assert exchange.call("DELETE", path, exchange.people["acme"]).status_code == 204
 
 
 def test_what_can_be_subscribed_to_is_listed_for_those_who_may_ask(exchange: Exchange, client: dict[str, Any]) -> None:
