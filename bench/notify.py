@@ -35,7 +35,7 @@ from fhirserver.fhir.json import decode, encode
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import stamped
+from fhirserver.interactions.versions import stamped
 from fhirserver.rules.organization import kind_concept
 from fhirserver.search.index import indexer
 from fhirserver.settings import Secret, Settings, bare_environ, folder

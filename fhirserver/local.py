@@ -34,7 +34,7 @@ from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.dispatch import dispatch
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.packages import PackageLoaded
-from fhirserver.interactions.write import SILENT
+from fhirserver.interactions.versions import SILENT
 from fhirserver.rules import RULES
 from fhirserver.rules.organization import kind_concept
 from fhirserver.rules.user import check_new_password, user_id

@@ -9,7 +9,7 @@ from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import next_instant, version_of
+from fhirserver.interactions.versions import next_instant, version_of
 from fhirserver.rules.bulk_export import TYPE
 from fhirserver.store.exports import Export
 from fhirserver.store.model import Stored

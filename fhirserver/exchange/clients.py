@@ -20,7 +20,8 @@ from fhirserver.interactions.model import OperationRow, Request, Response, Serve
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
 from fhirserver.interactions.read import current
 from fhirserver.interactions.table import BY_CODE
-from fhirserver.interactions.write import answer, persist, put
+from fhirserver.interactions.versions import put
+from fhirserver.interactions.write import answer, persist
 from fhirserver.rules import client as rule
 from fhirserver.rules import user as users
 from fhirserver.rules.model import CANONICAL, REGISTRY, target

@@ -19,7 +19,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import put, remove
+from fhirserver.interactions.versions import put, remove
 from fhirserver.rules import authorization
 from fhirserver.rules.model import REGISTRY, Prepared
 from fhirserver.search.parse import parse

@@ -20,7 +20,8 @@ from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import persist, put
+from fhirserver.interactions.versions import put
+from fhirserver.interactions.write import persist
 from fhirserver.rules import user as rule
 from fhirserver.rules.model import CANONICAL, REGISTRY, reference, target
 from fhirserver.store.kept import MAIL, grants_of, link_key, links_of, mail_key, of_user, session_key, sessions_of

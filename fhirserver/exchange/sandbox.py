@@ -17,7 +17,7 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import next_instant, put, version_of
+from fhirserver.interactions.versions import next_instant, put, version_of
 from fhirserver.rules import authorization
 from fhirserver.rules.model import CANONICAL, REGISTRY, Prepared, target
 from fhirserver.rules.organization import kind_concept

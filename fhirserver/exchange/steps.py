@@ -15,7 +15,8 @@ from fhirserver.interactions.model import OperationRow, Request, Response, Serve
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
 from fhirserver.interactions.read import answer as show
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import answer, persist, put
+from fhirserver.interactions.versions import put
+from fhirserver.interactions.write import answer, persist
 from fhirserver.rules import authorization, organization, subscription
 from fhirserver.rules.model import CANONICAL, Context, Prepared, target
 from fhirserver.store.model import REGISTRY, Stored

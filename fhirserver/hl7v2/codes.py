@@ -26,7 +26,7 @@ from fhirserver.hl7v2.mapping import Maps, Unmapped
 from fhirserver.hl7v2.mapping.conceptmaps import BASE, MAP, TABLE
 from fhirserver.hl7v2.mapping.overlay import EXTENSION
 from fhirserver.hl7v2.senders import Sender
-from fhirserver.interactions import write
+from fhirserver.interactions import versions, write
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
 from fhirserver.interactions.read import answer, current
@@ -164,7 +164,7 @@ def _put(
 ) -> None:
     request = Request("update", organization, server.base(organization), SYSTEM)
     method = "PUT" if stored else "POST"
-    write.put(server, request, everything(organization), Prepared(task), stored, f"Task/{id}", method, event)
+    versions.put(server, request, everything(organization), Prepared(task), stored, f"Task/{id}", method, event)
 
 
 def _task(server: Server, inbound: Stored, names: Mapping[str, str], unmapped: Unmapped) -> Resource:

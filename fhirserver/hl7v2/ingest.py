@@ -40,7 +40,7 @@ from fhirserver.hl7v2.mapping import Maps
 from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import Sender, Senders
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import version_of
+from fhirserver.interactions.versions import version_of
 from fhirserver.rules.endpoint import CONNECTION
 from fhirserver.search.parse import parse
 from fhirserver.store.database import CLAIMS

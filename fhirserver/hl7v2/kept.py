@@ -7,7 +7,7 @@ import base64
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import next_instant, version_of
+from fhirserver.interactions.versions import next_instant, version_of
 from fhirserver.search.parse import parse
 from fhirserver.store.model import Stored
 from fhirserver.store.search import compile_search, find

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir.problem import Issue, outcome, problem
-from fhirserver.interactions import locks, write
+from fhirserver.interactions import locks, versions, write
 from fhirserver.interactions import patch as patching
 from fhirserver.interactions.model import Pairs, Request, Response, Server, Unit
 from fhirserver.interactions.read import answer as show
@@ -89,7 +89,7 @@ def delete(server: Server, request: Request, access: Access) -> Response:
         for version in found:
             if not write.may_change(server, access, version, "d"):
                 raise problem("forbidden", f"Your scopes do not permit to delete what matches here of {request.type}.")
-            write.remove(server, inner, access, version)
+            versions.remove(server, inner, access, version)
         text = f"{len(found)} {request.type} deleted."
         return Response(200, resource=outcome([Issue("informational", text, (), "information")]))
 

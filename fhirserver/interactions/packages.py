@@ -16,7 +16,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.fhir.validation import validate
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import DEFINING, next_instant, pending_event, refuse_errors, stamped, version_of
+from fhirserver.interactions.versions import DEFINING, next_instant, pending_event, refuse_errors, stamped, version_of
 from fhirserver.search.parse import parse
 from fhirserver.store.model import REGISTRY, Change
 from fhirserver.store.search import compile_search, find

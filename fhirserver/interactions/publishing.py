@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import next_instant, version_of
+from fhirserver.interactions.versions import next_instant, version_of
 from fhirserver.store import shelf
 from fhirserver.store.model import REGISTRY
 

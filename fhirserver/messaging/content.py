@@ -18,7 +18,7 @@ from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions import locks
 from fhirserver.interactions.model import Request, Server, Unit
-from fhirserver.interactions.write import next_instant, put, version_of
+from fhirserver.interactions.versions import next_instant, put, version_of
 from fhirserver.messaging import effects, merge
 from fhirserver.messaging.merge import Rest
 from fhirserver.messaging.parts import (

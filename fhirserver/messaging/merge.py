@@ -18,7 +18,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import next_instant, version_of
+from fhirserver.interactions.versions import next_instant, version_of
 from fhirserver.messaging import moving
 from fhirserver.search.query import References, compartment
 from fhirserver.store.model import Stored

@@ -22,7 +22,7 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.fhir.validation import validate
 from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
-from fhirserver.interactions.write import SILENT, next_instant, pending_event, refuse_errors, version_of
+from fhirserver.interactions.versions import SILENT, next_instant, pending_event, refuse_errors, version_of
 from fhirserver.messaging.content import accept
 from fhirserver.messaging.parts import ENVELOPE, Content, Done, resolved
 from fhirserver.store.model import Stored

@@ -15,7 +15,8 @@ from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.interactions.read import answer, current
-from fhirserver.interactions.write import persist, put
+from fhirserver.interactions.versions import put
+from fhirserver.interactions.write import persist
 from fhirserver.rules.model import CANONICAL, REGISTRY, Prepared
 from fhirserver.search.parse import parse
 from fhirserver.store.model import Stored

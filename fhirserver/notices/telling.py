@@ -13,7 +13,7 @@ from fhirserver.auth.sandbox import is_sandbox
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import version_of
+from fhirserver.interactions.versions import version_of
 from fhirserver.notices import words
 from fhirserver.notices.mail import Waiting
 from fhirserver.rules import authorization, subscription

@@ -21,7 +21,7 @@ from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Request, Server
-from fhirserver.interactions.write import put
+from fhirserver.interactions.versions import put
 from fhirserver.rules.model import Prepared
 from fhirserver.store.holding import Held, Holding
 from fhirserver.store.model import Change, Stored

@@ -16,7 +16,7 @@ from fhirserver.auth.access import CLIENT_SYSTEM, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
 from fhirserver.interactions.model import Server
-from fhirserver.interactions.write import version_of
+from fhirserver.interactions.versions import version_of
 from fhirserver.search.query import References
 from fhirserver.store.database import translated
 from fhirserver.store.model import Change, Stored

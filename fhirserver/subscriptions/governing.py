@@ -7,7 +7,8 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.operations import parameters
-from fhirserver.interactions.write import persist, put
+from fhirserver.interactions.versions import put
+from fhirserver.interactions.write import persist
 from fhirserver.rules.model import REGISTRY, Prepared
 from fhirserver.rules.subscription import approved
 from fhirserver.search.parse import parse

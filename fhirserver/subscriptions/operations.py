@@ -23,7 +23,8 @@ from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
 from fhirserver.interactions.read import current
-from fhirserver.interactions.write import may_write, persist, put, refuse_errors, stamped
+from fhirserver.interactions.versions import may_write, put, refuse_errors, stamped
+from fhirserver.interactions.write import persist
 from fhirserver.rules.model import REGISTRY, Prepared
 from fhirserver.search.parse import parse
 from fhirserver.store.model import Stored
@@ -298,7 +299,7 @@ def _again(server: Server, organization: str, subscription: str, found: Sequence
     changes = []
     for version in found:
         resource = version.resource()
-        if resource["status"] not in delivery.UNFINISHED:
+        if resource["status"] not in delivery.UNFINISHED and "purged" not in resource:
             again = delivery.postponed(resource, "queued", now)
             again |= {"lane": f"{delivery.REDELIVERY}{version.id}", "queued": instant_text(now)}
             changes.append(delivery.change(server, organization, again, version, now))
