@@ -108,7 +108,7 @@ def _reprocess(intake: Intake, server: Server, request: Request, access: Access)
         resource = version.resource()
         if resource["status"] not in REPROCESSED and request.id:
             raise problem("business-rule", f"A message that is {resource['status']} is not processed again.")
-        if resource["status"] in REPROCESSED:
+        if resource["status"] in REPROCESSED and (request.id or "purged" not in resource):
             rewrite(server, version, again(resource))
             lanes[resource["lane"]] = None
     for lane in lanes:
@@ -149,6 +149,8 @@ def _trace(intake: Intake, server: Server, request: Request, access: Access) -> 
     parts: list[Resource] = []
     for version in found(server, everything(request.organization), "InboundMessage", pairs, 20):
         resource = version.resource()
+        if "purged" in resource:
+            continue
         sender = sender_of(server, resource)
         raw = content_of(version)
         result = convert(intake, raw, request.organization, sender, trace=True, message=version)
@@ -191,12 +193,13 @@ def _message(server: Server, request: Request, access: Access, values: dict[str,
         return content_of(version), version
     text = text_parameter(values, "message", limit=MOST_TEXT)
     encoded = text_parameter(values, "content", limit=MOST_TEXT)
-    if text:
-        return text.encode(), None
+    if text or encoded[:3].upper() in ("MSH", "FHS", "BHS"):  # the text itself, where base64 was asked for
+        return (text or encoded).encode(), None
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise problem("value", "content must be base64.", "Parameters.parameter.where(name='content')") from None
     if not raw:
-        raise problem("required", "Give the message as text (message) or as base64 (content).", "Parameters.parameter")
+        text = "Give the message as it is (Content-Type application/hl7-v2), as text (message) or as base64 (content)."
+        raise problem("required", text, "Parameters.parameter")
     return raw, None

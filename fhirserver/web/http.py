@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,6 +32,9 @@ ACCEPTED = frozenset(
 )
 BODIES = frozenset({FHIR_JSON, "application/json", "text/json", "application/json+fhir"})
 PATCHES = BODIES | {"application/json-patch+json", "application/merge-patch+json"}
+HL7V2 = frozenset({"application/hl7-v2", "x-application/hl7-v2+er7", "application/hl7-v2+er7"})
+OF_MESSAGES = ("/$convert", "/$validate-v2")
+"""Operations that take an HL7v2 message as it is."""
 FORM = "application/x-www-form-urlencoded"
 Named = list[tuple[str, str]]
 PRIVATE: Named = [("Cache-Control", "no-cache, private"), ("X-Content-Type-Options", "nosniff")]
@@ -100,7 +104,9 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def body(http: HttpRequest, limit: int) -> Any:
-    """The decoded JSON body, None where there is none. Raises Problem: 415 for another media type, 413, structure."""
+    """The decoded JSON body, None where there is none; an HL7v2 message, where an operation takes one, as its parameter
+    `content`. Raises Problem: 415 for another media type, 413, structure.
+    """
     if http.method not in ("POST", "PUT", "PATCH"):
         return None
     if http.environ.get("CONTENT_TYPE") == FHIR_JSON and "HTTP_CONTENT_ENCODING" not in http.environ:
@@ -111,6 +117,9 @@ def body(http: HttpRequest, limit: int) -> Any:
     data = _unpacked(http.get_data(), http.headers.get("Content-Encoding", ""), limit)
     if not data.strip():
         return None
+    if http.mimetype in HL7V2 and http.path.endswith(OF_MESSAGES):
+        part = {"name": "content", "valueBase64Binary": b64encode(data).decode()}
+        return {"resourceType": "Parameters", "parameter": [part]}
     allowed = PATCHES if http.method == "PATCH" else BODIES
     if http.mimetype not in allowed:
         sent = http.headers.get("Content-Type", "nothing")[:100]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
+
+import pytest
 
 from tests.api.client import Api
 
@@ -25,6 +28,22 @@ def test_a_message_is_converted_and_nothing_is_stored(api: Api) -> None:
     assert types[0] == "MessageHeader"
     assert {"Patient", "Encounter", "Provenance"} <= set(types)
     assert api.found("Patient") == []
+
+
+@pytest.mark.parametrize("operation", ["$convert", "$validate-v2"])
+def test_a_message_is_given_as_it_is_or_as_text_or_as_base64(api: Api, operation: str) -> None:
+    raw = RAW.replace("Ottilie", "Öttilie").replace("P|2.5\r", "P|2.5||||||8859/1\r").encode("latin-1")
+    path, coded = f"InboundMessage/{operation}", {"name": "content", "valueBase64Binary": b64encode(raw).decode()}
+    ways = [
+        api.post(path, raw, Content_Type="application/hl7-v2"),
+        api.post(path, raw, Content_Type="x-application/hl7-v2+er7"),
+        api.post(path, {"resourceType": "Parameters", "parameter": [coded]}),
+    ]
+    assert [each.status for each in ways] == [200] * 3, ways[0].data
+    assert all(("Öttilie" in each.data.decode()) is (operation == "$convert") for each in ways)
+    text = [api.post(path, asked(**{name: RAW})).status for name in ("message", "content")]
+    assert text == [200, 200]
+    assert api.post("Patient", raw, Content_Type="application/hl7-v2").status == 415
 
 
 def test_what_cannot_be_mapped_says_why(api: Api) -> None:
