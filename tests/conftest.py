@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     embedded._PORTS = embedded._PORTS[number * width : (number + 1) * width]
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders the rooms; the files that use one installation go to one process, so that only one is started."""
     items.sort(key=lambda item: ROOMS.index(room) if (room := _room(item)) in ROOMS else len(ROOMS))

@@ -52,7 +52,7 @@ class Running:
         }
         return bare_environ() | given | self.env
 
-    def start(self, timeout: float = 90.0) -> Running:
+    def start(self, timeout: float = 180.0) -> Running:
         """Start it and wait until GET /healthz answers 200."""
         if not (self.data / "embedded.json").exists():
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,14 +85,18 @@ class Running:
         """The pids of its child processes by name."""
         return dict(json.loads((self.data / "run.json").read_text())["children"])
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run `fhirserver` with these words beside it in a new process, whatever comes of it."""
+    def fresh(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `fhirserver` with these words beside it in a new process, as people do, whatever comes of it."""
         argv = [sys.executable, "-m", "fhirserver", *words]
-        return subprocess.run(argv, env=self.environ(), capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(argv, env=self.environ(), capture_output=True, text=True, timeout=100, check=False)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `fhirserver` with these words beside it, whatever comes of it."""
+        return _COMMANDS.run(words, self.environ())
 
     def cli(self, *words: str) -> str:
         """What `fhirserver` with these words prints on standard output, without the last line end."""
-        done = _COMMANDS.run(words, self.environ())
+        done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout.rstrip("\n")
 

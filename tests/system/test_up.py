@@ -27,7 +27,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def printed(installation: Running, *words: str) -> str:
     """What a command prints that is started as people start it."""
-    done = installation.run(*words)
+    done = installation.fresh(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip("\n")
 
@@ -41,7 +41,7 @@ def test_it_prints_where_it_is_and_how_to_stop_it(installation: Running) -> None
 
 
 def test_a_second_one_on_the_same_data_is_refused(installation: Running) -> None:
-    second = Running(installation.data).run("up")
+    second = Running(installation.data).fresh("up")
 
     assert second.returncode == 2
     assert "another `fhirserver up` runs on the data folder" in second.stderr
@@ -50,14 +50,14 @@ def test_a_second_one_on_the_same_data_is_refused(installation: Running) -> None
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", embedded.free_port())) as other:
-        refused = Running(tmp_path / "data", port=other.getsockname()[1]).run("up")
+        refused = Running(tmp_path / "data", port=other.getsockname()[1]).fresh("up")
 
     assert refused.returncode == 2
     assert "--port" in refused.stderr
 
 
 def test_settings_that_cannot_be_are_all_named_before_anything_starts(tmp_path: Path) -> None:
-    refused = Running(tmp_path / "data", env={"FHIRSERVER_WORKERS": "many", "FHIRSERVER_NOPE": "1"}).run("up")
+    refused = Running(tmp_path / "data", env={"FHIRSERVER_WORKERS": "many", "FHIRSERVER_NOPE": "1"}).fresh("up")
 
     assert refused.returncode == 2
     assert "FHIRSERVER_WORKERS" in refused.stderr
@@ -66,7 +66,7 @@ def test_settings_that_cannot_be_are_all_named_before_anything_starts(tmp_path: 
 
 
 def test_commands_say_that_nothing_runs(tmp_path: Path) -> None:
-    refused = Running(tmp_path / "data").run("token", "--organization", "x")
+    refused = Running(tmp_path / "data").fresh("token", "--organization", "x")
 
     assert refused.returncode == 2
     assert "nothing runs on the data folder" in refused.stderr
