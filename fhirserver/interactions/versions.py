@@ -24,10 +24,10 @@ from fhirserver.search.match import matches
 from fhirserver.store.database import Session
 from fhirserver.store.model import REGISTRY, Change, Stored
 
-# No pending event: nothing may subscribe to these, and their own writes would feed the relay for ever (design 5.7).
+# No pending event: nothing may subscribe to these, and their own writes would feed the relay for ever.
 SILENT = frozenset({"AuditEvent", "InboundMessage", "NotificationDelivery"})
 NO_HISTORY = frozenset({"InboundMessage", "NotificationDelivery"})
-# Types that the definitions are compiled from: writing one on the registry moves the generation (design 5.11).
+# Types that the definitions are compiled from: writing one on the registry moves the generation.
 DEFINING = frozenset({"StructureDefinition", "SearchParameter", "CompartmentDefinition", "ValueSet", "CodeSystem"})
 COMPILED = DEFINING | {"AccessPolicy"}
 

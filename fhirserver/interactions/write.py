@@ -1,7 +1,7 @@
-"""The create, update, patch and delete interactions, plain and conditional. FHIR R4: http#create, http#update,
-http#patch, http#delete.
+"""The create, update and delete interactions. FHIR R4: http#create, http#update, http#delete.
 
-Each write goes the same way: the type's rule prepares the resource, and its version is made as `versions` says.
+Each write goes the same way: the type's rule prepares the resource, and `versions` makes and commits its version. A
+patch (`patch`) and the conditional interactions (`conditional`) end here too.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ ATTEMPTS = 5
 
 
 def create(server: Server, request: Request, access: Access) -> Response:
-    """Stores a new resource under an id of ours. Raises Problem: structure, required, value, invariant, forbidden
-    ...
-    """
+    """Stores a new resource under an id of ours. Raises Problem: structure, required, value, invariant, forbidden."""
     resource = body(server, request)
     resource.pop("id", None)  # http#create: the id in the body is ignored
     written = store(server, request, access, resource, None, request.assigned or server.new_id(), "POST")
