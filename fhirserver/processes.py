@@ -21,7 +21,7 @@ from fhirserver.auditing import owners
 from fhirserver.auditing.pace import Pace
 from fhirserver.auditing.recording import record, ship
 from fhirserver.bulk import work as bulk
-from fhirserver.exchange import errands, profiles
+from fhirserver.exchange import errands, profiles, retention
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import mllp, process
 from fhirserver.hl7v2.abreast import Abreast
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 SHIP_SECONDS = 0.25
 SEAL_SECONDS = 2.0
 RETIRE_SECONDS = 3600.0
+PURGE_SECONDS = 10.0
 
 
 def worker(settings: Settings) -> None:
@@ -91,6 +92,8 @@ def relay(settings: Settings) -> None:
         threading.Thread(target=work, args=(installation, stop), name=name)
         for name, work in (("audit", _ship), ("seals", _seal))
     ]
+    if any(_retained(settings).values()):
+        beside.append(threading.Thread(target=_purge, args=(installation, stop), name="retention"))
     for thread in beside:
         thread.start()
     put, teller, mailer = installation.queue.enqueue_many, app.teller(installation), app.mailer(installation)
@@ -162,6 +165,31 @@ def _seal(installation: app.Installation, stop: threading.Event) -> None:
             log.exception("audit records could not be sealed")
     with suppress(Problem):  # else it ends by itself
         store.release("seals", owner)
+
+
+def _retained(settings: Settings) -> Mapping[str, int]:
+    """For how many days the content of what is kept, by type; 0 for ever."""
+    return {
+        "InboundMessage": settings.message_retention_days,
+        "NotificationDelivery": settings.delivery_retention_days,
+    }
+
+
+def _purge(installation: app.Installation, stop: threading.Event) -> None:
+    """Takes out of what is done and old enough its content, in one process at a time, every hour."""
+    server, owner = installation.server, installation.server.new_id()
+    while not stop.wait(PURGE_SECONDS):
+        try:
+            if server.store.lease("retention", owner, 2 * RETIRE_SECONDS) is not None:
+                for type, days in _retained(installation.settings).items():
+                    if days:
+                        retention.purge(server, type, days, stop.is_set)
+                server.store.release("retention", owner)
+                stop.wait(RETIRE_SECONDS)
+        except Problem as trouble:
+            log.warning("what is old enough is not purged: %s", trouble)
+        except Exception:
+            log.exception("what is old enough could not be purged")
 
 
 def listener(settings: Settings) -> None:

@@ -238,6 +238,18 @@ class Settings:
     audit_retention_days: int = _setting(
         0, _whole(0, 36_500), "Days for which audit records are kept, at least. 0: for ever."
     )
+    message_retention_days: int = _setting(
+        0,
+        _whole(0, 36_500),
+        "Days after which the content of HL7v2 messages that were processed is purged. What waits or failed is kept, "
+        "and so is what a message was, with its control id, hash and status. 0: never.",
+    )
+    delivery_retention_days: int = _setting(
+        0,
+        _whole(0, 36_500),
+        "Days after which what notifications told of, and what was answered, is purged of those that were delivered or "
+        "skipped. What waits or was given up is kept. 0: never.",
+    )
     smtp_url: Secret = _setting(
         Secret(),
         _secret_url("smtp", "smtps"),

@@ -18,6 +18,7 @@ from fhirserver.interactions.audit import DCM, agent_of, coded, entity_type, out
 
 IHE_EVENT = "urn:ihe:event-type-code"
 V2_EVENT = "http://terminology.hl7.org/CodeSystem/v2-0003"
+LIFECYCLE = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
 IHE_AGENT = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
 ITI_71 = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.IUA.71"
 
@@ -58,6 +59,8 @@ KINDS: Mapping[str, Kind] = {
     "keys": Kind(coded(DCM, "110113", "Security Alert"), coded(DCM, "110132", "Use of a Restricted Function"), "C",
                  _APPLICATION, _AUTHORITY),
     "credentials": Kind(_AUTHENTICATION, coded(DCM, "110126", "Node Authentication"), "E", _APPLICATION, _AUTHORITY),
+    "purge": Kind(coded(LIFECYCLE, "destroy", "Destroy/Delete Record Lifecycle Event"),
+                  coded(DCM, "110110", "Patient Record"), "D", _APPLICATION, _APPLICATION),
     "message": Kind(coded(DCM, "110107", "Import"), coded(V2_EVENT, "unknown"), "C", _SOURCE, _DESTINATION),
     "delivery": Kind(coded(DCM, "110106", "Export"), coded(IHE_EVENT, "notification"), "R", _DESTINATION, _SOURCE),
 }  # fmt: skip

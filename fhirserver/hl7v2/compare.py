@@ -86,6 +86,8 @@ def _count(value: Any) -> int:
 
 def _compared(intake: Intake, server: Server, message: Stored, instead: Resource) -> tuple[str, list[Resource]]:
     resource = message.resource()
+    if "purged" in resource:
+        return "same", []
     raw, sender = content_of(message), sender_of(server, resource)
 
     def mapped(with_it: Resource | None) -> Result | Problem:

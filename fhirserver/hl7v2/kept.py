@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from typing import Any
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.versions import next_instant, version_of
 from fhirserver.search.parse import parse
@@ -21,7 +24,8 @@ def found(server: Server, access: Access, type: str, pairs: list[tuple[str, str]
 
 
 def again(resource: Resource) -> Resource:
-    """An InboundMessage that is to be processed once more."""
+    """An InboundMessage that is to be processed once more. Raises Problem(deleted) where its content was purged."""
+    bytes_of(resource)
     kept = {name: value for name, value in resource.items() if name not in ("reason", "issue", "unmapped")}
     return {**kept, "status": "received"}
 
@@ -37,5 +41,13 @@ def rewrite(server: Server, current: Stored, resource: Resource) -> Stored:
 
 
 def content_of(inbound: Stored) -> bytes:
-    """The bytes of a message as they came."""
-    return base64.b64decode(inbound.resource()["content"]["data"])
+    """The bytes of a message as they came. Raises Problem(deleted) where they were purged."""
+    return bytes_of(inbound.resource())
+
+
+def bytes_of(resource: Mapping[str, Any]) -> bytes:
+    """The bytes of a message as they came. Raises Problem(deleted) where they were purged."""
+    if "purged" in resource:
+        text = f"The content of this message was purged at {resource['purged']}, being older than is kept here."
+        raise problem("deleted", text, "InboundMessage.content")
+    return base64.b64decode(resource["content"]["data"])

@@ -34,7 +34,7 @@ ADT = ("MSH|^~\\&|LAB|GH|HIE|RX|20260101120000||ADT^A04^ADT_A01|%s|P|2.5.1\r"
        "EVN||20260101120000\rPID|1||777^^^GH^MR||A^B\rPV1|1|O\r")  # fmt: skip
 JSON_PATCH = "application/json-patch+json"
 AUTHENTICATION = "110114"
-ELSEWHERE = {"delivery", "password", "keys"}
+ELSEWHERE = {"purge", "delivery", "password", "keys"}
 
 
 @dataclass
