@@ -135,7 +135,9 @@ class Exchange:
             "resourceType": "Subscription", "status": "requested", "reason": "For measuring", "channel": channel,
             "criteria": "Observation?code=8867-4", "extension": [{"url": CLIENT, "valueReference": named}],
         }  # fmt: skip
-        asked = Request("create", base, self.server.base(base), SYSTEM, type="Subscription", body=body)
+        own = self.places["application"]
+        asking = Principal("user", self.places["application user"], own, {own: "admin"}, name="application")
+        asked = Request("create", base, self.server.base(base), asking, type="Subscription", body=body)
         first = str((dispatch(self.server, asked).content() or {})["id"])
         whole = self.database.collection("Subscription")
         template = whole.find_one({"i": first}) or {}

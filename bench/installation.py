@@ -8,17 +8,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import people
-from fhirserver import embedded, local
+from fhirserver import app, embedded, local
 from fhirserver.fhir.json import encode
 from fhirserver.settings import Secret, Settings, bare_environ
 from fhirserver.store import bootstrap
+from fhirserver.store.database import Database
+from fhirserver.store.spool import unshipped
 
 ROOT = Path(__file__).resolve().parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -117,20 +119,34 @@ class Installation:
         wait_for(self.port, f"{self.base}/metadata?_summary=true", self.process)
         return time.monotonic() - begin
 
+    def unshipped(self) -> int:
+        """How many bytes of audit records wait in the spool."""
+        return unshipped(self.settings.data / app.SPOOL)
+
+    def records(self) -> int:
+        """How many audit records are in the database."""
+        database = Database(self.settings.mongo_url.reveal(), self.database)
+        try:
+            return database.collection("AuditEvent").estimated_document_count()
+        finally:
+            database.close()
+
     def stop(self) -> None:
         """Ends the web server."""
         self.process.terminate()
         self.process.wait(30)
 
     @contextmanager
-    def relay(self) -> Iterator[None]:
-        """With the relay beside the web server: audit records go from the spool into the database."""
+    def relay(self) -> Iterator[Callable[[], float]]:
+        """With the relay beside the web server: audit records go from the spool into the database. Gives what tells the
+        seconds of CPU that it has used.
+        """
         environ = bare_environ() | self.settings.variables()
         argv = [sys.executable, "-m", "fhirserver", "relay"]
         process = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, cwd=ROOT)
         try:
             time.sleep(RELAY_SECONDS)
-            yield
+            yield lambda: tree_cpu_seconds(process.pid)
         finally:
             process.terminate()
             process.wait(60)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,7 @@ from bench.figures import OUT, line
 from bench.installation import Bare, Installation, Servers, Unaudited, resident_mb, tree
 from bench.searches import SEARCHES
 from fhirserver.fhir.json import encode
+from fhirserver.processes import SEAL_SECONDS
 
 SIZES = {"small": (2_000, 20_000, 0.5), "full": (64_000, 1_000_000, 4.0)}
 FEW = (1_000, 15_000)
@@ -100,13 +102,15 @@ class Bench:
         self._write("transaction", result.rate * ENTRIES, "resources/s", result, cpu, goal=2_000)
 
     def audit_read(self) -> None:
-        """Reads with their audit records over reads without any; and beside them reads while the relay stores the
-        records, which it does of what has been read so far at its own pace.
+        """Reads with their audit records over reads without any; beside them reads while the relay stores the records,
+        which it does at its own pace, and what goes on for ever: the CPU of a read without a record over that of a read
+        with one and of storing and sealing that.
         """
         without, one = Unaudited(self.installation), self.installation
         calls = [Call("GET", f"{one.base}/Patient/p{self.chance.randrange(self.patients):07d}") for _ in range(5_000)]
         runs: dict[str, list[tuple[Result, tuple[float, float]]]] = {"on": [], "off": [], "shipped": []}
         try:
+            self._stored()
             for _ in range(ROUNDS):
                 for name, process in (("on", one), ("off", without)):
                     runs[name].append(self._driven(process, calls))
@@ -114,6 +118,7 @@ class Bench:
                     runs["shipped"].append(self._driven(one, calls))
         finally:
             without.stop()
+        storing, records = self._stored()
         on, off, shipped = (max(each, key=lambda run: run[0].rate) for each in runs.values())
         pairs = list(zip(runs["on"], runs["off"], runs["shipped"], strict=True))
         said = {
@@ -123,11 +128,28 @@ class Bench:
             "ratio_cpu": round(median(sum(its[1]) / sum(mine[1]) for mine, its, _ in pairs), 3),
             "while_shipped": round(shipped[0].rate, 1),
             "ratio_while_shipped": round(median(its[0].rate / mine[0].rate for _, mine, its in pairs), 3),
+            "records": records,
+            "cpu_us_storing": round(storing),
+            "ratio_sustained_cpu": round(median(sum(its[1]) / (sum(mine[1]) + storing) for mine, its, _ in pairs), 3),
             "errors": sum(run[0].errors for each in runs.values() for run in each),
             "to_reach": 0.8,
         }
         ratio = median(mine[0].rate / its[0].rate for mine, its, _ in pairs)
         line("audit.read", ratio, "times", on[0].p50_ms, on[0].p99_ms, on[1], said)
+
+    def _stored(self) -> tuple[float, int]:
+        """Has the relay store all that waits; the CPU microseconds a record, its own and mongod's, and how many."""
+        one = self.installation
+        before = one.records()
+        with one.relay() as used:
+            ours, mongod = used(), self.servers.mongod_cpu()
+            there = one.records()
+            while one.unshipped():
+                time.sleep(0.2)
+            time.sleep(2 * SEAL_SECONDS)  # the rest is sealed
+            cpu = used() - ours + self.servers.mongod_cpu() - mongod
+        made = one.records() - there
+        return cpu / max(made, 1) * 1e6, made + there - before
 
     def _driven(self, process: Served, calls: Sequence[Call]) -> tuple[Result, tuple[float, float]]:
         drive(process.port, self.installation.token, calls, 0.7, CONNECTIONS)

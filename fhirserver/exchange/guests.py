@@ -55,14 +55,23 @@ def _named(server: Server, organization: str, request: Request) -> str:
     if request.type not in OWNED:
         return ""
     if request.id and request.interaction != "create":
-        found = server.store.read(everything(organization), request.type, request.id)
-        held = found.resource() if found and not found.deleted else {}
-    else:
-        held = request.body if isinstance(request.body, dict) else {}
-    if held.get("resourceType") in OWNED:
-        return str(held.get("client", {}).get("identifier", {}).get("value", "")) or client_of(held)
-    asked = [value.rpartition("|")[2] for name, value in request.query if name == "client:identifier"]
-    return asked[0] if len(asked) == 1 and "," not in asked[0] else ""
+        return _client_of(server, organization, request.type, request.id)
+    if isinstance(request.body, dict) and request.body.get("resourceType") in OWNED:
+        return client_of(request.body)
+    asked = dict(request.query)
+    client, subscription = (asked.get(name, "") for name in ("client:identifier", "subscription"))
+    if len(asked) < len(request.query) or "," in client + subscription:
+        return ""  # more than one may be meant
+    if subscription:
+        return _client_of(server, organization, "Subscription", subscription.rpartition("/")[2])
+    return client.rpartition("|")[2]
+
+
+def _client_of(server: Server, organization: str, type: str, id: str) -> str:
+    """The client whose resource that is."""
+    found = server.store.read(everything(organization), type, id)
+    held = found.resource() if found and not found.deleted else {}
+    return str(held.get("client", {}).get("identifier", {}).get("value", "")) or client_of(held)
 
 
 def _one(server: Server, owners: frozenset[str], organization: str, id: str) -> list[_Asked]:

@@ -11,17 +11,18 @@ from collections.abc import Callable, Collection, Iterator
 
 from pymongo import ReturnDocument, errors
 
-from fhirserver.store.database import Database, Document, Session, translated
+from fhirserver.store.database import SEALED, Database, Document, Session, translated
 from fhirserver.store.model import Pending
 
 IDLE_SECONDS = 1.0
 _WAKES: list[Document] = [
     {
         "$match": {
+            "ns.coll": {"$ne": SEALED},  # records have no events, and are written in great numbers
             "$or": [
                 {"operationType": "insert", "fullDocument.ev": {"$exists": True}},
                 {"operationType": "update", "updateDescription.updatedFields.t": {"$exists": True}},
-            ]
+            ],
         }
     },
     {"$project": {"_id": 1, "ns": 1}},

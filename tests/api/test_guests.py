@@ -243,6 +243,7 @@ def test_what_is_about_one_client_is_found_however_many_there_are(
     for owner, id in held.items():
         assert see(exchange, "acme", f"Subscription/{id}").status_code == 200
         assert id in ids(see(exchange, "acme", f"Subscription?client:identifier={owner}"))
+        assert see(exchange, "acme", f"NotificationDelivery?subscription=Subscription/{id}").status_code == 200
         stranger, absent = (see(exchange, "other", f"Subscription/{one}") for one in (id, "nothing"))
         assert (stranger.status_code, stranger.text.replace(id, "nothing")) == (absent.status_code, absent.text)
     path = f"{exchange.base}/Subscription/{held[other['id']]}"
