@@ -16,7 +16,7 @@ from granian.log import LogLevels
 
 from fhirserver import app, lifeline, metrics
 from fhirserver.settings import Settings
-from fhirserver.web.bodies import Bodies
+from fhirserver.web.bodies import DIRECT, Bodies
 from fhirserver.web.proxies import Proxies
 
 # granian's own lines go where all others go; who asked for what is in the AuditEvents, not in an access log.
@@ -32,7 +32,7 @@ def web(settings: Settings, target: str = "fhirserver.serve:worker") -> None:
         address=settings.host,
         port=settings.port,
         workers=settings.workers,
-        blocking_threads=settings.threads,
+        blocking_threads=settings.threads + DIRECT,  # those that read bodies for themselves may be held up
         websockets=False,
         respawn_failed_workers=True,
         respawn_interval=0.2,
