@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import people
+from bench import kinds, people
 from bench.drive import Call, Result, drive
 from bench.figures import OUT, line
 from bench.installation import Bare, Installation, Servers, Unaudited, resident_mb, tree
@@ -174,6 +174,10 @@ class Bench:
         finally:
             few.stop()
 
+    def search_kinds(self) -> None:
+        """Searches of many kinds, and what mongod looks at for each."""
+        kinds.measure(self.installation, self.servers.known.mongo_url, self.patients, self.observations)
+
     def page_deep(self) -> None:
         """Page 5,000 of a search over page 1."""
         page = 5_000 if self.size == "full" else 90
@@ -318,7 +322,8 @@ def _entry(resource: dict[str, Any], url: str | None = None) -> dict[str, Any]:
 
 
 OF_A_LOADED_SERVER = (
-    "load", "start", "read", "search", "create", "update", "transaction", "page.deep", "growth", "audit.read",
+    "load", "start", "read", "search", "create", "update", "transaction", "page.deep", "growth", "search.kinds",
+    "audit.read",
 )  # fmt: skip
 # Figures that bring a server of their own: the module that has them, and their names in it.
 OTHERS = {
@@ -330,6 +335,10 @@ OTHERS = {
     "hl7v2.ack": ("hl7v2", "ack"),
     "hl7v2.pipeline": ("hl7v2", "pipeline"),
     "console": ("console", "pages"),
+    "large.everything": ("large", "everything"),
+    "large.history": ("large", "history"),
+    "large.transaction": ("large", "transaction"),
+    "large.body": ("large", "body"),
 }
 FIGURES = (*OF_A_LOADED_SERVER, *OTHERS)
 
