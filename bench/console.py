@@ -67,7 +67,6 @@ MORE: tuple[tuple[str, dict[str, str]], ...] = (
     ("operator.list", {"base": "registry", "type": "ClientApplication"}),
     ("operator.list", {"base": "registry", "type": "ClientApplication", "q": "name=zzzz"}),
     ("operator.list", {"base": "registry", "type": "AuditEvent"}),
-    ("operator.list", {"base": "{hospital}", "type": "AuditEvent"}),
     ("operator.resource", {"base": "registry", "type": "ClientApplication", "id": "{client}"}),
     ("operator.history", {"base": "registry", "type": "ClientApplication", "id": "{client}"}),
     ("operator.edit", {"base": "registry", "type": "ClientApplication", "id": "{client}"}),
