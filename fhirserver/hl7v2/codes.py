@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -17,6 +18,7 @@ from typing import Any
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.fhir import Resource
+from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.effective import TYPE, Overlays
@@ -49,6 +51,8 @@ MOST_AT_ONCE = 500
 EXACT = 10
 """Messages of one code that are counted each; after that the count is brought up to date every so many seconds."""
 COUNT_SECONDS = 60.0
+_VALUE_SETS = ("http://terminology.hl7.org/ValueSet", "http://hl7.org/fhir/ValueSet")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:[^\s<>\"]{1,500}\Z")
 MOST_COUNTED = 100_000
 JOB = "process"
 
@@ -121,11 +125,32 @@ def map_code(server: Server, overlays: Overlays, request: Request, access: Acces
     names = _sender_parts(said) if scope == "sender" else []
     maps = overlays.maps(request.organization, said["endpoint"], said["sending-application"], said["sending-facility"])
     system = text_parameter(values, "system") or _system_of(maps, said["table"])
+    _check(server.definitions, maps, code, system)
     target = {"code": code, "display": text_parameter(values, "display"), "equivalence": "equivalent"}
     target = {name: value for name, value in target.items() if value}
     _write_overlay(server, request, access, names, said, system, target)
     settle(server, overlays, request.organization)
     return answer(server, request, current(server, access, "Task", task.id, request))
+
+
+def _check(definitions: Definitions, maps: Maps, code: str, system: str) -> None:
+    """Raises Problem where the code is none of its system, as far as that is known: the codes of a system that a value
+    set of the same name lists, and those that tables of ours give. That an element takes the code is for the overlay.
+    """
+    where = "Parameters.parameter.where(name='{}')"
+    if " ".join(code.split()) != code:
+        raise problem("value", "A code has no white space but single spaces.", where.format("code"))
+    if system and not _URI.match(system):
+        text = "system is the URI of a code system, such as http://loinc.org."
+        raise problem("value", text, where.format("system"))
+    name = system.rpartition("/")[2]
+    listed = (definitions.codes(f"{base}/{name}") or {} for base in _VALUE_SETS)
+    known = next((codes[system] for codes in listed if system in codes), frozenset())
+    used = {each.code for table in maps.tables.values() for each in table.codes.values() if each.system == system}
+    if known and code not in known and code not in used:
+        some = ", ".join(sorted(known)[:40]) + (" and others" if len(known) > 40 else "")
+        text = f"{code[:80]} is no code of {system}. It has {some}."
+        raise problem("code-invalid", text, where.format("code"))
 
 
 def inputs(task: Mapping[str, Any]) -> dict[str, str]:
@@ -288,8 +313,8 @@ def _write_overlay(
     """Puts the code into the ConceptMap of mapped codes of this sender (of the organization, with no names)."""
     key = "\0".join(str(part) for part in names)
     id = "hl7v2-codes" + (f"-{hashlib.sha256(key.encode()).hexdigest()[:24]}" if names else "")
-    stored = server.store.read(everything(request.organization), TYPE, id)
-    resource = stored.resource() if stored is not None and not stored.deleted else None
+    stored = server.store.live(everything(request.organization), TYPE, id)
+    resource = stored.resource() if stored is not None else None
     resource = resource or _codes_map(request.organization, names, said)
     element = {"code": said["code"], "target": [dict(target)]}
     groups = [dict(each) for each in resource.get("group", ())]

@@ -410,7 +410,14 @@ def test_a_task_that_somebody_rejected_is_let_be(api: Api, send: Callable[..., N
     [
         ({}, "code is required"),
         ({"code": "male", "scope": "world"}, "scope is"),
-        ({"code": "man"}, "`gender` does not take the code man"),
+        (
+            {"code": "man"},
+            "man is no code of http://hl7.org/fhir/administrative-gender. It has female, male, other, unknown",
+        ),
+        ({"code": "man", "system": "urn:of-our-own"}, "`gender` does not take the code man"),
+        ({"code": "ma le"}, "ma le is no code"),
+        ({"code": "ma  le"}, "single spaces"),
+        ({"code": "male", "system": "loinc"}, "system is the URI"),
     ],
 )
 def test_a_code_is_mapped_by_what_is_said(
