@@ -7,18 +7,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from flask import Blueprint, Flask, Response, redirect
+from flask import Blueprint, Flask, Response
 from flask import request as http
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request
 from werkzeug.wrappers import Response as HttpResponse
 
-from fhirserver.fhir.json import encode
 from fhirserver.interactions.model import Server
-from fhirserver.web.door import from_http
 from fhirserver.web.fhir import Fhir
-from fhirserver.web.http import refuse
 from fhirserver.web.lane import Lane
+from fhirserver.web.lobby import lobby, refused
 
 R = TypeVar("R", bound=HttpResponse)
 ALLOWED_HEADERS = (
@@ -37,12 +35,9 @@ def application(
     made.config["MAX_CONTENT_LENGTH"] = max_body
     made.config["MAX_FORM_MEMORY_SIZE"] = max_body
     made.url_map.merge_slashes = False
-    for blueprint in (fhir.blueprint(), *blueprints):
+    for blueprint in (fhir.blueprint(), lobby(server), *blueprints):
         made.register_blueprint(blueprint)
-    made.add_url_rule("/healthz", "healthz", lambda: _health(server))
-    made.add_url_rule("/livez", "livez", lambda: _alive(server))
-    made.add_url_rule("/", "root", lambda: redirect("/console"))
-    made.register_error_handler(HTTPException, _refuse)
+    made.register_error_handler(HTTPException, lambda error: refused(server, error))
     cors = _Cors(frozenset(cors_origins))
     made.after_request(lambda response: cors.add(http, response))
     made.after_request(lambda response: _counted(server, response))
@@ -52,25 +47,10 @@ def application(
 
 def _counted(server: Server, response: Response) -> Response:
     """FHIR counts its own requests, and most of them do not come this way."""
-    area = http.blueprint or http.endpoint or "none"
+    area = http.blueprint or "none"
     if area != "fhir":
         server.meter.count("http_requests", area, str(response.status_code))
     return response
-
-
-def _health(server: Server) -> Response:
-    """200 when the database answers, else the Problem's 503."""
-    server.store.ping()
-    return Response(encode({"status": "ok", "version": server.software}), mimetype="application/json")
-
-
-def _alive(server: Server) -> Response:
-    """200 whatever the database does: who is restarted because of the database comes back to no other one."""
-    return Response(encode({"status": "ok", "version": server.software}), mimetype="application/json")
-
-
-def _refuse(error: HTTPException) -> Response:
-    return refuse(http, from_http(error)).response()
 
 
 class _Cors:

@@ -62,6 +62,8 @@ this at <strong>{{ organization }}</strong>{% if patient %}, for the patient {{ 
 <label>Once more <input type="password" name="again" autocomplete="new-password" required></label>
 <button>Set the password</button></form>{% endif %}{% endblock %}""",
     "password-set": """{% extends "layout" %}{% block body %}<p>You can sign in with it now.</p>{% endblock %}""",
+    "nowhere": """{% extends "layout" %}{% block body %}
+<p>The address is wrong, or the page is not there any more. <a href="/console">To the console</a></p>{% endblock %}""",
     "fault": """{% extends "layout" %}{% block body %}<p>Go back to the application and try again.</p>{% endblock %}""",
     "signed-out": """{% extends "layout" %}{% block body %}<p>You can close this window.</p>{% endblock %}""",
     "sign-out": """{% extends "layout" %}{% block body %}
