@@ -32,8 +32,8 @@ LEASE_SECONDS = 60.0
 TURN_SECONDS = 20.0
 """How long one job works before it lets others go first."""
 PART_BYTES, PART_LINES, PART_SECONDS = 8 * 1024 * 1024, 50_000, 15.0
-MOST_BYTES = 15 * 1024 * 1024
-"""Of a file, compressed: MongoDB's documents have at most 16 MB."""
+MOST_BYTES, MOST_REFERRED = 12 * 1024 * 1024, 50_000
+"""Of a file, compressed, and of what it refers to: MongoDB's documents have at most 16 MB."""
 BUNDLE_ENTRIES = 1_000
 MOST_FAULTS = 5
 FETCHED_WITHIN = timedelta(hours=24)
@@ -60,6 +60,7 @@ class Filling:
 
     @property
     def full(self) -> bool:
+        """Whether it is to be written now."""
         return self.bytes >= PART_BYTES or len(self.lines) >= PART_LINES
 
     @property
@@ -71,7 +72,7 @@ class Filling:
         """The file. One resource too large for the database is an error in its place."""
         data = _packed(self.lines)
         if len(data) <= MOST_BYTES:
-            return Part("output", self.type, len(self.lines), data, sorted(self.referred))
+            return Part("output", self.type, len(self.lines), data, sorted(self.referred)[:MOST_REFERRED])
         text = f"A file of {self.type} is too large: fetch what is missing by a search. {len(self.lines)} are left out."
         issue = {"severity": "error", "code": "too-long", "diagnostics": text}
         return Part(
