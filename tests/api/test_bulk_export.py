@@ -13,6 +13,7 @@ import pytest
 from fhirserver import app
 from fhirserver.bulk.work import sweep, work
 from fhirserver.fhir.json import decode
+from fhirserver.store.erase import erase
 from tests.api.client import Answer, Api
 from tests.api.exchange import ISSUER, REGISTRY, Exchange, exchange_of
 
@@ -287,6 +288,18 @@ def test_files_have_their_time(ward: Api, installation: app.Installation, monkey
     sweep(installation.server)
     assert ward.get(status).status == 404
     assert ward.get(f"BulkExport/{id}").json["status"] == "expired"
+
+
+def test_files_go_with_the_organization_they_are_of(ward: Api, installation: app.Installation) -> None:
+    status = begun(ward, "$export?_type=Patient")
+    work(installation.server, ward.organization, status.rpartition("/")[2])
+    file = ward.get(status).json["output"][0]["url"]
+    erase(installation.server.store.database, ward.organization)
+    assert ward.get(file).status == 404
+    names = ("exports", "exports.files")
+    held = [installation.server.store.database.collection(name).count_documents(
+        {"_id": {"$regex": f"^{ward.organization}/"}}) for name in names]  # fmt: skip
+    assert held == [0, 0]
 
 
 @pytest.fixture(scope="module")
