@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 # Tests wait for servers half of their time: two processes share the cores; WORKERS=0 is one.
-SPREAD := -n $(or $(WORKERS),2) --dist loadgroup
+SPREAD := -n $(or $(WORKERS),2)
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup fmt check test test-slow browser images bench fault demo up lock settings-page clean

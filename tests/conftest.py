@@ -1,20 +1,21 @@
 """Fixtures for everybody: a real MongoDB, a real Redis, a real `fhirserver up`; and how tests are dealt out to several
-pytest processes (`pytest -n 2 --dist loadgroup`), each of which has its own of these.
+pytest processes (`pytest -n 2`), each of which has its own of these.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadFileScheduling
 
 from fhirserver import embedded, lifeline
 from fhirserver.store import bootstrap
@@ -35,28 +36,35 @@ def pytest_configure(config: pytest.Config) -> None:
     embedded._PORTS = embedded._PORTS[number * width : (number + 1) * width]
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders the rooms; the files that use one installation go to one process, so that only one is started."""
     items.sort(key=lambda item: ROOMS.index(room) if (room := _room(item)) in ROOMS else len(ROOMS))
-    shared = {item.path for item in items if "running" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "browser" if _room(item) == "browser" else "running" if item.path in shared else ""
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     config.option.loadscopereorder = False
-    return ByFile(config, log)
+    return Together(config, log)
 
 
-class ByFile(LoadGroupScheduling):
-    """Tests of one group go to one process, and so do those of one file that are in none."""
+class Together(LoadFileScheduling):
+    """The tests of a file go to one process, and so do all files that use one browser or one installation, so that no
+    second is started.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        group = super()._split_scope(nodeid)
-        return group if group != nodeid else nodeid.split("::", 1)[0]
+        return _group(super()._split_scope(nodeid))
+
+
+@cache
+def _group(file: str) -> str:
+    if file.startswith("tests/browser/"):
+        return "browser"
+    tree = ast.parse((Path(__file__).parents[1] / file).read_bytes())
+    asked = (node for node in tree.body if isinstance(node, ast.FunctionDef) and _is_called(node))
+    return "running" if any(each.arg == "running" for node in asked for each in node.args.args) else file
+
+
+def _is_called(node: ast.FunctionDef) -> bool:
+    return node.name.startswith("test_") or any("fixture" in ast.unparse(each) for each in node.decorator_list)
 
 
 def _room(item: pytest.Item) -> str:
