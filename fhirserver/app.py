@@ -233,12 +233,12 @@ def _tokens(settings: Settings, server: Server, vault: Vault, endpoints: Endpoin
     whole = everything(REGISTRY)
 
     def client(id: str) -> tuple[Resource, Mapping[str, Any]] | None:
-        found = server.store.read(whole, "ClientApplication", id)
-        return None if found is None or found.deleted else (found.resource(), found.private)
+        found = server.store.live(whole, "ClientApplication", id)
+        return None if found is None else (found.resource(), found.private)
 
     def user(id: str) -> Resource | None:
-        found = server.store.read(whole, "User", id)
-        return None if found is None or found.deleted else found.resource()
+        found = server.store.live(whole, "User", id)
+        return None if found is None else found.resource()
 
     def get(url: str) -> tuple[int, bytes, str]:
         answer = endpoints.get(url, KEY_SET_SECONDS, MOST_KEY_SET)

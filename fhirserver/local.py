@@ -118,8 +118,8 @@ def create_user(settings: Settings, email: str, organization: str, role: str) ->
     with app.opened(settings) as installation:
         server = installation.server
         require_organization(server, organization)
-        existing = server.store.read(everything(REGISTRY), "User", user_id(email))
-        if existing is None or existing.deleted:
+        existing = server.store.live(everything(REGISTRY), "User", user_id(email))
+        if existing is None:
             return _create(server, resource)
         _run(server, "update", "User", {**existing.resource(), **resource}, id=existing.id)
         return existing.id
@@ -165,8 +165,8 @@ def operator_token(settings: Settings, organization: str, scope: str) -> str:
 def user_token(settings: Settings, email: str) -> str:
     """An access token that acts as a user. Raises Problem(not-found) where there is no active user of that address."""
     with app.opened(settings) as installation:
-        found = installation.server.store.read(everything(REGISTRY), "User", user_id(email))
-        if found is None or found.deleted or found.resource().get("active") is False:
+        found = installation.server.store.live(everything(REGISTRY), "User", user_id(email))
+        if found is None or found.resource().get("active") is False:
             raise problem("not-found", f"There is no active user {email}.")
         return installation.tokens.issue(Principal("user", id=found.id, **oauth.person(found.resource())))
 

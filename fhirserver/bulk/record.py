@@ -29,8 +29,8 @@ def rewritten(server: Server, export: Export, changes: Mapping[str, Any], before
     """Writes the next version, where the status is one of `before`; of two who try, one alone does. Whether it was."""
     whole = everything(export.organization)
     for attempt in range(ATTEMPTS):
-        found = server.store.read(whole, TYPE, export.id)
-        if found is None or found.deleted or found.resource()["status"] not in before:
+        found = server.store.live(whole, TYPE, export.id)
+        if found is None or found.resource()["status"] not in before:
             return False
         resource = {**found.resource(), **changes}
         try:

@@ -228,8 +228,8 @@ def access_of(server: Server, export: Export) -> Access:
     asks = facts["who"]
     principal = Principal(**{**asks, "audience": tuple(asks["audience"])})
     if principal.kind == "user":
-        found = server.store.read(everything(REGISTRY), "User", principal.id)
-        user = {} if found is None or found.deleted else found.resource()
+        found = server.store.live(everything(REGISTRY), "User", principal.id)
+        user = {} if found is None else found.resource()
         if not user or user.get("active") is False:
             raise problem("forbidden", "The user who asked for this export is not active any more.")
         principal = replace(principal, roles=roles(user), operator=operator(user))

@@ -117,7 +117,7 @@ def require_organization(server: Server, organization: str) -> None:
     known: set[str] = server.caches.setdefault("organizations", set())
     if organization in known:
         return
-    found = server.store.read(everything(REGISTRY), "Organization", organization)
-    if found is None or found.deleted:
+    found = server.store.live(everything(REGISTRY), "Organization", organization)
+    if found is None:
         raise problem("not-found", f"There is no organization {organization[:64]} here.")
     known.add(organization)

@@ -167,8 +167,8 @@ def _with_name(server: Server, text: str, organization: str) -> str:
     alone = re.compile(rf"(?<![(/\w-]){re.escape(organization)}(?![\w/-])") if organization else None
     if alone is None or not alone.search(text):
         return text
-    found = server.store.read(everything(REGISTRY), "Organization", organization)
-    name = found.resource().get("name") if found and not found.deleted else None
+    found = server.store.live(everything(REGISTRY), "Organization", organization)
+    name = found.resource().get("name") if found else None
     return alone.sub(lambda match: f"{name} ({match[0]})", text) if name else text
 
 

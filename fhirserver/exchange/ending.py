@@ -119,8 +119,8 @@ def _sandbox(server: Server, ended: Ended) -> None:
     if client is not None:
         sandbox.refill(server, client)
         return
-    found = server.store.read(everything(REGISTRY), "Organization", organization)
-    if found is not None and not found.deleted:
+    found = server.store.live(everything(REGISTRY), "Organization", organization)
+    if found is not None:
         remove(server, _request(server, found), everything(REGISTRY), found)
 
 
@@ -168,5 +168,5 @@ def every(server: Server, organization: str, type: str, pairs: Iterable[tuple[st
 
 def _client(server: Server, ended: Ended) -> Resource | None:
     """The client that has been registered under the same id since, if any."""
-    found = server.store.read(everything(REGISTRY), TYPE, ended.client)
-    return None if found is None or found.deleted else found.resource()
+    found = server.store.live(everything(REGISTRY), TYPE, ended.client)
+    return None if found is None else found.resource()

@@ -38,8 +38,8 @@ def errands_of(pending: Pending) -> Iterator[Errand]:
 def work(server: Server, facts: Mapping[str, Any]) -> None:
     """Has the authorizations about somebody say what that one is now."""
     type, id, whole = facts["type"], facts["id"], everything(REGISTRY)
-    found = server.store.read(whole, type, id)
-    if found is None or found.deleted:
+    found = server.store.live(whole, type, id)
+    if found is None:
         return
     changed, widened = found.resource(), None
     if type == CLIENT:

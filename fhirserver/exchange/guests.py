@@ -69,8 +69,8 @@ def _named(server: Server, organization: str, request: Request) -> str:
 
 def _client_of(server: Server, organization: str, type: str, id: str) -> str:
     """The client whose resource that is."""
-    found = server.store.read(everything(organization), type, id)
-    held = found.resource() if found and not found.deleted else {}
+    found = server.store.live(everything(organization), type, id)
+    held = found.resource() if found else {}
     return str(held.get("client", {}).get("identifier", {}).get("value", "")) or client_of(held)
 
 

@@ -101,8 +101,8 @@ def set_password(server: Server, secret: str, password: str, facts: Mapping[str,
     """
     kept, key, now = server.store.kept, link_key(digest(secret)), server.now()
     found = kept.get(key, now)
-    user = server.store.read(everything(REGISTRY), TYPE, found["user"]) if found else None
-    if user is None or user.deleted or user.resource().get("active") is False:
+    user = server.store.live(everything(REGISTRY), TYPE, found["user"]) if found else None
+    if user is None or user.resource().get("active") is False:
         return False
     if found and found.get("for") != _made_for(user.resource()):
         return False  # somebody else's account has the address now, or another organization's
@@ -156,8 +156,8 @@ def _grant(server: Server, value: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _name(server: Server, type: str, id: str) -> str:
-    found = server.store.read(everything(REGISTRY), type, id)
-    return str(found.resource().get("name", "")) if found and not found.deleted else ""
+    found = server.store.live(everything(REGISTRY), type, id)
+    return str(found.resource().get("name", "")) if found else ""
 
 
 def withdraw_grant(server: Server, request: Request, access: Access) -> Response:

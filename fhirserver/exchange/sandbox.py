@@ -89,8 +89,8 @@ def _organization(server: Server, client: Resource, id: str) -> Resource:
         "type": [kind_concept("provider")],
         "name": f"Sandbox of {client.get('name', client['id'])}",
     }
-    found = server.store.read(everything(REGISTRY), "Organization", id)
-    if found is None or found.deleted:
+    found = server.store.live(everything(REGISTRY), "Organization", id)
+    if found is None:
         _put(server, Prepared(resource, {"client": client["id"]}), f"Organization/{id}")
     return resource
 

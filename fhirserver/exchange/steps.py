@@ -34,8 +34,8 @@ def request_authorization(server: Server, request: Request, access: Access) -> R
     reason = text_parameter(values, "reason")
     client = current(server, access, "ClientApplication", request.id or "", request).resource()
     whole = everything(REGISTRY)
-    found = server.store.read(whole, "Organization", asked)
-    if found is None or found.deleted or organization.kind(found.resource()) != "provider":
+    found = server.store.live(whole, "Organization", asked)
+    if found is None or organization.kind(found.resource()) != "provider":
         raise problem("not-found", f"There is no provider organization {asked[:64]}.", "Parameters.parameter")
     provider = _display(server, client)
     id = authorization.authorization_id(client["id"], asked)
@@ -54,8 +54,8 @@ def request_authorization(server: Server, request: Request, access: Access) -> R
 def _display(server: Server, client: dict[str, object]) -> str:
     """The name of the client's own organization, for the hospital's eyes."""
     id = target(client.get("managingOrganization"), "Organization")
-    own = server.store.read(everything(REGISTRY), "Organization", id) if id else None
-    return str(own.resource().get("name", "")) if own and not own.deleted else ""
+    own = server.store.live(everything(REGISTRY), "Organization", id) if id else None
+    return str(own.resource().get("name", "")) if own else ""
 
 
 def _step(type: str, take: Take) -> Callable[[Server, Request, Access], Response]:

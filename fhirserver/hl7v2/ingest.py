@@ -231,8 +231,8 @@ class Intake:
         )
 
     def _repeated(self, message: Inbound) -> Inbound:
-        found = self.server.store.read(everything(message.organization), "InboundMessage", message.resource["id"])
-        stored = found.resource().get("acknowledgment") if found and not found.deleted else None
+        found = self.server.store.live(everything(message.organization), "InboundMessage", message.resource["id"])
+        stored = found.resource().get("acknowledgment") if found else None
         return again(message, base64.b64decode(stored) if stored else message.acknowledgment)
 
     def wake(self, messages: Iterable[Inbound]) -> None:

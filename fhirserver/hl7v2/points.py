@@ -62,8 +62,8 @@ class Points:
         server, organization, id = self.intake.server, message.organization, message.resource["id"]
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            current = server.store.read(everything(organization), "InboundMessage", id)
-            if current is None or current.deleted:
+            current = server.store.live(everything(organization), "InboundMessage", id)
+            if current is None:
                 return message.acknowledgment
             resource = current.resource()
             if resource["status"] != "received" or time.monotonic() > deadline:

@@ -148,8 +148,8 @@ def _attempt(intake: Intake, organization: str, lane: str, waiting: Stored, hand
     """
     server, current = intake.server, waiting
     if again:
-        now = server.store.read(everything(organization), "InboundMessage", waiting.id)
-        if now is None or now.deleted or now.version != waiting.version:
+        now = server.store.live(everything(organization), "InboundMessage", waiting.id)
+        if now is None or now.version != waiting.version:
             return 0
         current = now
     resource = current.resource()
@@ -278,8 +278,8 @@ def _policy(server: Server, organization: str, sender: Sender | None) -> str:
     """What becomes of references to a merged patient: the Endpoint says it, else the Organization."""
     if sender and sender.merge:
         return sender.merge
-    stored = server.store.read(everything(REGISTRY), "Organization", organization)
-    said = stored.resource().get("extension") if stored and not stored.deleted else None
+    stored = server.store.live(everything(REGISTRY), "Organization", organization)
+    said = stored.resource().get("extension") if stored else None
     codes = [each.get("valueCode") for each in said or () if each.get("url") == MERGE_POLICY]
     return codes[0] if codes and codes[0] in POLICIES else REPOINT
 
@@ -344,8 +344,8 @@ def _parsed(raw: bytes, sender: Sender | None) -> Message:
 def sender_of(server: Server, resource: Mapping[str, Any]) -> Sender | None:
     """The Endpoint that the message came by, as it is now."""
     id = str(resource.get("endpoint", {}).get("reference", "")).rpartition("/")[2]
-    stored = server.store.read(everything(REGISTRY), "Endpoint", id) if id else None
-    return sender(stored.resource()) if stored and not stored.deleted else None
+    stored = server.store.live(everything(REGISTRY), "Endpoint", id) if id else None
+    return sender(stored.resource()) if stored else None
 
 
 def _context(server: Server, organization: str, effective: Effective, current: Stored | None) -> Context:

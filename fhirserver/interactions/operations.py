@@ -36,8 +36,8 @@ def _require_change(server: Server, request: Request, access: Access, letter: st
     """Raises Problem(forbidden) for what the caller may read but not change: each may be narrowed by itself. What may
     not be read is for the operation to say.
     """
-    found = server.store.read(access, request.type or "", request.id or "", session=request.session)
-    if found and not found.deleted and not may_change(server, access, found, letter):
+    found = server.store.live(access, request.type or "", request.id or "", session=request.session)
+    if found and not may_change(server, access, found, letter):
         raise problem("forbidden", f"Your scopes do not permit to write {request.type}/{request.id}.")
 
 

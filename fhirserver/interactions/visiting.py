@@ -15,8 +15,8 @@ def visitor(server: Server, principal: Principal, organization: str) -> Principa
     """The principal at a sandbox: a user has the role there that he has in the organization that owns its client."""
     if principal.kind != "user" or not is_sandbox(organization):
         return principal
-    found = server.store.read(everything(REGISTRY), "Organization", organization)
-    id = str(found.private.get("client", "")) if found and not found.deleted else ""
+    found = server.store.live(everything(REGISTRY), "Organization", organization)
+    id = str(found.private.get("client", "")) if found else ""
     client = server.store.deciding("ClientApplication", id) if id else None
     owner = target(client.resource().get("managingOrganization"), "Organization") if client else ""
     role = principal.roles.get(owner)

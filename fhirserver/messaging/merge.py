@@ -92,8 +92,8 @@ def survivor(server: Server, request: Request, version: Stored) -> Stored:
         type, _, id = replaced_by(resource).partition("/")
         if resource.get("active") is not False or type != version.type or not id or id in seen:
             return version
-        after = server.store.read(everything(request.organization), type, id, session=request.session)
-        if after is None or after.deleted:
+        after = server.store.live(everything(request.organization), type, id, session=request.session)
+        if after is None:
             return version
         seen.add(id)
         version = after
@@ -224,8 +224,8 @@ def _restored(server: Server, request: Request, rest: Rest) -> Step:
     moved: list[Moved] = []
     whole = everything(request.organization)
     for type, id, paths in record.private["merge"].get("moved", ()):
-        version = server.store.read(whole, type, id, session=request.session)
-        if version is None or version.deleted:
+        version = server.store.live(whole, type, id, session=request.session)
+        if version is None:
             continue
         resource = version.resource()
         changed = [path for path in paths if _put_back(resource, path, held, rest.prior)]
@@ -242,8 +242,8 @@ def _successors(server: Server, request: Request, reference: str) -> frozenset[s
     names, whole = {reference}, everything(request.organization)
     for _ in range(MOST_HOPS):
         type, _, id = reference.partition("/")
-        version = server.store.read(whole, type, id, session=request.session)
-        reference = replaced_by(version.resource()) if version and not version.deleted else ""
+        version = server.store.live(whole, type, id, session=request.session)
+        reference = replaced_by(version.resource()) if version else ""
         if not reference or reference in names:
             break
         names.add(reference)

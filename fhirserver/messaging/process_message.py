@@ -121,8 +121,8 @@ def _taken(server: Server, request: Request, bundle: Resource, header: Resource)
 
 
 def _stored(server: Server, request: Request, id: str) -> Stored:
-    found = server.store.read(everything(request.organization), TYPE, id)
-    if found is None or found.deleted:
+    found = server.store.live(everything(request.organization), TYPE, id)
+    if found is None:
         raise problem("deleted", "This message was processed before, and what was kept of it is deleted.")
     return found
 

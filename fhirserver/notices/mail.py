@@ -189,8 +189,8 @@ class Mailer:
 
     def _deliver_link(self, notice: str, value: dict[str, Any]) -> None:
         """Sends a link to set a password to the one it is for."""
-        found = self._server.store.read(everything(REGISTRY), "User", value["user"])
-        if found is None or found.deleted:
+        found = self._server.store.live(everything(REGISTRY), "User", value["user"])
+        if found is None:
             return
         address, link = str(found.resource()["email"]), self._decrypt(value["link"])
         text = f"Set your password here, until {value['until']:%Y-%m-%d %H:%M} UTC; it works once:\n\n{link}\n"

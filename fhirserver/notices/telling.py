@@ -52,8 +52,8 @@ class Teller:
         now = self._server.now()
         id = target(deliveries[0]["subscription"], subscription.TYPE)
         source = f"dead letters {organization} {id} {now:%Y-%m-%d %H}"
-        found = self._store.read(everything(organization), subscription.TYPE, id)
-        if found is None or found.deleted:
+        found = self._store.live(everything(organization), subscription.TYPE, id)
+        if found is None:
             return []
         parties = self._parties(organization, found.resource())
         first = deliveries[0]
@@ -99,8 +99,8 @@ class Teller:
         return words.Parties(str(client.get("id", "")), sides, names)
 
     def _read(self, type: str, id: str) -> Resource:
-        found = self._store.read(everything(REGISTRY), type, id) if id else None
-        return found.resource() if found and not found.deleted else {}
+        found = self._store.live(everything(REGISTRY), type, id) if id else None
+        return found.resource() if found else {}
 
     def _about(self, organization: str, id: str) -> str:
         return f"{self._server.base(organization)}/{subscription.TYPE}/{id}"

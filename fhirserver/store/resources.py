@@ -86,15 +86,16 @@ class Store:
             found = self.database.documents(type, filter, PROJECTION, limit=1, session=session)
         return stored(type, found[0]) if found else None
 
+    def live(self, access: Access, type: str, id: str, session: Session | None = None) -> Stored | None:
+        """The current version of a resource that is there; None for one that was deleted, as for one that never was."""
+        found = self.read(access, type, id, session)
+        return None if found is None or found.deleted else found
+
     def deciding(self, type: str, id: str) -> Stored | None:
         """A resource of a DECIDING type on the registry, not deleted, as far as its last writer was told."""
         assert type in DECIDING
 
-        def ask() -> Stored | None:
-            found = self.read(everything(REGISTRY), type, id)
-            return found if found and not found.deleted else None
-
-        return self._recent.read((type, id), ask)
+        return self._recent.read((type, id), lambda: self.live(everything(REGISTRY), type, id))
 
     def vread(self, access: Access, type: str, id: str, version: int, session: Session | None = None) -> Stored | None:
         """One version. Who may not read the current version may not read an older one."""

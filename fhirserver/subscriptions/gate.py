@@ -75,8 +75,8 @@ class Gate:
 
 def gate(server: Server, decrypt: Callable[[str], str], organization: str, id: str) -> Gate:
     """The gate of a subscription."""
-    found = server.store.read(everything(organization), "Subscription", id)
-    if found is None or found.deleted:
+    found = server.store.live(everything(organization), "Subscription", id)
+    if found is None:
         return Gate(SKIP, "The subscription was deleted.")
     resource = found.resource()
     action, reason = _by_status(resource)
@@ -114,8 +114,8 @@ def client_access(server: Server, organization: str, resource: Resource) -> Acce
     client = owner(resource)
     if not client:
         return everything(organization)
-    found = server.store.read(everything(REGISTRY), "ClientApplication", client)
-    scopes = "" if found is None or found.deleted else str(found.resource().get("scope", ""))
+    found = server.store.live(everything(REGISTRY), "ClientApplication", client)
+    scopes = "" if found is None else str(found.resource().get("scope", ""))
     access = server.access(server, Principal("client", id=client, scopes=scopes), organization)
     # Policies see a notification as what it is: a POST of ours to the host of the endpoint.
     told = {"interaction": "notification", "method": "POST", "address": _host(resource["channel"].get("endpoint", ""))}

@@ -46,8 +46,8 @@ def _decide(server: Server, request: Request, wanted: bool) -> None:
     organization, whole = request.organization, everything(REGISTRY)
 
     def attempt() -> Response:
-        previous = server.store.read(whole, "Organization", organization)
-        if previous is None or previous.deleted:
+        previous = server.store.live(whole, "Organization", organization)
+        if previous is None:
             raise problem("not-found", "The organization is not on the registry any more.")
         resource = previous.resource()
         kept = [each for each in resource.get("extension", ()) if each.get("url") != GOVERNED]

@@ -147,8 +147,8 @@ class Relay:
                     self._end(organization, id)
 
     def _end(self, organization: str, id: str) -> None:
-        found = self._store.read(everything(organization), "Subscription", id)
-        if found and not found.deleted and found.resource()["status"] in ("active", "error"):
+        found = self._store.live(everything(organization), "Subscription", id)
+        if found and found.resource()["status"] in ("active", "error"):
             turn(self._server, found, "off", f"The subscription ended at {found.resource()['end']}.")
 
     def _beat(self, organization: str, subscription: Resource) -> None:
@@ -248,8 +248,8 @@ class Relay:
         """A decision about a client may let held deliveries go: those of the organization look again at once."""
         if pending.type != "ClientAuthorization":
             return set()
-        found = self._store.read(everything(REGISTRY), pending.type, pending.id)
-        reference = found.resource().get("organization", {}) if found and not found.deleted else {}
+        found = self._store.live(everything(REGISTRY), pending.type, pending.id)
+        reference = found.resource().get("organization", {}) if found else {}
         return {(str(reference.get("reference", "")).rpartition("/")[2], "")}
 
     def _numbered(self, batch: _Batch, key: tuple[str, str], session: Session, now: datetime) -> Iterable[Change]:

@@ -176,8 +176,8 @@ class Watching:
 
 def governed(server: Server, organization: str) -> bool:
     """Whether an organization has decided that only topics which it activated can be subscribed to by name."""
-    found = server.store.read(everything(REGISTRY), "Organization", organization)
-    extensions = found.resource().get("extension", ()) if found and not found.deleted else ()
+    found = server.store.live(everything(REGISTRY), "Organization", organization)
+    extensions = found.resource().get("extension", ()) if found else ()
     return any(each.get("url") == GOVERNED and each.get("valueBoolean") is True for each in extensions)
 
 

@@ -23,12 +23,12 @@ def lasting(tokens: Tokens, server: Server) -> Tokens:
     """The tokens with everything that outlives a request: revocation, users who sign in, patients to choose from."""
 
     def account(id_: str) -> tuple[Resource, Private] | None:
-        found = server.store.read(everything(REGISTRY), "User", id_)
-        return None if found is None or found.deleted else (found.resource(), found.private)
+        found = server.store.live(everything(REGISTRY), "User", id_)
+        return None if found is None else (found.resource(), found.private)
 
     def organization(id_: str) -> Resource | None:
-        found = server.store.read(everything(REGISTRY), "Organization", id_)
-        return None if found is None or found.deleted else found.resource()
+        found = server.store.live(everything(REGISTRY), "Organization", id_)
+        return None if found is None else found.resource()
 
     def patients(principal: Principal, organization_: str, find: str) -> list[tuple[str, str]]:
         found = {resource["id"]: _label(resource) for resource in _found(server, principal, organization_, find)}
@@ -57,8 +57,8 @@ def _found(server: Server, principal: Principal, organization: str, find: str) -
     """The patients with this id, name or identifier, as the user may see them; looked at like by any other call."""
     asked = Request("read", organization, server.base(organization), principal, type="Patient", id=find)
     try:
-        found = server.store.read(server.access(server, principal, organization), "Patient", find)
-        if found is not None and not found.deleted:
+        found = server.store.live(server.access(server, principal, organization), "Patient", find)
+        if found is not None:
             dispatch(server, asked)
             yield found.resource()
             return

@@ -98,8 +98,8 @@ def _own(request: Request) -> tuple[str, str]:
 def _holders(server: Server, request: Request, access: Access, system: str, value: str) -> list[Stored]:
     """The Patients that have the source identifier; with this base as the system, the one that the value names."""
     if system in (request.base, *_own(request)):
-        found = server.store.read(access, TYPE, value.rpartition("/")[2])
-        holders = [found] if found and not found.deleted else []
+        found = server.store.live(access, TYPE, value.rpartition("/")[2])
+        holders = [found] if found else []
     else:
         holders = _with(server, request, access, f"{_escaped(system)}|{_escaped(value)}")
         if not holders and not has_domain(server, request, access, system):
@@ -152,8 +152,8 @@ def _linked(server: Server, request: Request, access: Access, other: Mapping[str
     reference = str(other.get("reference", "")).removeprefix(f"{request.base}/")
     type, _, id = reference.partition("/")
     if type == TYPE and id:
-        found = server.store.read(access, TYPE, id)
-        return [found] if found and not found.deleted else []
+        found = server.store.live(access, TYPE, id)
+        return [found] if found else []
     identifier = other.get("identifier") or {}
     if not identifier.get("system") or not identifier.get("value"):
         return []
