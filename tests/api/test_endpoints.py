@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from fhirserver import app
+from fhirserver.hl7v2.claiming import claim_senders
 from fhirserver.hl7v2.senders import CERTIFICATE, EXTENSION, SUBJECT, endpoint_resource
 from tests.api.client import Api
 
@@ -65,6 +67,31 @@ def test_of_many_at_once_one_is_written(registry: Api, new_base: Callable[..., A
     with ThreadPoolExecutor(12) as threads:
         statuses = sorted(threads.map(lambda each: registry.post("Endpoint", each).status, wanted))
     assert statuses == [201] + [409] * 11
+
+
+def test_endpoints_of_an_older_version_claim_their_senders_at_the_start(
+    registry: Api, api: Api, facility: str, installation: app.Installation
+) -> None:
+    """Of two that were written for one sender the first claims it; the other is told and stays as it is."""
+    wanted = endpoint_resource(api.organization, "ADT1", facility, False)
+    first = registry.create(wanted)
+    documents = installation.server.store.database.collection("Endpoint")
+    documents.update_one({"i": first["id"]}, {"$unset": {"p": ""}})
+    second = registry.create(wanted)
+    documents.update_one({"i": second["id"]}, {"$unset": {"p": ""}})
+    assert second["id"] in claim_senders(installation.server)
+    assert registry.post("Endpoint", wanted).status == 409
+    again = registry.get(f"Endpoint/{first['id']}").json
+    assert (again["meta"], registry.put(f"Endpoint/{first['id']}", again).status) == (first["meta"], 200)
+    assert registry.get(f"Endpoint/{second['id']}").json["meta"] == second["meta"]
+    assert registry.delete(f"Endpoint/{second['id']}").status == 200
+    assert first["id"] not in claim_senders(installation.server)
+
+
+def test_the_parts_of_a_subject_claim_in_any_order(registry: Api, api: Api, facility: str) -> None:
+    named = endpoint_resource(api.organization, "", "", False)
+    registry.create(with_certificate(named, SUBJECT, f"CN=adt,O={facility}"))
+    assert registry.post("Endpoint", with_certificate(named, SUBJECT, f"O={facility}, CN=adt")).status == 409
 
 
 @pytest.mark.parametrize("part", ["acknowledgment", "acknowledgment-point", "merge"])

@@ -15,6 +15,8 @@ from standardwebhooks.webhooks import Webhook
 from fhirserver.auth.access import everything
 from fhirserver.fhir.instants import instant_text
 from fhirserver.jobs import Queue, run_worker
+from fhirserver.store.database import Database
+from fhirserver.store.resources import Store
 from fhirserver.subscriptions import delivery
 from fhirserver.subscriptions.gate import RETRY_HOURS, WHILE_STOPPED
 from fhirserver.subscriptions.notification import HEARTBEAT
@@ -296,6 +298,17 @@ def test_the_relay_numbers_and_clears_in_one_transaction(exchange: Exchange) -> 
         thread.join()
     numbers = [one["number"] for one in exchange.deliveries(subscription)]
     assert numbers == list(range(1, 41))
+
+
+def test_a_relay_that_is_told_to_end_while_the_database_is_away_ends(exchange: Exchange) -> None:
+    away = Store(Database("mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200", "none"))
+    relay = Relay(replace(exchange.installation.server, store=away), CATALOGUE, exchange.put, "test")
+    stop = threading.Event()
+    stop.set()
+    try:
+        relay.run(stop)
+    finally:
+        away.database.client.close()
 
 
 def test_what_the_queue_lost_is_found_by_the_sweep(exchange: Exchange) -> None:
