@@ -142,6 +142,10 @@ class Bench:
         one = self.installation
         before = one.records()
         with one.relay() as used:
+            waiting = one.unshipped()
+            while waiting and one.unshipped() == waiting:
+                time.sleep(0.1)
+            time.sleep(3)  # it has started, whatever else the machine does
             ours, mongod = used(), self.servers.mongod_cpu()
             there = one.records()
             while one.unshipped():
