@@ -150,15 +150,16 @@ class _Batch:
         store = self._server.store
         with store.session() as session, self._intake.holding.leases(names, self._server.new_id(), session) as held:
             mine = {names[each.name] for each in held}
-            ours, unseen = self._look(mine)
+            ours, whole = self._look(mine)
             while ours and not any(each.lost for each in held):
                 self._round(ours, session)
         mine -= self._alone
-        wait = lanes.which(store.database, self._organization, mine) if mine else frozenset[str]()
-        return _Drained(wait | unseen, frozenset(self._alone))
+        if mine and whole:  # what has come meanwhile had a job that found its lane taken
+            mine &= lanes.which(store.database, self._organization, mine, MOST_MESSAGES)
+        return _Drained(frozenset(mine), frozenset(self._alone))
 
-    def _look(self, wanted: Collection[str]) -> tuple[dict[str, deque[_Message]], frozenset[str]]:
-        """What waits in each lane, the oldest first; and the lanes that were not looked at to their end."""
+    def _look(self, wanted: Collection[str]) -> tuple[dict[str, deque[_Message]], bool]:
+        """What waits in each lane, the oldest first, and whether that is all."""
         database = self._server.store.database
         found = lanes.waiting(database, self._organization, wanted, MOST_MESSAGES) if wanted else []
         queues: dict[str, deque[_Message]] = {}
@@ -167,7 +168,7 @@ class _Batch:
             for lane in lanes_of(message.resource):
                 if lane in wanted:
                     queues.setdefault(lane, deque()).append(message)
-        return queues, frozenset(wanted) - queues.keys() if len(found) == MOST_MESSAGES else frozenset()
+        return queues, len(found) < MOST_MESSAGES
 
     def _round(self, ours: dict[str, deque[_Message]], session: Session) -> None:
         """Stores the first message of each lane; takes away what is done, and the lanes that are to go on alone."""

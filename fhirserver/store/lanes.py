@@ -23,9 +23,13 @@ def waiting(database: Database, organization: str, lanes: Collection[str], most:
         return [stored(TYPE, document) for document in found.sort(ORDER, ASCENDING).limit(most)]
 
 
-def which(database: Database, organization: str, lanes: Collection[str]) -> frozenset[str]:
-    """The lanes among these in which a message waits. Raises Problem where the store is away."""
+def which(database: Database, organization: str, lanes: Collection[str], most: int) -> frozenset[str]:
+    """The lanes among these in which a message waits; all of them where more than `most` messages do. Raises Problem
+    where the store is away.
+    """
     filter = {"o": organization, "x": None, LANE: {"$in": sorted(lanes)}, "s.status": "received"}
     with translated():
         found = database.current(TYPE).find(filter, {LANE: 1, "_id": 0}, max_time_ms=database.query_limit_ms)
-        return frozenset(lane for each in found.hint("waiting") for lane in each["s"]["lane"]) & frozenset(lanes)
+        waiting = [each["s"]["lane"] for each in found.hint("waiting").limit(most)]
+    held = frozenset(lanes)
+    return held if len(waiting) == most else held & {lane for each in waiting for lane in each}
