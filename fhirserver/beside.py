@@ -14,7 +14,11 @@ from fhirserver import logs
 from fhirserver.settings import PREFIX, Settings
 
 T = TypeVar("T")
-in_data = click.option("--data", type=click.Path(path_type=Path), help="Data folder of the installation.")
+in_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Data folder of the installation.  [default: FHIRSERVER_DATA, else var]",
+)
 
 
 def beside(data: Path | None) -> Settings:

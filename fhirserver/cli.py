@@ -54,12 +54,33 @@ def _told() -> tuple[type[Exception], ...]:
     return SettingsError, supervisor.CannotRun, embedded.Missing, Problem
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Sections(click.Group):
+    """A group whose help lists its commands by what one wants."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                found = [(name, self.commands[name]) for name in names if name in self.commands]
+                formatter.write_dl([(name, each.get_short_help_str(80)) for name, each in found])
+
+
+SECTIONS = {
+    "To run it": ("up", "demo", "check", "settings"),
+    "To set it up": ("organization", "user", "endpoint", "package", "load", "token"),
+    "To call it": ("api", "hl7v2"),
+    "To keep it well": ("backup", "restore", "audit", "keys", "master-key"),
+    "Its processes, for a supervisor of yours": ("prepare", "web", "worker", "relay", "mllp", "alive"),
+}
+"""By what one wants: the commands, each in one place."""
+
+
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="fhirserver")
 def commands() -> None:
     """A FHIR R4 exchange between application providers and provider organizations.
 
-    Settings come from environment variables: see `fhirserver settings`.
+    Begin with `fhirserver up`: it prints where everything is and the operator's first password. Settings come from
+    environment variables (`fhirserver settings` lists them); every command says more with --help.
     """
 
 
@@ -74,7 +95,12 @@ for _command in (api, *upkeep.COMMANDS):
 @click.option("--mllp-port", type=int, help="Port of the HL7v2 listener.")
 @click.option("--workers", type=int, help="Web worker processes.")
 def up(data: Path | None, host: str | None, port: int | None, mllp_port: int | None, workers: int | None) -> None:
-    """Run everything in the foreground; ready when GET /healthz answers 200, stopped with Ctrl-C."""
+    """Run everything in the foreground; ready when GET /healthz answers 200, stopped with Ctrl-C.
+
+    Starts a MongoDB and a Redis of its own under the data folder, for development, unless FHIRSERVER_MONGO_URL and
+    FHIRSERVER_REDIS_URL name yours. The first time it prints the operator's password. Other commands find what runs
+    by its data folder.
+    """
     from fhirserver import supervisor
 
     settings = Settings.from_env(data=data, host=host, port=port, mllp_port=mllp_port, workers=workers)
@@ -111,7 +137,8 @@ def organization() -> None:
 
 @organization.command("create")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["provider", "application"]), default="provider", show_default=True)
+@click.option("--kind", type=click.Choice(["provider", "application"]), default="provider", show_default=True,
+              help="A hospital, or the makers of applications.")  # fmt: skip
 @in_data
 def create_organization(name: str, kind: str, data: Path | None) -> None:
     """Create an Organization and print its id."""
@@ -128,10 +155,14 @@ def user() -> None:
 @user.command("create")
 @click.argument("email")
 @click.option("--organization", required=True, help="Id of the Organization.")
-@click.option("--role", type=click.Choice(["admin", "member"]), default="member", show_default=True)
+@click.option("--role", type=click.Choice(["admin", "member"]), default="member", show_default=True,
+              help="Who decides for the organization, or who looks.")  # fmt: skip
 @in_data
 def create_user(email: str, organization: str, role: str, data: Path | None) -> None:
-    """Create a User, or give one another role, and print the id."""
+    """Create a User, or give one another role, and print the id.
+
+    The person sets a password with what `fhirserver user link` prints.
+    """
     from fhirserver import local
 
     click.echo(local.create_user(beside(data), email, organization, role))
@@ -350,20 +381,32 @@ def _mllp(settings: Settings) -> None:
     processes.listener(settings)
 
 
-# What the supervisor gives its child processes to do; commands too, but not for people: the help does not list them.
+# What the supervisor gives its child processes to do; commands too, for who has a supervisor of his own.
 _LIVES: dict[str, tuple[str, Callable[[Settings], object]]] = {
-    "prepare": ("Lay the ground in the database and print the first credentials.", _prepare),
-    "web": ("Serve HTTP.", _web),
-    "worker": ("Run jobs from the queue.", _worker),
-    "relay": ("Turn pending events into deliveries.", _relay),
+    "prepare": ("Lay the ground in the database, and print the first operator's password the first time.", _prepare),
+    "web": ("Serve HTTP: the API, sign-in and the console.", _web),
+    "worker": ("Run jobs from the queue: map messages, deliver notifications.", _worker),
+    "relay": ("Turn events into deliveries, ship audit records, tell metrics.", _relay),
     "mllp": ("Listen for HL7v2 messages.", _mllp),
+}
+
+
+_BOTH = "Needs FHIRSERVER_MONGO_URL and FHIRSERVER_MASTER_KEY"
+_NEEDS = {
+    "prepare": f"{_BOTH}. Run it once before the others, at each new version; it may run twice.",
+    "web": f"{_BOTH}. Ends with SIGTERM.",
+    "worker": f"{_BOTH}, and FHIRSERVER_REDIS_URL. As many as the load wants. Ends with SIGTERM.",
+    "relay": f"{_BOTH}, and FHIRSERVER_REDIS_URL. One on each machine that runs another: it ships the audit records of "
+    "the machine's data folder. Ends with SIGTERM.",
+    "mllp": f"{_BOTH}. Ends with SIGTERM.",
 }
 
 
 def _live(name: str) -> None:
     """The life of a child process."""
     settings = Settings.from_env()
-    needed = ("mongo_url", "master_key", *(("redis_url",) if name == "worker" else ()))  # without it jobs are swept up
+    # Whoever only puts jobs can do without the queue: the relay sweeps them up.
+    needed = ("mongo_url", "master_key", *(("redis_url",) if name in ("worker", "relay") else ()))
     missing = [each for each in needed if not getattr(settings, each)]
     if missing:
         names = ", ".join(PREFIX + each.upper() for each in missing)
@@ -380,4 +423,4 @@ def _load() -> None:
 
 
 for _name, (_says, _) in _LIVES.items():
-    commands.command(_name, help=_says, hidden=True)(partial(_live, _name))
+    commands.command(_name, help=f"{_says}\n\n{_NEEDS[_name]}", short_help=_says)(partial(_live, _name))

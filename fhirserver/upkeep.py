@@ -12,11 +12,11 @@ from fhirserver.settings import PREFIX, Settings
 
 
 @click.command(short_help="Say whether a process of this machine lives: for probes.")
-@click.argument("process", type=click.Choice(["web", "worker", "relay", "mllp"]))
+@click.argument("process", metavar="PROCESS", type=click.Choice(["web", "worker", "relay", "mllp"]))
 @click.option("--within", type=int, default=30, show_default=True, help="Seconds since it last said so.")
 @in_data
 def alive(process: str, within: int, data: Path | None) -> None:
-    """Say whether a PROCESS of this data folder lives; exit 1 if none of its kind has said so lately.
+    """Say whether a PROCESS (web, worker, relay, mllp) of this data folder lives; exit 1 if none has said so lately.
 
     It reads a file and asks no database, so it is right for the liveness probe of a container.
     """
@@ -60,9 +60,9 @@ def rotate_keys(at_once: bool, revoke: bool, data: Path | None) -> None:
 def backup(file: Path, data: Path | None) -> None:
     """Write everything that is in the database, as of one instant, into FILE (`-`: standard output).
 
-    Beside a running installation, or with its databases alone where none runs. The file holds health data, readable for
-    whoever has it; it does not hold the master key, without which it is worth little: keep the two apart. Redis needs
-    no backup. For large databases see docs/operate/production.md.
+    Beside a running installation, or with its databases alone where none runs. The file holds health data that whoever
+    has it can read: encrypt it. The master key is not in it; without that, secrets and signing keys cannot be had
+    back: keep the two apart. Redis needs no backup. For large databases see docs/operate/production.md.
     """
     from fhirserver import files, local
 
