@@ -47,8 +47,8 @@ from fhirserver.interactions.ihe import pix
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.reindex import OPERATIONS as REINDEX_OPERATIONS
 from fhirserver.interactions.resource_operations import OPERATIONS as RESOURCE_OPERATIONS
-from fhirserver.interactions.terminology import OPERATIONS as TERMINOLOGY_OPERATIONS
 from fhirserver.interactions.table import locate
+from fhirserver.interactions.terminology import OPERATIONS as TERMINOLOGY_OPERATIONS
 from fhirserver.jobs.queue import Queue
 from fhirserver.messaging.process_message import OPERATIONS as MESSAGE_OPERATIONS
 from fhirserver.notices.mail import Mailer, Waiting, smtp_of
