@@ -1,6 +1,6 @@
 """How fast the spool is shipped: beside requests, not before them, as long as little waits.
 
-A record costs nearly half of what a read costs, and a burst of reads leaves very many. Shipped as fast as possible they
+A record costs a third of what a read costs, and a burst of reads leaves very many. Shipped as fast as possible they
 take the processors from the requests that follow; so after each batch the relay rests for some times as long as that
 took - longer on a busy machine, by itself - until too much waits.
 """
@@ -13,8 +13,8 @@ from collections.abc import Callable
 RESTS = 2.0
 """Of the time that a batch took: a third of one thread's time is for records."""
 MOST_REST = 1.0
-MOST_WAITING = 64 * 1024 * 1024
-"""Bytes of spool: some 150,000 records. Beyond, there are no rests."""
+MOST_WAITING = 32 * 1024 * 1024
+"""Bytes of spool: some 75,000 records. Beyond, there are no rests; `$health` warns of twice as many."""
 
 
 class Pace:
