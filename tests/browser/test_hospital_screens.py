@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import HEIGHTS, ROOT, Installed
-from tests.browser.hospital import HOSTILE, Hospital, admission, stocked
+from tests.browser.conftest import HEIGHTS, ROOT, Installed, sign_in
+from tests.browser.hospital import HOSTILE, Hospital, admission, parameters, stocked
+from tests.browser.people import PEOPLE
 from tests.running import wait_until
 
 
@@ -196,7 +197,10 @@ def test_the_workbench_converts_compares_and_publishes(
 
     page.get_by_role("button", name="+ CREATE NEW").first.click()
     overlay = (ROOT / "examples" / "hl7v2" / "overlay.json").read_text()
+    page.get_by_role("button", name="Expert view (JSON)").click()
     page.get_by_label("ConceptMap as JSON").fill(overlay)
+    page.get_by_role("button", name="Show as a form").click()
+    page.wait_for_selector("text=ZPI.Patient")
     page.get_by_role("button", name="Compare with the last 100 messages").click()
     page.wait_for_selector("text=What it changes in the last")
     assert page.locator("code.new").count() > 0
@@ -209,6 +213,138 @@ def test_the_workbench_converts_compares_and_publishes(
     page.get_by_label("HL7v2 message").fill(raw)
     page.get_by_role("button", name="Convert").click()
     page.wait_for_selector("text=Northern region")
+
+
+def test_an_overlay_is_written_rule_by_rule_checked_as_it_is_typed_and_tried(
+    installed: Installed,
+    hospital: Hospital,
+    opened: Callable[..., Any],
+    shot: Callable[[Any, str], Path],
+    assert_accessible: Callable[..., None],
+) -> None:
+    page = opened("hospital")
+    page.goto(installed.at("hospital", "/mapping/new"))
+    page.get_by_label("Name", exact=True).fill("Religion as text")
+    page.locator("#card-0 select[name='shipped.0']").select_option("pid17")
+    page.get_by_role("button", name="Replace it").click()
+    page.wait_for_selector("[id='row.0.0.id'][value=pid17]")
+    page.get_by_label("Datatype map").first.fill("")
+    page.get_by_label("To element").first.fill("religion")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#wrong-row-0-0:not(:empty)")
+    assert "Patient has no element religion" in page.inner_text("#wrong-row-0-0")
+    assert page.evaluate("document.activeElement.id") == "row.0.0.as", "checking leaves the cursor where it is"
+    assert_accessible(page)
+    shot(page, "hospital-overlay-faults")
+    page.get_by_label("To element").first.fill("extension(https://riverside.example/religion).valueString")
+    page.get_by_label("Other parts (JSON)").first.fill("")
+    page.get_by_label("From field").first.fill("PID-17.1")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=No faults. It can be published.")
+    assert page.locator("#wrong-row-0-0").inner_text() == ""
+
+    page.get_by_role("button", name="Add a rule: PID.Patient").click()
+    page.wait_for_selector("[id='row.0.1.id']:focus")
+    page.keyboard.type("county")
+    page.keyboard.press("Tab")
+    page.keyboard.type("PID-12")
+    page.keyboard.press("Tab")
+    page.keyboard.type("extension(https://riverside.example/county).valueString")
+    page.get_by_role("button", name="Take the latest message").click()
+    page.wait_for_selector("#message:has-text('MSH')")
+    page.get_by_label("HL7v2 message").fill(admission("TRY-1", "770009", "Ferrier").decode().replace("\r", "\n"))
+    page.get_by_role("button", name="Try it").click()
+    page.wait_for_selector("#tried .made")
+    assert_accessible(page)
+    page.set_viewport_size({"width": 360, "height": HEIGHTS[360]})
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    assert_accessible(page)
+    shot(page, "hospital-overlay-tried-360-dark")
+    page.get_by_role("button", name="Save as draft").click()
+    page.wait_for_selector("text=It is not used yet.")
+    assert page.locator(".rule").count() == 2
+
+
+def test_who_saves_what_somebody_else_changed_meanwhile_is_told_and_loses_nothing(
+    installed: Installed, hospital: Hospital, opened: Callable[..., Any], shot: Callable[[Any, str], Path]
+) -> None:
+    overlay = {
+        "resourceType": "ConceptMap",
+        "status": "draft",
+        "title": "Both of us",
+        "extension": [
+            {
+                "url": "https://fhirserver.example/fhir/StructureDefinition/hl7v2-overlay",
+                "extension": [{"url": "sending-facility", "valueString": "NORTH"}],
+            }
+        ],
+    }
+    made = installed.api("POST", "ConceptMap", "hospital", overlay, base="hospital")
+    page = opened("hospital")
+    page.goto(installed.at("hospital", f"/mapping/{made['id']}"))
+    installed.api("PUT", f"ConceptMap/{made['id']}", "hospital", {**made, "title": "Theirs"}, base="hospital")
+    page.get_by_label("Name", exact=True).fill("Ours")
+    page.get_by_role("button", name="Save as draft").click()
+    page.wait_for_selector("text=Somebody else changed this while you had it open.")
+    shot(page, "hospital-overlay-conflict")
+    assert page.get_by_label("Name", exact=True).input_value() == "Ours"
+    with page.context.expect_page() as other:
+        page.get_by_role("link", name="Open it as it is now").click()
+    assert other.value.get_by_label("Name", exact=True).input_value() == "Theirs"
+
+
+def test_a_session_that_ended_in_the_middle_of_a_form_costs_nothing_that_was_typed(
+    installed: Installed, hospital: Hospital, opened: Callable[..., Any], shot: Callable[[Any, str], Path]
+) -> None:
+    page = opened()
+    sign_in(page, installed, PEOPLE["hospital"])
+    page.clock.install()
+    page.goto(installed.at("hospital", "/members/new"))
+    page.get_by_label("E-mail address").fill("late@riverside.example")
+    page.get_by_label("Name").fill("Late Riser")
+    kept = page.context.cookies()
+    page.context.clear_cookies()
+    page.clock.fast_forward("10:00")
+    page.get_by_role("button", name="Add and make a link").click()
+    page.wait_for_selector("text=Your session has ended.")
+    shot(page, "hospital-session-ended")
+    with page.context.expect_page() as other:
+        page.get_by_role("link", name="sign in again in another tab").click()
+    other.value.fill("#email", PEOPLE["hospital"].email)
+    other.value.fill("#password", PEOPLE["hospital"].password)
+    other.value.keyboard.press("Enter")
+    other.value.wait_for_selector("header.top")
+    assert kept != page.context.cookies()
+    page.get_by_role("button", name="Add and make a link").click()
+    page.wait_for_selector("#link")
+    assert "Late Riser" in page.inner_text("main")
+
+
+def test_dead_letters_are_sent_again_by_the_hospital(
+    installed: Installed,
+    hospital: Hospital,
+    opened: Callable[..., Any],
+    shot: Callable[[Any, str], Path],
+    assert_accessible: Callable[..., None],
+) -> None:
+    once = {"url": "https://fhirserver.example/fhir/StructureDefinition/subscription-retry-hours"}
+    once |= {"valueUnsignedInt": 0}
+    id = hospital.subscribe("Ward Board", "create.encounter", "Show who arrives")
+    asked = installed.api("GET", f"Subscription/{id}", "application", base="hospital")
+    asked["channel"] = {"type": "rest-hook", "endpoint": "http://127.0.0.1:9/gone", "extension": [once]}
+    installed.api("PUT", f"Subscription/{id}", "application", asked, base="hospital")
+    installed.api("POST", f"Subscription/{id}/$approve", "hospital", parameters(), base="hospital")
+    body = {"resourceType": "Encounter", "status": "planned", "class": {"code": "AMB"}}
+    installed.api("POST", "Encounter", "hospital", body, base="hospital")
+    dead = f"NotificationDelivery?subscription=Subscription/{id}&status=dead-letter"
+    wait_until(lambda: hospital.found(dead), timeout=90)
+    page = opened("hospital")
+    page.goto(installed.at("hospital", f"/subscriptions/{id}/deliveries?status=dead-letter"))
+    assert_accessible(page)
+    shot(page, "hospital-dead-letters")
+    page.get_by_role("button", name="Send all dead letters again").click()
+    page.wait_for_selector("main [role=status]")
+    assert "sent again" in page.inner_text("#said")
 
 
 def test_a_member_is_let_in_by_a_link_that_is_not_shown_again(

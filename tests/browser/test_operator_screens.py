@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,68 @@ def test_a_signing_key_is_rotated_and_whoever_is_signed_in_stays_so(
     page.wait_for_selector("text=There is a new signing key.")
 
     assert page.locator("tbody tr").count() >= 2
+
+
+def test_a_package_is_loaded_and_what_is_no_package_is_said_at_the_field(
+    installed: Installed,
+    opened: Callable[..., Any],
+    shot: Callable[..., Path],
+    assert_accessible: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    wrong, right = tmp_path / "wrong.tgz", tmp_path / "beds.tgz"
+    wrong.write_bytes(b"no package")
+    beds = {"resourceType": "CodeSystem", "url": "https://ellery.example/beds", "name": HOSTILE, "status": "active"}
+    guide = {
+        "resourceType": "ImplementationGuide",
+        "url": "https://ellery.example/guide",
+        "name": "Beds",
+        "fhirVersion": ["4.0.1"],
+    }
+    resources = (
+        {**beds, "content": "complete"},
+        {**guide, "status": "active", "packageId": "ellery.beds"},
+        {"resourceType": "ValueSet", "url": "x"},
+    )
+    with tarfile.open(right, "w:gz") as archive:
+        for number, resource in enumerate(resources):
+            data = json.dumps(resource).encode()
+            member = tarfile.TarInfo(f"package/{number}.json")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    page = opened("operator")
+    page.goto(installed.at("operator", "/packages"))
+    page.set_input_files("#package", wrong)
+    page.get_by_role("button", name="Load the package").click()
+    page.wait_for_selector("[role=alert]:has-text('not a FHIR package')")
+    page.set_input_files("#package", right)
+    page.get_by_role("button", name="Load the package").click()
+    page.wait_for_selector("text=2 resources were loaded.")
+    assert "2.json" in page.inner_text("main")
+    assert page.locator("#list").get_by_role("link", name="Beds", exact=True).count() == 1
+    assert_accessible(page)
+    shot(page, "operator-package-loaded")
+
+
+def test_colours_are_chosen_without_leaving_the_page_and_stay(
+    installed: Installed, opened: Callable[..., Any], shot: Callable[..., Path], assert_accessible: Callable[..., None]
+) -> None:
+    page = opened("operator")
+    page.goto(installed.at("operator", "/users/new"))
+    page.fill("#email", "half-typed@x.example")
+    light = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    page.click(".who summary")
+    with page.expect_response("**/console/theme"):
+        page.get_by_role("button", name="Dark", exact=True).click()
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != light
+    assert page.input_value("#email") == "half-typed@x.example"
+    assert_accessible(page)
+    shot(page, "operator-colours")
+    page.goto(installed.at("operator", "/users"))
+    assert page.get_attribute("html", "data-theme") == "dark"
+    page.click(".who summary")
+    with page.expect_response("**/console/theme"):
+        page.get_by_role("button", name="System", exact=True).click()
+    page.goto(installed.at("operator", "/users"))
+    assert page.get_attribute("html", "data-theme") is None
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == light

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from flask import Response as HttpResponse
 
 from fhirserver.auth.access import REGISTRY
+from fhirserver.web.console.common.notifications import latest
 from fhirserver.web.console.here import Here
+from fhirserver.web.console.operator.watching import values
 from fhirserver.web.console.screen import Waiting
+
+FIRST = "application.waiting.clients"
+"""What an application provider begins with: while there is none, the page says what to do."""
+LATEST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +32,24 @@ def home(waiting: Sequence[Waiting]) -> Callable[[Here], HttpResponse]:
     """The screen of these rows."""
 
     def show(here: Here) -> HttpResponse:
-        return here.page("common/home.html", cards=[_card(here, row) for row in waiting])
+        cards = [_card(here, row) for row in waiting]
+        if here.part == "cards":
+            return here.page("common/home.html", cards=cards)
+        return here.page(
+            "common/home.html",
+            cards=cards,
+            empty=any(card.key == FIRST and card.count == 0 for card in cards),
+            latest=latest(here, LATEST) if here.place else [],
+            unwell=_unwell(here) if not here.place else None,
+        )
 
     return show
+
+
+def _unwell(here: Here) -> list[str]:
+    """The parts of the installation that want to be looked at, for whoever operates it."""
+    parts = values(here.operate(None, None, "health", method="GET"))["component"]
+    return [str(each["name"]) for each in parts if each["status"] in ("warning", "error")]
 
 
 def _card(here: Here, row: Waiting) -> Card:

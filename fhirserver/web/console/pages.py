@@ -85,7 +85,8 @@ class Pages:
             "asset": self.asset,
             "at": address,
         }
-        self.environment.filters |= {"pretty": lambda value: pretty(encode(value)).decode(), "instant": instant}
+        self.environment.filters |= {"instant": instant, "sentence": sentence}
+        self.environment.filters["pretty"] = lambda value: pretty(encode(value)).decode()
         self.environment.globals["ui"] = self.environment.get_template("ui.html").module
 
     def asset(self, name: str) -> str:
@@ -121,6 +122,12 @@ def instant(text: str) -> str:
         return text
     zone = cookies.zone(http.cookies) if has_request_context() else UTC
     return found.astimezone(zone).strftime("%Y-%m-%d %H:%M %Z") if found.tzinfo else text
+
+
+def sentence(text: Any) -> str:
+    """A text that begins with a capital."""
+    said = str(text)
+    return said[:1].upper() + said[1:]
 
 
 def _files() -> list[Path]:

@@ -153,7 +153,8 @@ def why(here: Here) -> HttpResponse:
                 interaction=asked["interaction"],
             )
             told = values(parameters(answer))
-            parties = [values(each["part"]) for each in parameters(answer, "party")]
+            said = [values(each["part"]) for each in parameters(answer, "party")]
+            parties = list({each["name"]: each for each in said}.values())  # asked without a token: one answer a party
     places = [(id_of(each["organization"]), each.get("organizationName", "")) for each in known]
     place = asked["at"]
     if place and place not in dict(places):

@@ -28,6 +28,12 @@ def notifications(here: Here) -> HttpResponse:
     return here.page("common/notifications.html", found=found, read=read, leads=leads)
 
 
+def latest(here: Here, count: int) -> list[tuple[Resource, str]]:
+    """The latest notices, each with the address of what it is about."""
+    query = (("recipient", f"Organization/{here.organization}"), ("_sort", "-sent"), ("_count", str(count)))
+    return [(each, _leads(here, each)) for each in here.found("Communication", *query)]
+
+
 def _leads(here: Here, notice: Resource) -> str:
     """The address of the screen of what a notice is about: an authorization, or a subscription at the sender's."""
     type, _, id = str(notice["about"][0]["reference"]).rpartition("/")

@@ -53,7 +53,7 @@ WAITING: tuple[Waiting, ...] = (
     Waiting("operator.waiting.users", "User", (), "operator.users", tone="none"),
     Waiting("operator.waiting.clients", "ClientApplication", (("active", "true"),), "operator.list", (("base", "registry"), ("type", "ClientApplication"), ("q", "active=true")), tone="none"),
     Waiting("operator.waiting.strangers", "InboundMessage", (("status", "received,failed,parse-error,mapping-error"),), "operator.list", (("base", "registry"), ("type", "InboundMessage")), tone="warn"),
-    Waiting("operator.waiting.policies", "AccessPolicy", (("active", "true"),), "operator.policies", tone="none"),
+    Waiting("operator.waiting.policies", "AccessPolicy", (("active:not", "false"),), "operator.policies", tone="none"),
 )
 # fmt: on
 AREA = Area(SCREENS, WAITING)

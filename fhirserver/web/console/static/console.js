@@ -5,6 +5,8 @@
   const lang = navigator.languages.find((each) => each.split("-")[0] === page) || page;
   const long = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "short" });
   const exact = new Intl.DateTimeFormat(lang, { dateStyle: "full", timeStyle: "long" });
+  const day = new Intl.DateTimeFormat(lang, { day: "numeric", month: "short" });
+  const hour = new Intl.DateTimeFormat(lang, { hour: "numeric", minute: "2-digit" });
   const since = new Intl.RelativeTimeFormat(lang, { numeric: "auto" });
   const STEPS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
@@ -42,7 +44,7 @@
           { value: (_, seconds) => (seconds ? long.format(new Date(seconds * 1000)) : "–") },
           ...series.map(([label, tone]) => ({ label, stroke: colour(tone), fill: `${colour(tone)}55`, width: 1.5, paths, points: { show: kind !== "bars" } })),
         ],
-        axes: [axis, { ...axis, size: 48 }],
+        axes: [{ ...axis, values: (_, splits, __, ___, step) => splits.map((seconds) => (step >= 43200 ? day : hour).format(new Date(seconds * 1000))) }, { ...axis, size: 48 }],
       };
       each.replaceChildren();
       const drawn = new uPlot(options, [instants.map((text) => new Date(text) / 1000), ...series.map(([, , numbers]) => numbers)], each);
@@ -93,15 +95,14 @@
     lines[next].scrollIntoView({ block: "nearest" });
   }
 
-  function menu() {
-    const found = document.querySelector("[data-menu]");
-    const wide = matchMedia("(min-width: 60rem)");
-    const fit = () => { if (found) found.open = wide.matches; };
-    wide.addEventListener("change", fit);
-    fit();
+  /* The menu and filters are open where there is room for them, filters also where one is chosen. */
+  const wide = matchMedia("(min-width: 60rem)");
+  function fit(root) {
+    for (const each of root.querySelectorAll("[data-menu]")) each.open = wide.matches || "chosen" in each.dataset;
   }
 
   function dress(root) {
+    fit(root);
     times(root);
     charts(root);
     const lit = root.querySelector(".made .lit");
@@ -180,7 +181,7 @@
   }
   document.addEventListener("DOMContentLoaded", () => {
     tellZone();
-    menu();
+    wide.addEventListener("change", () => fit(document));
     dress(document);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts(document));
     /* What refreshes itself rests while nobody sees it, or while somebody reads what is open in it. */
