@@ -71,6 +71,7 @@ from fhirserver.subscriptions.endpoint import Guard
 from fhirserver.subscriptions.operations import Operations
 from fhirserver.subscriptions.post import Endpoints
 from fhirserver.subscriptions.topics import Catalogue
+from fhirserver.subscriptions.watching import Watching
 from fhirserver.web import oauth
 from fhirserver.web.application import application
 from fhirserver.web.bulk import Bulk
@@ -215,6 +216,7 @@ def _complete(
     """Gives the server the rules and operations that need more than the server: topics, maps, keys, the queue."""
     topics = catalogue()
     server.rules = ruled(admitting(RULES, lambda: server, topics, endpoints.guard), lambda: intake().overlays)
+    server.topics = Watching(server, topics).active
     told = Operations(topics, endpoints, vault.decrypt).rows()
     sealing = sealed.operations(lambda server: Seals(server.store.database, vault.seal, vault.matches))
     rows = (*told, *message_operations(lambda _: intake()), *sealing, *operating(instruments))

@@ -7,7 +7,7 @@ search parameters from the definitions, the operations from the operations table
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fhirserver.auth.access import Access
@@ -18,6 +18,7 @@ from fhirserver.interactions.model import OperationRow, Request, Response, Serve
 TYPE_CODES = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type")
 SYSTEM_CODES = ("transaction", "batch", "search-system", "history-system")
 SMART = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+TOPIC = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capability-subscriptiontopic-canonical"
 FHIR_VERSION = "4.0.1"
 MODES = ("full", "normative", "terminology")
 
@@ -36,11 +37,23 @@ def capabilities(server: Server, request: Request, access: Access) -> Response:
     if dict(request.query).get("_summary") == "true":
         statement = {name: value for name, value in statement.items() if name not in _DETAIL}
         statement["meta"] = {"tag": [_SUBSETTED]}
+    elif request.organization != "registry":
+        # Who is nobody is told what holds where an organization has said nothing: not which organizations there are.
+        whose = "" if request.principal.kind == "anonymous" else request.organization
+        statement = _with_topics(statement, server.topics(whose))
     return Response(200, resource=statement)
 
 
 _DETAIL = ("rest", "implementationGuide", "messaging", "document")
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
+
+
+def _with_topics(statement: Resource, topics: Sequence[str]) -> Resource:
+    """The statement with what can be subscribed to, which an organization may change at any time."""
+    rest = statement["rest"][0]
+    told = [{"url": TOPIC, "valueCanonical": url} for url in topics]
+    listed = [each if each["type"] != "Subscription" else {"extension": told, **each} for each in rest["resource"]]
+    return {**statement, "rest": [{**rest, "resource": listed}]} if told else statement
 
 
 def served_types(server: Server, organization: str) -> Mapping[str, Resource]:

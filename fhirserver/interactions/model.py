@@ -192,6 +192,8 @@ class Server:
     public_url: str
     software: str
     cursor_key: bytes
+    topics: Callable[[str], Sequence[str]] = lambda organization: ()
+    """The canonical URLs of the topics that can be subscribed to at an organization now; "" is one that says nothing."""
     mails: bool = False
     """Whether there is a mail server."""
     meter: Meter = field(default_factory=Meter)

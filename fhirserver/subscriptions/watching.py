@@ -75,6 +75,11 @@ class Watching:
         self._watched[organization] = loaded
         return loaded
 
+    def active(self, organization: str) -> list[str]:
+        """The canonical URLs of the topics that can be subscribed to at an organization now."""
+        known = self.compiler(organization).topics.values()
+        return sorted({topic["url"] for topic in known if topic.get("status") == "active"})
+
     def compiler(self, organization: str) -> Compiler:
         """What compiles criteria for an organization, with its topics as they are now."""
         shared = {topic["url"]: topic for topic in self._catalogue.resources()}

@@ -5,6 +5,7 @@ is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,3 +90,31 @@ def test_what_is_not_listed_is_not_there(base: Api) -> None:
     others = {"ClientApplication", "Patient", "AccessPolicy", "Zebra", "Observation", "User"} - types
     assert others
     assert {base.get(type).status for type in others} == {404}
+
+
+TOPIC = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capability-subscriptiontopic-canonical"
+
+
+def topics_said(api: Api) -> set[str]:
+    found = next(each for each in listed(api) if each["type"] == "Subscription")
+    return {each["valueCanonical"] for each in found.get("extension", ()) if each["url"] == TOPIC}
+
+
+def test_the_topics_that_are_listed_are_those_that_can_be_subscribed_to(api: Api, new_base: Callable[..., Api]) -> None:
+    bundle = api.get("Subscription/$topics").json
+    assert topics_said(api) == {each["fullUrl"] for each in bundle["entry"]}
+    assert len(topics_said(api)) > 100
+    assert api.post("SubscriptionTopic/$govern", GOVERNED).status == 200
+    assert topics_said(api) == set()
+    nobody = replace(api, token="")
+    nowhere = replace(nobody, base=api.base.replace(api.organization, "there-is-none"))
+    assert topics_said(nobody) == topics_said(nowhere)  # so nobody learns which organizations there are
+    assert len(topics_said(nobody)) > 100
+    assert len(topics_said(new_base())) > 100  # of another organization
+
+
+GOVERNED = {"resourceType": "Parameters", "parameter": [{"name": "governed", "valueBoolean": True}]}
+
+
+def test_the_registry_lists_no_topic(registry: Api) -> None:
+    assert not any("extension" in each for each in listed(registry))
