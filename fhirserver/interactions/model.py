@@ -193,7 +193,7 @@ class Server:
     software: str
     cursor_key: bytes
     topics: Callable[[str], Sequence[str]] = lambda organization: ()
-    """The canonical URLs of the topics that can be subscribed to at an organization now; "" is one that says nothing."""
+    """The canonical URLs of the topics that can be subscribed to at an organization now; "" stands for none of them."""
     mails: bool = False
     """Whether there is a mail server."""
     meter: Meter = field(default_factory=Meter)
