@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fhirserver.search.query import And, Clause, Contained, Ids, Leaf, Missing, Not, Nothing, Or, References
+from fhirserver.search.query import And, Clause, Contained, Ids, Leaf, Missing, Not, Nothing, Or, References, both
 from fhirserver.search.text import all_of, any_of, one_of
 from fhirserver.search.types import TYPES
 from fhirserver.search.types.date import WIDTHS as DATE_WIDTHS
@@ -19,6 +19,7 @@ from fhirserver.search.types.ranges import Range, filter_all
 NOTHING: Mapping[str, Any] = {"_id": {"$in": []}}
 _WIDTHS: Mapping[str, Sequence[Any]] = {"date": DATE_WIDTHS, "number": NUMBER_WIDTHS}
 _UPDATED = "_lastUpdated"
+MOST_ALTERNATIVES = 16
 
 
 def filter(clause: Clause) -> dict[str, Any]:
@@ -105,6 +106,29 @@ def found_by_values(clause: Clause) -> bool:
     if isinstance(clause, Missing):
         return not clause.missing and clause.parameter not in ("_id", _UPDATED)
     return isinstance(clause, References | Contained)
+
+
+def alternatives(clause: Clause) -> list[Clause]:
+    """The clause as several of which one must hold, where its parts are found by different indexes; else itself alone.
+
+    What belongs to a patient is one of several references. MongoDB finds each by its index where the Or is outermost;
+    inside an And it takes none of our partial indexes for it, and looks at every resource instead.
+    """
+    if isinstance(clause, And):
+        found: list[list[Clause]] = [[]]
+        for part in clause.clauses:
+            each = alternatives(part)
+            if len(found) * len(each) > MOST_ALTERNATIVES:
+                each = [part]
+            found = [[*before, one] for before in found for one in each]
+        return [both(*parts) for parts in found]
+    if isinstance(clause, Or):
+        each = [one for part in clause.clauses for one in alternatives(part)]
+        fields = {(("_id",),) if isinstance(part, Ids) else index_fields(part) for part in clause.clauses}
+        apart = len(fields) > 1 or len(each) > len(clause.clauses)
+        if apart and () not in fields and len(each) <= MOST_ALTERNATIVES:
+            return each
+    return [clause]
 
 
 def index_fields(clause: Clause) -> tuple[tuple[str, ...], ...]:

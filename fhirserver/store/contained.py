@@ -17,7 +17,7 @@ from fhirserver.search.query import Clause, Contained, Has, Listed, Nothing, bot
 from fhirserver.store.database import Document, Session, translated
 from fhirserver.store.model import Stored, Total
 from fhirserver.store.resources import Store, stored
-from fhirserver.store.search import SHOWN, Search, compile_search, joined
+from fhirserver.store.search import SHOWN, Search, compile_search, joined, narrowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def find_contained(
 ) -> tuple[list[Match], Sequence[Any] | None]:
     """At most `count` contained resources that match, those after a place that an earlier page answered; and the place
     of the last where more follow."""
-    first: list[Document] = [inner.search.filter]
+    first: list[Document] = []
     rest: list[Document] = [inner.filter]
     if after:
         id, number = after
@@ -72,7 +72,7 @@ def find_contained(
         rest.append({"$or": [{"of._id": {"$gt": id}}, {"of._id": id, "n": {"$gt": number}}]})
     outer = {name: f"${name}" for name in ("_id", *SHOWN)}
     steps: list[Document] = [
-        {"$match": {"$and": first}},
+        {"$match": narrowed(inner.search.filter, first)},
         {"$sort": {"_id": 1}},
         *_each({"of": outer, "n": "$n"}),
         {"$match": {"$and": rest}},

@@ -18,7 +18,7 @@ from pymongo import IndexModel
 from fhirserver.store.database import Database, Document, translated
 from fhirserver.store.model import Stored
 from fhirserver.store.resources import Store, key, stored
-from fhirserver.store.search import SHOWN, Search
+from fhirserver.store.search import SHOWN, Search, narrowed
 
 EXPORTS, FILES = "exports", "exports.files"
 MOST = 1_000
@@ -184,7 +184,7 @@ def scan(store: Store, search: Search, after: str, values: Sequence[str] = ()) -
     """Every match in the order of ids, those behind the id `after`, each with its search values of some parameters. The
     database hands them over in pieces of 16 MB, however many there are.
     """
-    filter: Document = {"$and": [search.filter, {"_id": {"$gt": after}}]} if after else search.filter
+    filter = narrowed(search.filter, [{"_id": {"$gt": after}}] if after else [])
     shown = SHOWN | {f"s.{code}": 1 for code in values}
     with translated(), store.database.collection(search.type).find(filter, shown) as cursor:
         for document in cursor.sort("_id", 1).allow_disk_use(True):

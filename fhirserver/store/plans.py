@@ -10,7 +10,7 @@ from fhirserver.search.query import SortKey
 from fhirserver.store.database import translated
 from fhirserver.store.keyset import Keyset
 from fhirserver.store.resources import Store
-from fhirserver.store.search import Search, order_of
+from fhirserver.store.search import Search, narrowed, order_of
 
 BASE = {"_id_": "the ids of the organization's resources"}
 
@@ -28,7 +28,7 @@ def plan(store: Store, search: Search, sort: Sequence[SortKey], count: int) -> P
     order = order_of(store, search, sort, None)
     stage = next(iter(order.stages(None, False)))
     base = search.filter if isinstance(order, Keyset) else search.around
-    asked: dict[str, Any] = {"find": search.type, "filter": {"$and": [base, *stage.filters]}, "limit": max(count, 1)}
+    asked: dict[str, Any] = {"find": search.type, "filter": narrowed(base, stage.filters), "limit": max(count, 1)}
     if stage.hint:
         asked["hint"] = dict(stage.hint)
     elif stage.sort:

@@ -32,7 +32,7 @@ from fhirserver.search.query import (
     rewrite,
     walk,
 )
-from fhirserver.search.text import after_prefix, normal, one_of
+from fhirserver.search.text import after_prefix, any_of, normal, one_of
 from fhirserver.store.database import CLIENT, OWNER, SEALED, Document, Session, translated
 from fhirserver.store.keyset import Keyset, Span, Stage, ordering, value_at
 from fhirserver.store.model import Page, Stored, Total
@@ -69,19 +69,29 @@ def compile_search(
     if permitted is None:
         return None
     clause = joined(store, access, type, both(*permitted, *clauses), session)
-    wanted = mongo.filter(clause)
     around: Document = {"o": access.organization}
     if not mongo.found_by_values(clause):
         around["x"] = None  # only where it says something: no index has it, so it makes mongod fetch what it counts
-    whose = "o"
+    whose, filter = "o", around
     if access.own is not None and type == SEALED:
         around, whose = {**_of(access.own), "x": None}, OWNER if access.own.owners is not None else whose
+        filter = {"$and": [around, mongo.filter(clause)]}
     else:
         # The range of `_id` says what `o` says, in the order of the pages: without it a search that no index narrows
         # would sort everything that the organization has, for every page.
         own = {"_id": {"$gt": f"{access.organization}/", "$lt": f"{access.organization}0"}}
-        wanted = {"$and": [own, _keyed(wanted, access.organization)]}
-    return Search(type, {"$and": [around, wanted]}, mongo.index_fields(clause), around, _span(clause), whose)
+        kept = [_keyed(mongo.filter(one), access.organization) for one in mongo.alternatives(clause)]
+        filter = any_of([{"$and": [around, own, one]} for one in kept])
+    return Search(type, filter, mongo.index_fields(clause), around, _span(clause), whose)
+
+
+def narrowed(filter: Document, more: Sequence[Document]) -> Document:
+    """The filter of a search with more conditions; an Or stays outermost, where each of its parts has its index."""
+    if not more:
+        return filter
+    if list(filter) == ["$or"]:
+        return {"$or": [{"$and": [one, *more]} for one in filter["$or"]]}
+    return {"$and": [filter, *more]}
 
 
 def _of(own: Own) -> Document:
@@ -270,7 +280,7 @@ def _fetch(
             base = search.filter if isinstance(order, Keyset) else search.around
             room = limit - len(documents)
             filters = [*stage.filters, *_cut(store, collection, stage, base, room, session)]
-            filter = {"$and": [base, *filters]} if filters else base
+            filter = narrowed(base, filters)
             if stage.pipeline:
                 steps = [{"$match": filter}, *stage.pipeline, {"$limit": room}, {"$project": projection}]
                 documents += collection.aggregate(
@@ -292,7 +302,7 @@ def _cut(
     if stage.cut is None:
         return []
     cut = stage.cut
-    asked = {"$and": [base, *stage.filters, *([cut.past] if cut.past else [])]}
+    asked = narrowed(base, [*stage.filters, *([cut.past] if cut.past else [])])
     cursor = collection.find(asked, {cut.field: 1}, session=session, max_time_ms=store.database.query_limit_ms)
     last = next(iter(cursor.sort([(cut.field, cut.direction)]).skip(room - 1).limit(1)), None)
     return [cut.to(value_at(last, cut.field))] if last else []

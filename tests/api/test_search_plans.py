@@ -13,8 +13,9 @@ from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
 from fhirserver.interactions.model import Request
 from fhirserver.interactions.search import prepare
+from fhirserver.search.query import Clause, Leaf, Or, References, compartment
 from fhirserver.store.plans import plan
-from fhirserver.store.search import compile_search
+from fhirserver.store.search import compile_search, narrowed
 from tests.api.client import Api
 from tests.api.samples import observation, patient
 
@@ -138,6 +139,35 @@ def test_a_sort_by_several_keys_looks_no_further_than_a_page_does(
     database.drop_collection("system.profile")
     assert examined
     assert max(examined) <= 7, examined
+
+
+NARROWED: dict[str, list[Clause]] = {
+    "alone": [],
+    "by a code": [Leaf("code", "token", ("http://loinc.org|8867-4",))],
+    "by two kinds of reference": [
+        Or((References("encounter", frozenset({"Encounter/1"})), Leaf("code", "token", ("8867-4",))))
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NARROWED)
+@pytest.mark.parametrize("start", [None, "o0"])
+def test_a_compartment_is_found_by_the_references_that_make_it(
+    filled: Api, installation: Installation, name: str, start: str | None
+) -> None:
+    assert filled.get("Patient/p1/Observation?code=8867-4&encounter=Encounter/1").status == 200, (
+        "this builds the indexes"
+    )
+    store, organization = installation.server.store, filled.organization
+    clause = compartment(installation.server.definitions, "Patient", "p1", "Observation")
+    assert isinstance(clause, Or), "of several references"
+    search = compile_search(store, everything(organization), "Observation", [clause, *NARROWED[name]], None)
+    assert search is not None
+    filter = narrowed(search.filter, [{"_id": {"$gt": f"{organization}/{start}"}}] if start else [])
+    found = {"find": "Observation", "filter": filter, "sort": {"_id": 1}, "limit": 5}
+    done = store.database.raw.command("explain", found, verbosity="executionStats")["executionStats"]
+    assert done["totalDocsExamined"] <= 2, done
+    assert done["nReturned"] == 1, done
 
 
 COSTS = [
