@@ -31,6 +31,8 @@ TYPE = "InboundMessage"
 CONTENT_TYPE = "application/fhir+json"
 MOST_ENTRIES = 1_000
 MOST_RESULTS = 200
+OF_A_SENDER = frozenset({"Organization"})
+"""Types whose rules are the registry's: on the base of an organization they are the wards and insurers of messages."""
 # Until it is processed; nobody finds it so but after a fault in between, and sending it again takes it up.
 UNFINISHED = {"severity": "error", "code": "exception", "diagnostics": "Processing did not end: send it again."}
 
@@ -77,7 +79,7 @@ def _bundle(server: Server, request: Request) -> Resource:
     first = entries[0].get("resource") if isinstance(entries, list) and entries else None
     if not isinstance(entries, list) or not isinstance(first, dict) or first.get("resourceType") != ENVELOPE:
         raise problem("required", "The first entry of a message is its MessageHeader.", "Bundle.entry[0].resource")
-    permitted = set(served_types(server, request.organization)) - set(server.rules) - SILENT
+    permitted = set(served_types(server, request.organization)) - (set(server.rules) - OF_A_SENDER) - SILENT
     for index, entry in enumerate(entries[1:], 1):
         type = entry.get("resource", {}).get("resourceType")
         if type not in permitted:
@@ -93,13 +95,13 @@ def _taken(server: Server, request: Request, bundle: Resource, header: Resource)
     identity = (str(said.get("system", "")), str(said.get("value", "")), str(header.get("id", "")))
     id = hashlib.sha256("\0".join((*identity, hashlib.sha256(content).hexdigest())).encode()).hexdigest()[:40]
     instant = next_instant(server, None)
-    lane = hashlib.sha256(f"fhir\0{header['source']['endpoint']}".encode()).hexdigest()[:24]
+    lane = hashlib.sha256(f"fhir\0{_source(header)}".encode()).hexdigest()[:24]
     resource = {
         "resourceType": TYPE,
         "id": id,
         "status": "failed",
         "reason": "internal",
-        "sendingApplication": (header["source"].get("name") or header["source"]["endpoint"])[:200],
+        "sendingApplication": (header["source"].get("name") or _source(header))[:200],
         "event": _event(header),
         "version": "4.0.1",
         "controlId": (said.get("value") or header.get("id") or bundle.get("id") or id)[:200],
@@ -173,6 +175,11 @@ def _identifiers(resource: Resource) -> list[Mapping[str, str]]:
     return [each for each in listed if each.get("system") and each.get("value")]
 
 
+def _source(header: Resource) -> str:
+    """The address that a message comes from; one that is not known is only said to be so (data-absent-reason)."""
+    return str(header["source"].get("endpoint") or "unknown")
+
+
 def _event(header: Resource) -> str:
     coding: dict[str, Any] = header.get("eventCoding", {})
     return str(coding.get("code") or header.get("eventUri", "message"))
@@ -209,7 +216,7 @@ def _answer(server: Server, request: Request, header: Resource) -> Resource:
         "resourceType": ENVELOPE,
         "id": str(id),
         **said,
-        "destination": [{"endpoint": header["source"]["endpoint"]}],
+        "destination": [{name: value for name, value in header["source"].items() if name in ("endpoint", "_endpoint")}],
         "source": {"name": "fhirserver", "endpoint": f"{request.base}/$process-message"},
         "response": {"identifier": header.get("id", "unknown"), "code": "ok"},
     }

@@ -51,7 +51,10 @@ class Hl7v2:
         if http.mimetype not in MEDIA:
             text = f"Send the message as Content-Type {MEDIA[0]}, not as {http.mimetype[:100] or 'nothing'}."
             raise problem("not-supported", text, "Content-Type", status=415)
-        acknowledgment = self.take(http.get_data(), http.remote_addr or "", organization)
+        raw = http.get_data()
+        if not raw.strip():
+            raise problem("required", "The body is empty: send one HL7v2 message, or a batch of them.")
+        acknowledgment = self.take(raw, http.remote_addr or "", organization)
         if not acknowledgment:
             return Answer(None, 204, [])
         return Answer(acknowledgment, 200, [("Content-Type", MEDIA[0])])

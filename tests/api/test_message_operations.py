@@ -46,6 +46,16 @@ def test_a_message_is_given_as_it_is_or_as_text_or_as_base64(api: Api, operation
     assert api.post("Patient", raw, Content_Type="application/hl7-v2").status == 415
 
 
+def test_what_a_message_becomes_is_taken_as_a_fhir_message(api: Api) -> None:
+    [bundle] = [
+        part["resource"] for part in api.post("InboundMessage/$convert", asked(message=RAW)).json["parameter"][:1]
+    ]
+    answer = api.post("$process-message", bundle)
+    assert answer.status == 200, answer.data
+    [patient] = api.get("Patient").resources
+    assert patient["name"][0]["family"] == "Bramwell"
+
+
 def test_what_cannot_be_mapped_says_why(api: Api) -> None:
     refused = api.post("InboundMessage/$convert", asked(message="this is no message"))
     assert refused.status in (400, 422)

@@ -167,7 +167,6 @@ def test_what_is_no_message_is_refused(api: Api, body: dict[str, Any], code: str
     "resource",
     [
         {"resourceType": "AuditEvent", "id": "a"},
-        {"resourceType": "Organization", "id": "o", "name": "x"},
         {"resourceType": "InboundMessage", "id": "i"},
     ],
 )
