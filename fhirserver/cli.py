@@ -208,12 +208,14 @@ def endpoint() -> None:
 @click.option("--sending-application", help="MSH-3 of the sender.")
 @click.option("--sending-facility", help="MSH-4 of the sender.")
 @click.option("--default", "is_default", is_flag=True, help="Take messages that no other Endpoint names the sender of.")
+@click.option("--timezone", help="Zone of its times without an offset, such as Europe/Vienna.")
 @in_data
 def create_endpoint(
     organization: str,
     sending_application: str | None,
     sending_facility: str | None,
     is_default: bool,
+    timezone: str | None,
     data: Path | None,
 ) -> None:
     """Create an Endpoint that says whose messages a sender's are, and print its id."""
@@ -227,6 +229,7 @@ def create_endpoint(
         sending_application=sending_application or "",
         sending_facility=sending_facility or "",
         default=is_default,
+        timezone=timezone or "",
     )
     click.echo(made)
 

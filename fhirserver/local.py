@@ -136,13 +136,19 @@ def password_link(settings: Settings, email: str) -> str:
 
 
 def create_endpoint(
-    settings: Settings, organization: str, *, sending_application: str, sending_facility: str, default: bool
+    settings: Settings,
+    organization: str,
+    *,
+    sending_application: str,
+    sending_facility: str,
+    default: bool,
+    timezone: str = "",
 ) -> str:
     """Creates the Endpoint that says which organization a sender's messages belong to, and answers its id.
 
-    Raises Problem(not-found) where there is no such organization.
+    Raises Problem: not-found where there is no such organization, value for a time zone that is none.
     """
-    resource = endpoint_resource(organization, sending_application, sending_facility, default)
+    resource = endpoint_resource(organization, sending_application, sending_facility, default, timezone)
     with app.opened(settings) as installation:
         require_organization(installation.server, organization)
         return _create(installation.server, resource)

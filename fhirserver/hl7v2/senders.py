@@ -54,7 +54,9 @@ class Sender:
         return certificate in self.certificates or any(wanted <= subject for wanted in self.subjects)
 
 
-def endpoint_resource(organization: str, application: str, facility: str, default: bool) -> Resource:
+def endpoint_resource(
+    organization: str, application: str, facility: str, default: bool, timezone: str = ""
+) -> Resource:
     """The Endpoint resource that says a sender's messages belong to an organization."""
     identifiers = [{"system": s, "value": v} for s, v in ((APPLICATION, application), (FACILITY, facility)) if v]
     resource: Resource = {
@@ -68,8 +70,10 @@ def endpoint_resource(organization: str, application: str, facility: str, defaul
     }
     if identifiers:
         resource["identifier"] = identifiers
-    if default:
-        resource["extension"] = [{"url": EXTENSION, "extension": [{"url": "default", "valueBoolean": True}]}]
+    said: list[Resource] = [{"url": "default", "valueBoolean": True}] if default else []
+    said += [{"url": "timezone", "valueString": timezone}] if timezone else []
+    if said:
+        resource["extension"] = [{"url": EXTENSION, "extension": said}]
     return resource
 
 

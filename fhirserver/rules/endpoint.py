@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
@@ -96,11 +97,23 @@ def claims(endpoint: Resource) -> list[str]:
 
 def _check(endpoint: Resource) -> None:
     said = settings(endpoint)
+    for name in said.get("timezone", ()):
+        if not _is_zone(str(name)):
+            text = f"{str(name)[:60]} is no time zone: give its IANA name, as in America/Chicago."
+            raise problem("value", text, f"Endpoint.extension('{EXTENSION}').extension('timezone')")
     for name, codes in CODES.items():
         wrong = next((value for value in said.get(name, ()) if value not in codes), None)
         if wrong is not None:
             text = f"{name} is one of {', '.join(codes)}, not {str(wrong)[:40]}."
             raise problem("value", text, f"Endpoint.extension('{EXTENSION}').extension('{name}')")
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 RULE = Rule("Endpoint", create=create, update=update)

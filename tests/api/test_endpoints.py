@@ -94,6 +94,16 @@ def test_the_parts_of_a_subject_claim_in_any_order(registry: Api, api: Api, faci
     assert registry.post("Endpoint", with_certificate(named, SUBJECT, f"O={facility}, CN=adt")).status == 409
 
 
+@pytest.mark.parametrize("zone", ["Europe/Nowhere", "../etc/passwd", "/etc/passwd", "CEST+2:00", "a" * 300])
+def test_a_time_zone_that_is_none_is_refused(registry: Api, api: Api, facility: str, zone: str) -> None:
+    answer = registry.post("Endpoint", endpoint_resource(api.organization, "", facility, False, zone))
+    assert (answer.status, "no time zone" in answer.issue["diagnostics"]) == (400, True)
+    assert (
+        registry.post("Endpoint", endpoint_resource(api.organization, "", facility, False, "Europe/Vienna")).status
+        == 201
+    )
+
+
 @pytest.mark.parametrize("part", ["acknowledgment", "acknowledgment-point", "merge"])
 def test_a_code_that_is_none_is_refused(registry: Api, api: Api, facility: str, part: str) -> None:
     said = [{"url": EXTENSION, "extension": [{"url": part, "valueCode": "sometimes"}]}]

@@ -14,6 +14,7 @@ from typing import Any
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Issue, Problem, problem
+from fhirserver.hl7v2.charset import codec_of
 from fhirserver.hl7v2.mapping.conceptmaps import (
     BASE,
     MAP,
@@ -168,6 +169,9 @@ def _head(said: Mapping[str, Any]) -> Overlay:
     zone_name = str(said.get("timezone", ""))
     if zone_name and zone(zone_name) is None:
         raise problem("value", f"`{zone_name[:60]}` is no time zone: give its IANA name, as in America/Chicago")
+    charset = str(said.get("charset", ""))
+    if charset and codec_of([charset]) is None:
+        raise problem("value", f"`{charset[:60]}` is no character set of table 0211, such as 8859/1 or UNICODE UTF-8")
     authorities = dict(_pair(text) for text in _listed(said.get("authority")))
     return Overlay(
         id="",
@@ -176,7 +180,7 @@ def _head(said: Mapping[str, Any]) -> Overlay:
         application=str(said.get("sending-application", "")),
         facility=str(said.get("sending-facility", "")),
         timezone=zone_name,
-        charset=str(said.get("charset", "")),
+        charset=charset,
         authorities=authorities,
         required=frozenset(str(name) for name in _listed(said.get("required-table"))),
         segments=dict(_segment(each) for each in _listed(said.get("segment"))),
