@@ -15,6 +15,8 @@ CHOSEN = {
     "story-client-review": "client-scopes",
     "story-client-request": "client-request",
     "hospital-message-lit": "message",
+    "hospital-overlay-faults": "overlay",
+    "hospital-dead-letters": "dead-letters",
     "story-activity": "activity",
     "operator-health-1440-light": "health",
 }

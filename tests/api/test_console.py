@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from fhirserver.web.console.days import first_instant, last_instant
+from fhirserver.web.console.listing import Filter
+from fhirserver.web.console.pages import instant
 from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, Exchange, exchange_of
 
@@ -249,3 +253,55 @@ def test_files_that_pages_load_are_ours_and_may_be_kept_for_long(visitor: Visito
         assert "immutable" in answer.headers["Cache-Control"]
     assert visitor.get("/console/static/../blueprint.py").status_code in (303, 404)
     assert visitor.get("/console/static/texts/en/common.yaml").status_code == 404
+
+
+def test_a_page_that_was_open_long_hears_who_is_signed_in_and_nobody_else_does(
+    exchange: Exchange, hospital: Visitor, visitor: Visitor
+) -> None:
+    told, nothing = hospital.get("/console/alive"), visitor.get("/console/alive")
+
+    assert told.json["user"] != ""  # type: ignore[index]
+    assert told.json["csrf"] == hospital.token()  # type: ignore[index]
+    assert told.headers["Cache-Control"] == "no-store"
+    assert "Access-Control-Allow-Origin" not in told.headers
+    assert nothing.json == {"user": "", "csrf": ""}
+
+
+def test_a_form_sent_after_the_session_has_ended_leads_back_to_its_page(exchange: Exchange, visitor: Visitor) -> None:
+    path = f"/console/hospital/{exchange.hospital}/members/new"
+    answer = visitor.post(path, {"email": "x@y.example", "csrf": "0" * 64})
+
+    assert answer.status_code == 303
+    assert answer.headers["Location"].startswith("/console/sign-in?next=%2Fconsole%2Fhospital%2F")
+    assert "Your session had ended, so nothing was done." in visitor.get(answer.headers["Location"]).text
+
+
+@pytest.mark.parametrize("to", ["//evil.example/console/", "https://evil.example/console/", "/oauth2/logout", ""])
+def test_whoever_chooses_colours_stays_in_the_console(hospital: Visitor, to: str) -> None:
+    chosen = hospital.post("/console/theme", {"csrf": hospital.token(), "theme": "dark", "back": to})
+
+    assert (chosen.status_code, chosen.headers["Location"]) == (303, "/console")
+    assert 'data-theme="dark"' in hospital.get("/console/account").text
+    hospital.post("/console/theme", {"csrf": hospital.token(), "theme": '"><script>', "back": to})
+    assert "data-theme=" not in hospital.get("/console/account").text
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"),
+    [("Asia/Tokyo", "09:30 JST"), ("Asia%2FTokyo", "09:30 JST"), ("../../etc/passwd", "00:30 UTC"), ("", "00:30 UTC")],
+)
+def test_times_are_shown_in_the_zone_that_the_browser_has_told(exchange: Exchange, zone: str, shown: str) -> None:
+    visitor = Visitor(exchange)
+    with visitor.http.application.test_request_context(headers={"Cookie": f"fhirserver_console_zone={zone}"}):
+        assert instant("2026-03-04T00:30:00Z") == f"2026-03-04 {shown}"
+
+
+def test_a_day_begins_and_ends_where_the_viewer_lives() -> None:
+    zone = ZoneInfo("Europe/Amsterdam")
+
+    assert first_instant("2026-03-29", zone) == "2026-03-28T23:00:00.000Z"
+    assert last_instant("2026-03-29", zone) == "2026-03-29T21:59:59.999Z"
+    assert Filter("to", "date", (), "", typed="date", prefix="le").sought("2026-03-29", zone) == (
+        "le2026-03-29T21:59:59.999Z"
+    )
+    assert Filter("to", "date", (), "", typed="date", prefix="le").sought("soon", zone) == "lesoon"
