@@ -9,6 +9,7 @@ after the other, so that other load on the machine changes no figure much.
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import time
@@ -111,6 +112,8 @@ def run(records: int) -> None:
     servers.start()
     try:
         recorded = Recorded(servers)
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)  # as the command line does
         recorded.ship()
         recorded.seal()
         for name, request, count in (("read", recorded.read, records), ("search", recorded.search, records // 4)):

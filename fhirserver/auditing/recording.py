@@ -155,7 +155,7 @@ def _event(
     that have them in common.
     """
     entities = list(_says(found)[2](found, patients))
-    common = _common(server, found, [_kind(each) for each in entities], bool(patients), base)
+    common = _common(server, found, _kinds(entities), bool(patients), base)
     recorded = instant_text(instant)
     meta = {**common.meta, "versionId": "1", "lastUpdated": recorded}
     resource: Resource = {"resourceType": TYPE, "id": id, "meta": meta, "recorded": recorded, **common.elements}
@@ -177,8 +177,10 @@ def _says(found: Facts) -> _Says:
     )
 
 
-def _kind(entity: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entity[name] for name in _KIND if name in entity}
+def _kinds(entities: Iterable[Mapping[str, Any]]) -> list[Resource]:
+    """What the entities are, those that share their type and role once: a search shows many of one kind."""
+    alone = {(id(each.get("type")), id(each.get("role"))): each for each in entities}
+    return [{name: each[name] for name in _KIND if name in each} for each in alone.values()]
 
 
 def _common(server: Server, found: Facts, kinds: Sequence[Resource], concerned: bool, base: str) -> _Common:

@@ -196,9 +196,9 @@ def _client(client: str, asked: Mapping[str, str]) -> dict[str, Any]:
 
 def entities(found: Mapping[str, Any], patients: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What an AuditEvent is about: the patients concerned ("Patient/1"), what was asked for."""
-    interaction = found["i"]
+    interaction, person = found["i"], {"type": entity_type("1"), "role": role("1")}
     for patient in patients:
-        yield {"what": {"reference": patient}, "type": entity_type("1"), "role": role("1")}
+        yield {"what": {"reference": patient}, **person}
     if interaction.startswith(("search", "history")) and not found.get("r"):
         text = f"{found.get('method', 'GET')} {found.get('path', '')}"
         pairs = "&".join(f"{name}={value}" for name, value in found.get("q", ()))
