@@ -30,6 +30,7 @@ SHARE = 20
 """Looking takes at most one part in so many of the time, however often it is asked for."""
 MOST_AT_ONCE = 8
 SOCKET_SECONDS = 5.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def counting(installation: app.Installation, kind: str) -> Ledger:
@@ -139,6 +140,8 @@ def served(installation: app.Installation) -> Iterator[None]:
         log.error("metrics cannot be served on port %s: %s", settings.metrics_port, trouble.strerror)
         yield
         return
+    if not settings.metrics_token and settings.metrics_host not in LOOPBACK:
+        log.warning("metrics are told to whoever reaches their port: set FHIRSERVER_METRICS_TOKEN or mind the network")
     thread = threading.Thread(target=door.serve_forever, daemon=True, name="metrics")
     thread.start()
     try:
