@@ -6,6 +6,7 @@ supervisor.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import signal
 from typing import Any
@@ -21,6 +22,9 @@ from fhirserver.web.proxies import Proxies
 
 # granian's own lines go where all others go; who asked for what is in the AuditEvents, not in an access log.
 _LOGGERS = {name: {"handlers": [], "propagate": True} for name in ("_granian", "granian.access")}
+
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+LARGE_BYTES = 1024 * 1024
 
 
 def web(settings: Settings, target: str = "fhirserver.serve:worker") -> None:
@@ -60,8 +64,18 @@ def tied() -> None:
 
 def bounded(application: Any, settings: Settings) -> Any:
     """The application behind what reads bodies and knows the proxies, within the bounds of the settings."""
+    _give_back()
     gc.collect()
     gc.freeze()  # what is loaded stays, and need not be looked through again and again
     if settings.trusted_proxies:
         application = Proxies(application, settings.trusted_proxies)
     return Bodies(application, settings.max_body, max(1, settings.threads * 3 // 4))
+
+
+def _give_back() -> None:
+    """Has large blocks go back to the system when they are free, always: glibc, where that is the C library, learns
+    from the first large body to keep blocks of its size, and a worker would never be as small again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, LARGE_BYTES)
