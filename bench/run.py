@@ -180,7 +180,14 @@ class Bench:
 
     def search_kinds(self) -> None:
         """Searches of many kinds, and what mongod looks at for each."""
-        kinds.measure(self.installation, self.servers.known.mongo_url, self.patients, self.observations)
+        one, servers = self.installation, self.servers
+        kinds.measure(
+            one,
+            servers.known.mongo_url,
+            self.patients,
+            self.observations,
+            lambda: (one.cpu(), servers.mongod_cpu()),
+        )
 
     def page_deep(self) -> None:
         """Page 5,000 of a search over page 1."""
