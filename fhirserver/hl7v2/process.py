@@ -94,14 +94,12 @@ def _drain(intake: Intake, organization: str, lane: str, hand: _Hand) -> int:
 def sweep(intake: Intake) -> int:
     """Wakes the lanes in which a message has waited for some seconds: its job was lost. Answers how many."""
     server, woken = intake.server, 0
-    before = (server.now() - timedelta(seconds=STALE_SECONDS)).isoformat(timespec="milliseconds")
+    before = server.now() - timedelta(seconds=STALE_SECONDS)
     for organization in _organizations(server):
         codes.settle(server, intake.overlays, organization)
-        pairs = [("status", "received"), ("received", f"lt{before}")]
-        stale = found(server, everything(organization), "InboundMessage", pairs, MOST_LANES)
-        for lane in dict.fromkeys(version.resource()["lane"] for version in stale):
-            server.enqueue(JOB, organization, lane)
-            woken += 1
+        stale = lanes.stale(server.store.database, organization, before, MOST_LANES)
+        intake.wake_lanes([(organization, lane) for lane in stale])
+        woken += len(stale)
     return woken
 
 

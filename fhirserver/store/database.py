@@ -36,7 +36,8 @@ PROBLEMS: tuple[tuple[type[Exception], str, str], ...] = (
         "too-costly",
         "The search took too long and was stopped. Narrow it with a more selective parameter.",
     ),
-    (errors.WTimeoutError, "transient", "The write was not confirmed in time. Try again."),
+    (errors.WriteConcernError, "transient", "The write was not confirmed in time. Try again."),
+    (errors.CursorNotFound, "transient", "The database gave up what it was answering. Try again."),
     (errors.NetworkTimeout, "transient", "The database did not answer in time. Try again."),
     (errors.ConnectionFailure, "transient", "The database cannot be reached at the moment. Try again."),
     (errors.InvalidOperation, "transient", "The database connection is closed. Try again."),
@@ -48,6 +49,8 @@ CLAIMED = (
 )
 _TOO_LARGE_CODES = {10334, 17419, 17420}
 _CONFLICT_CODES = {112, 251}
+_INTERRUPTED_CODES = {237, 11600, 11601, 11602}
+"""Whoever took this process for dead ended its session, or the server is ending."""
 RETRY = {"Retry-After": "1"}
 
 
@@ -56,6 +59,8 @@ def translate(error: errors.PyMongoError) -> Problem:
     code = getattr(error, "code", None)
     if code in _TOO_LARGE_CODES:
         return problem("too-long", TOO_LARGE)
+    if code in _INTERRUPTED_CODES:
+        return problem("transient", "The database gave up what it was doing. Try again.", headers=RETRY)
     if code in _CONFLICT_CODES or error.has_error_label("TransientTransactionError"):
         return problem("transient", "Too many requests changed the same data at once. Try again.", headers=RETRY)
     if isinstance(error, errors.DuplicateKeyError) and claimed(error.details):

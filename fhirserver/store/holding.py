@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 SECONDS = 6.0
 RENEW_SECONDS = 2.0
-SILENT_SECONDS = 3.5
-"""A process that has not renewed a lease for so long is taken for dead where others wait for its transaction."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,10 +75,11 @@ class Holding:
                 self._store.release_all(names, owner)
 
     def sweep(self) -> int:
-        """Ends the transactions of processes that were killed, in whatever process: nobody else would for as long as
-        the database keeps them (`transactionLifetimeLimitSeconds`). Answers how many.
+        """Ends the transactions of processes that were killed, in whatever process, once their leases have run out:
+        nobody else would for as long as the database keeps them (`transactionLifetimeLimitSeconds`). Answers how many
+        leases that were.
         """
-        return self._store.end_silent(SECONDS - SILENT_SECONDS)
+        return self._store.end_lapsed()
 
     def close(self) -> None:
         """Ends the renewing."""
@@ -96,8 +95,11 @@ class Holding:
                     self._thread = None
                     return
             try:
-                for one in held:
-                    one.lost = one.lost or not self._store.renew(one.name, one.owner, SECONDS)
+                for owner in {one.owner for one in held}:
+                    of_one = [one for one in held if one.owner == owner]
+                    kept = self._store.renew_all([one.name for one in of_one], owner, SECONDS)
+                    for one in of_one:
+                        one.lost = one.lost or one.name not in kept
                 failures = 0
             except Problem as trouble:
                 failures += 1

@@ -69,13 +69,12 @@ def _end(database: Database, taken: Iterable[Document]) -> None:
             database.end_sessions(left)
 
 
-def end_silent(database: Database, left: float) -> int:
-    """Ends the sessions of holders whose leases have less than `left` seconds to run, and whose transactions others
-    may be waiting for: who lives renews earlier. One that lives all the same begins its transaction anew. Answers how
-    many.
+def end_lapsed(database: Database) -> int:
+    """Ends the sessions of holders whose leases have run out, in whose transactions others may be held up; answers how
+    many leases that were.
     """
     index = IndexModel([("session", ASCENDING)], name="session", partialFilterExpression=HELD)
-    late = {"$expr": {"$lt": ["$until", {"$add": ["$$NOW", int(left * 1000)]}]}}
+    late = {"$expr": {"$lt": ["$until", "$$NOW"]}}
     with translated():
         collection = database.collection("leases")
         collection.create_indexes([index])  # leases are as many as patients, of which few are held
@@ -99,14 +98,17 @@ def _taking(owner: str, seconds: float, session: Session | None) -> list[Documen
     return [{"$set": {name: {"$cond": [free, value, f"${name}"]} for name, value in taken.items()}}]
 
 
-def renew(database: Database, name: str, owner: str, seconds: float) -> bool:
-    """Whether `owner` still held the lease; then it holds it for `seconds` from now."""
+def renew(database: Database, names: Collection[str], owner: str, seconds: float) -> set[str]:
+    """Those of these leases that `owner` still held; it holds them for `seconds` from now. One command, as each waits
+    for the disk.
+    """
+    held = {"_id": {"$in": sorted(names)}, "owner": owner, "$expr": {"$gt": ["$until", "$$NOW"]}}
+    until = {"$add": ["$$NOW", int(seconds * 1000)]}
     with translated():
-        result = database.collection("leases").update_one(
-            {"_id": name, "owner": owner, "$expr": {"$gt": ["$until", "$$NOW"]}},
-            [{"$set": {"until": {"$add": ["$$NOW", int(seconds * 1000)]}}}],
-        )
-    return bool(result.matched_count)
+        collection = database.collection("leases")
+        if collection.update_many(held, [{"$set": {"until": until}}]).matched_count == len(names):
+            return set(names)
+        return {each["_id"] for each in collection.find(held, {"_id": 1})}
 
 
 def release(database: Database, names: Collection[str], owner: str) -> None:

@@ -265,15 +265,19 @@ class Store:
 
     def renew(self, name: str, owner: str, seconds: float) -> bool:
         """Whether `owner` still held the lease, and holds it on from now."""
-        return leases.renew(self.database, name, owner, seconds)
+        return bool(leases.renew(self.database, [name], owner, seconds))
+
+    def renew_all(self, names: Several[str], owner: str, seconds: float) -> set[str]:
+        """Those of these leases that `owner` still held, and holds on from now."""
+        return leases.renew(self.database, names, owner, seconds)
 
     def lease_all(self, names: Several[str], owner: str, seconds: float, session: Session | None = None) -> set[str]:
         """Those of these leases that `owner` holds now. `session`: what it writes with under them."""
         return leases.take_all(self.database, names, owner, seconds, session)
 
-    def end_silent(self, left: float) -> int:
-        """Ends the transactions of holders whose leases have less than `left` seconds to run; answers how many."""
-        return leases.end_silent(self.database, left)
+    def end_lapsed(self) -> int:
+        """Ends the transactions of holders whose leases have run out; answers how many leases."""
+        return leases.end_lapsed(self.database)
 
     def release(self, name: str, owner: str) -> None:
         """Gives the lease back, if `owner` holds it."""

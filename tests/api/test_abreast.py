@@ -207,22 +207,34 @@ def test_whoever_takes_a_lease_over_ends_the_transaction_of_its_holder(house: Ho
         touch(house, lock)
 
 
-def test_a_transaction_of_a_process_that_is_silent_is_ended_before_its_lease_has_run_out(house: House) -> None:
+def test_a_transaction_of_a_process_whose_lease_has_run_out_is_ended_by_the_sweep(house: House) -> None:
     store, lock = house.store, [("Practitioner", "identifier 4713")]
     store.locks.prepare(house.api.organization, lock, house.intake.server.now())
     holding, names = house.intake.holding, [f"inbound/{house.api.organization}/{name}" for name in ("silent", "heard")]
     with store.session() as killed, store.session() as living:
-        assert store.lease(names[0], "killed", 1.0, killed)  # as of 6 seconds, 5 ago
-        assert store.lease(names[1], "living", 6.0, living)
+        assert store.lease(names[0], "killed", 30, killed)
+        assert store.lease(names[1], "living", 30, living)
         for session in (killed, living):
             session.start_transaction()
         store.locks.touch(killed, house.api.organization, lock)
         assert store.read(everything(house.api.organization), "Patient", "none", living) is None
+        assert holding.sweep() == 0
+        store.database.collection("leases").update_one({"_id": names[0]}, [{"$set": {"until": "$$NOW"}}])
         assert holding.sweep() == 1
         assert holding.sweep() == 0
         touch(house, lock)
         assert store.read(everything(house.api.organization), "Patient", "none", living) is None
         living.commit_transaction()
+
+
+def test_leases_are_renewed_together_and_those_that_are_lost_are_told(house: House) -> None:
+    store, names = house.store, [f"inbound/{house.api.organization}/{number}" for number in range(3)]
+    assert store.lease_all(names, "one", 30) == set(names)
+    assert store.renew_all(names, "one", 30) == set(names)
+    store.release(names[1], "one")
+    assert store.lease(names[1], "other", 30)
+    assert store.renew_all(names, "one", 30) == {names[0], names[2]}
+    assert store.renew_all(names, "nobody", 30) == set()
 
 
 def touch(house: House, lock: list[tuple[str, str]]) -> None:
