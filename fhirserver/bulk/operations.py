@@ -87,7 +87,7 @@ def status(server: Server, request: Request, access: Access) -> Response:
         raise problem("exception", f"The export failed: {resource.get('statusReason', '')}", status=500)
     if export.until is None:
         steps = len(scope_of(export).steps)
-        done, count = (export.position or [0])[0], sum(each["count"] for each in export.listed)
+        done, count = min(export.position[0], steps), sum(each["count"] for each in export.listed)
         headers = {"X-Progress": f"{done} of {steps} steps, {count} resources", "Retry-After": str(WAIT_SECONDS)}
         return Response(202, headers=headers)
     base, files = f"{request.base}/bulk/{export.id}", list(enumerate(export.listed))

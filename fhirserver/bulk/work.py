@@ -18,14 +18,14 @@ from fhirserver.auth.access import REGISTRY, Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.bulk.asked import Asked, again
 from fhirserver.bulk.gather import Line, Scope, lines, wider
-from fhirserver.bulk.record import rewritten
+from fhirserver.bulk.record import OPEN, rewritten
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Server
 from fhirserver.rules.authorization import authorization_id
 from fhirserver.rules.user import operator, roles
-from fhirserver.store.exports import Export, Exports, Part, deleted
+from fhirserver.store.exports import Export, Exports, Part, Position, deleted
 
 JOB = "export"
 LEASE_SECONDS = 60.0
@@ -122,34 +122,36 @@ def _turn(server: Server, exports: Exports, export: Export, held: Callable[[], b
         access_of(server, export)  # raises where the caller may not have it any more
         if not held() or not exports.advance(export, parts, position, server.now() + AT_MOST):
             return
-        if position is not None and time.monotonic() > end:
+        if time.monotonic() > end:
             server.enqueue(JOB, export.organization, export.id)
             return
     until = server.now() + FETCHED_WITHIN
-    if rewritten(server, export, _completed(server, export, until), ("accepted", "in-progress")):
-        exports.end(export, until)
+    rewritten(server, export, _completed(server, export, until), OPEN)
+    exports.end(export, until)  # also where the worker that has said so died before this
 
 
-def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[list[Part], Any]]:
-    """Files with the position behind each: [step, id] while types are scanned, then None. A file is of one type, and of
-    as many groups of members as it has room for.
+def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[list[Part], Position]]:
+    """Files with the position behind each: the step, and the id in it behind which to go on. The step after those of
+    the types is for what is found at the end. A file is of one type, and of as many groups of members as it has room
+    for.
     """
     access, steps = access_of(server, export), scope.steps
-    step, after = export.position or (0, "")
+    step, after = export.position
     filling = Filling("")
     while step < len(steps):
         type, _ = steps[step]
         filling = filling if filling.type == type else Filling(type)
         for line in lines(server, access, scope, step, after):
             filling.add(line)
-            if filling.full:
-                yield [filling.part()], [step, line.id]
+            if filling.full or filling.old:
+                yield [filling.part()], (step, line.id)
                 filling = Filling(type)
         step, after = step + 1, ""
         if filling.old or [type] != [kind for kind, _ in steps[step : step + 1]]:
-            yield [filling.part()] if filling.lines else [], [step, ""]
+            yield [filling.part()] if filling.lines else [], (step, "")
             filling = Filling(type)
-    yield [*_wider(server, access, scope, export), *_deleted(server, access, scope)], None
+    if step == len(steps):
+        yield [*_wider(server, access, scope, export), *_deleted(server, access, scope)], (step + 1, "")
 
 
 def _wider(server: Server, access: Access, scope: Scope, export: Export) -> Iterator[Part]:
@@ -196,7 +198,7 @@ def _completed(server: Server, export: Export, until: Any) -> dict[str, Any]:
 
 def _failed(server: Server, exports: Exports, export: Export, reason: str) -> None:
     until = server.now() + FETCHED_WITHIN
-    rewritten(server, export, {"status": "failed", "statusReason": reason}, ("accepted", "in-progress"))
+    rewritten(server, export, {"status": "failed", "statusReason": reason}, OPEN)
     exports.end(export, until)
 
 

@@ -20,6 +20,8 @@ from fhirserver.store.model import Stored
 from fhirserver.store.resources import Store, key, stored
 from fhirserver.store.search import SHOWN, Search, narrowed
 
+Position = tuple[int, str]
+BEGIN: Position = (0, "")
 EXPORTS, FILES = "exports", "exports.files"
 MOST = 1_000
 _INDEXES: Mapping[str, Sequence[IndexModel]] = {
@@ -46,15 +48,15 @@ class Part:
 
 @dataclass(slots=True)
 class Export:
-    """An export under way. facts: what was asked and by whom. position: where to go on. listed: of each file so far its
-    kind, type and count.
+    """An export under way. facts: what was asked and by whom. position: the step to go on with, and the id in it behind
+    which. listed: of each file so far its kind, type and count.
     """
 
     organization: str
     id: str
     client: str
     facts: Mapping[str, Any]
-    position: Any = None
+    position: Position = BEGIN
     listed: list[dict[str, Any]] = field(default_factory=list)
     faults: int = 0
     until: datetime | None = None
@@ -81,7 +83,7 @@ class Exports:
             "i": export.id,
             "client": export.client,
             "facts": dict(export.facts),
-            "position": None,
+            "position": export.position,
             "listed": [],
             "faults": 0,
             "open": True,
@@ -112,7 +114,7 @@ class Exports:
             found = list(self._collection(EXPORTS).find({"until": {"$lt": now}}).limit(MOST))
         return [export for document in found if (export := _export(document))]
 
-    def advance(self, export: Export, parts: Sequence[Part], position: Any, until: datetime) -> bool:
+    def advance(self, export: Export, parts: Sequence[Part], position: Position, until: datetime) -> bool:
         """Writes files and moves the export on behind them; whether it was still open."""
         first = len(export.listed)
         files = self._collection(FILES)
@@ -214,7 +216,7 @@ def _export(document: Document | None) -> Export | None:
         document["i"],
         document["client"],
         document["facts"],
-        document["position"],
+        tuple(document["position"] or BEGIN),
         list(document["listed"]),
         document["faults"],
         document.get("until"),

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from fhirserver import app
+from fhirserver.bulk.record import rewritten
 from fhirserver.bulk.work import sweep, work
 from fhirserver.fhir.json import decode
 from fhirserver.store.erase import erase
+from fhirserver.store.exports import Exports
 from tests.api.client import Answer, Api
 from tests.api.exchange import ISSUER, REGISTRY, Exchange, exchange_of
 
@@ -202,6 +204,46 @@ def test_it_goes_on_where_a_killed_worker_stopped(
         "Observation": ["of-ann", "of-bob"],
         "Patient": ["ann", "bob"],
     }
+
+
+class Killed(BaseException):
+    """What ends a worker at once."""
+
+
+def dying(told: list[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which is the end of its worker when it is called as `name` for the first time."""
+
+    def once(*given: Any) -> Any:
+        called = given[2].get("status") if function is rewritten else "end"
+        if called == name and name not in told:
+            told.append(name)
+            raise Killed
+        return function(*given)
+
+    return once
+
+
+@pytest.mark.parametrize("step", ["completed", "end"])
+def test_a_worker_killed_when_all_files_are_written_doubles_none_and_the_export_ends(
+    ward: Api, installation: app.Installation, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("fhirserver.bulk.work.rewritten", dying(told, step, rewritten))
+    monkeypatch.setattr(Exports, "end", dying(told, step, Exports.end))
+    status = begun(ward, "Patient/$export?_type=Patient,Practitioner,Observation")
+    id = status.rpartition("/")[2]
+    with pytest.raises(Killed):
+        work(installation.server, ward.organization, id)
+    assert told == [step]
+    assert ward.get(status).status == 202
+    work(installation.server, ward.organization, id)
+    found = fetched(ward, ward.get(status))
+    assert {type: ids(rows) for type, rows in found.items()} == {
+        "Observation": ["of-ann", "of-bob"],
+        "Patient": ["ann", "bob"],
+        "Practitioner": ["drew"],
+    }
+    assert ward.get(f"BulkExport/{id}").json["status"] == "completed"
 
 
 def test_the_caller_gets_only_what_its_scopes_let_it_search(ward: Api, scoped: Any, exported: Any) -> None:
