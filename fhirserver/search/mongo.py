@@ -108,6 +108,20 @@ def found_by_values(clause: Clause) -> bool:
     return isinstance(clause, References | Contained)
 
 
+def absorbed(clause: Clause) -> Clause:
+    """The clause without the Ors that hold anyway, since one of their parts is asked beside them: somebody who may see
+    what is of either side asks for what is of one.
+    """
+    if not isinstance(clause, And) or not any(isinstance(part, Or) for part in clause.clauses):
+        return clause
+    beside = [filter(part) for part in clause.clauses if not isinstance(part, Or)]
+
+    def needed(part: Clause) -> bool:
+        return not isinstance(part, Or) or all(filter(one) not in beside for one in part.clauses)
+
+    return both(*(part for part in clause.clauses if needed(part)))
+
+
 def alternatives(clause: Clause) -> list[Clause]:
     """The clause as several of which one must hold, where its parts are found by different indexes; else itself alone.
 

@@ -68,7 +68,7 @@ def compile_search(
     permitted = access.clauses(type, "s")
     if permitted is None:
         return None
-    clause = joined(store, access, type, both(*permitted, *clauses), session)
+    clause = mongo.absorbed(joined(store, access, type, both(*permitted, *clauses), session))
     around: Document = {"o": access.organization}
     if not mongo.found_by_values(clause):
         around["x"] = None  # only where it says something: no index has it, so it makes mongod fetch what it counts
