@@ -48,8 +48,13 @@ class Ledger:
         self._kind, self._meter = kind, meter
         self._began = time.time()
         self._over = threading.Event()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path, self._locked = _place(folder, kind)
+        self._thread: threading.Thread | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._path, self._locked = _place(folder, kind)
+        except OSError as trouble:  # a full disk is no reason not to work
+            log.warning("the counts of this process are not kept: %s", type(trouble).__name__)
+            return
         with suppress(ValueError, TypeError, KeyError, OSError):  # nothing there yet, or half of it
             meter.add(json.loads(self._path.read_text()))
         self._counting = _Counting(kind, meter)
@@ -59,6 +64,8 @@ class Ledger:
 
     def close(self) -> None:
         """Writes the last counts, and leaves the file to the next process of this kind."""
+        if self._thread is None:
+            return
         self._over.set()
         self._thread.join()
         logging.getLogger().removeHandler(self._counting)

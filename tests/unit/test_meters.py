@@ -111,6 +111,13 @@ def test_a_process_is_alive_while_it_writes_and_holds_its_lock(tmp_path: Path) -
     assert not lives(tmp_path, "relay", 30)
 
 
+def test_a_folder_that_cannot_be_written_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "taken").write_text("a file")
+    ledger = Ledger(tmp_path / "taken" / FOLDER, "web", Meter())
+    assert "are not kept" in caplog.text
+    ledger.close()
+
+
 def test_a_file_that_is_no_count_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "web-1.json").write_text("{")
     (tmp_path / "web-2.json").write_text('{"counts": [["a"]], "times": []}')
