@@ -90,6 +90,10 @@ def test_what_the_form_shows_of_an_overlay_comes_back_as_it_was(name: str) -> No
         overlay({"code": "X", "target": [{"code": "x", "equivalence": "wider"}]}, kind="table"),
         overlay(rule(ID, code="PID-1", target=[{"code": "gender", "equivalence": "relatedto", "comment": "why"}])),
         overlay({"code": "PID-1", "display": "Set id", "target": TO}),
+        overlay(
+            *({"code": str(n), "target": [{"code": "x", "equivalence": "equivalent"}]} for n in range(501)),
+            kind="table",
+        ),
         {"resourceType": "ConceptMap", "extension": "none"},
         {"resourceType": "ConceptMap", "group": [{"element": [{}]}]},
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -221,23 +222,26 @@ def _add_card(here: Here, sheet: Sheet, where: str) -> None:
 
 
 def _drop_card(here: Here, sheet: Sheet, where: str) -> None:
-    del sheet.cards[_number(where, len(sheet.cards))]
+    del sheet.cards[_number(here, where, len(sheet.cards))]
 
 
 def _add_row(here: Here, sheet: Sheet, where: str) -> None:
-    sheet.cards[_number(where, len(sheet.cards))].rows.append(Row({"action": "add"}, fresh=True))
+    rows = sheet.cards[_number(here, where, len(sheet.cards))].rows
+    if len(rows) >= sheets.MOST_ROWS:
+        raise problem("too-costly", here.t("hospital.overlay.full", count=sheets.MOST_ROWS))
+    rows.append(Row({"action": "add"}, fresh=True))
 
 
 def _drop_row(here: Here, sheet: Sheet, where: str) -> None:
     card, _, row = where.partition(".")
-    rows = sheet.cards[_number(card, len(sheet.cards))].rows
-    del rows[_number(row, len(rows))]
+    rows = sheet.cards[_number(here, card, len(sheet.cards))].rows
+    del rows[_number(here, row, len(rows))]
 
 
 def _take(action: str) -> Callable[[Here, Sheet, str], None]:
     def take(here: Here, sheet: Sheet, where: str) -> None:
         """A rule as it is shipped, to replace or to remove."""
-        card, wanted = sheet.cards[_number(where, len(sheet.cards))], here.form.get(f"shipped.{where}", "")
+        card, wanted = sheet.cards[_number(here, where, len(sheet.cards))], here.form.get(f"shipped.{where}", "")
         for map_ in _shipped(here, [card]).values():
             for said in map_:
                 if said["id"] == wanted:
@@ -251,14 +255,14 @@ def _take(action: str) -> Callable[[Here, Sheet, str], None]:
 def _drop_of(name: str) -> Callable[[Here, Sheet, str], None]:
     def drop(here: Here, sheet: Sheet, where: str) -> None:
         listed = getattr(sheet, name)
-        del listed[_number(where, len(listed))]
+        del listed[_number(here, where, len(listed))]
 
     return drop
 
 
-def _number(text: str, most: int) -> int:
+def _number(here: Here, text: str, most: int) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:6]) < most):
-        raise problem("value", "There is no such part of the form any more.")
+        raise problem("value", here.t("common.error.form"))
     return int(text)
 
 
@@ -289,10 +293,16 @@ def _offers(here: Here, sheet: Sheet) -> dict[str, Any]:
         "tables": sorted(name for kind, name in found if kind == "table"),
         "shipped": _shipped(here, sheet.cards),
         "endpoints": [(f"Endpoint/{each['id']}", str(each.get("name") or each["id"])) for each in endpoints],
-        "zones": sorted(each for each in available_timezones() if "/" in each and not each.startswith("Etc/")),
+        "zones": _zones(),
         "charsets": CHARSETS,
         "types": sorted(here.server.definitions.resource_types),
     }
+
+
+@cache
+def _zones() -> tuple[str, ...]:
+    """The names of time zones, read from the disk once."""
+    return tuple(sorted(each for each in available_timezones() if "/" in each and not each.startswith("Etc/")))
 
 
 def _map_name(resource: Resource) -> tuple[str, str] | None:

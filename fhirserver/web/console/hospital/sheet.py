@@ -82,11 +82,23 @@ def sheet_of(resource: Resource) -> Sheet:
     """The form of an overlay. Raises Problem for one that says what the form does not: it is edited as JSON."""
     try:
         sheet = _sheet_of(resource)
-        if _sorted(resource_of(sheet)[0]) == _sorted({name: each for name, each in resource.items() if name != "meta"}):
+        if _fits(sheet) and _sorted(resource_of(sheet)[0]) == _sorted(
+            {name: each for name, each in resource.items() if name != "meta"}
+        ):
             return sheet
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
         pass
     raise Problem((Issue("invalid", "form", ("overlay",)),))
+
+
+def _fits(sheet: Sheet) -> bool:
+    """Whether a form takes it all: what is more would be lost when it is sent."""
+    lists = (sheet.authorities, sheet.segments)
+    return (
+        len(sheet.cards) <= MOST_CARDS
+        and all(len(card.rows) <= MOST_ROWS for card in sheet.cards)
+        and all(len(each) <= MOST_LIST for each in lists)
+    )
 
 
 def _sorted(value: Any) -> str:
