@@ -200,7 +200,9 @@ class Database:
         if session is None:
             try:
                 options = self.raw.codec_options
-                answer = self.raw.command({"find": name, **asked, "batchSize": limit}, codec_options=options)["cursor"]
+                # One more than there can be: else mongod, having sorted, leaves open whether there are more.
+                whole = {"find": name, **asked, "batchSize": limit + 1}
+                answer = self.raw.command(whole, codec_options=options)["cursor"]
                 if not answer["id"]:
                     return cast(list[Document], answer["firstBatch"])
                 self.raw.command({"killCursors": name, "cursors": [answer["id"]]})

@@ -121,6 +121,20 @@ def test_a_sort_by_one_key_walks_an_index_in_either_direction(
     assert not found.sorts, found
 
 
+@pytest.mark.parametrize("field", ["_id", "m"])
+def test_a_page_is_one_query_whether_mongod_sorts_or_not(filled: Api, installation: Installation, field: str) -> None:
+    database = installation.server.store.database
+    database.raw.command("profile", 2)
+    try:
+        found = database.documents("Patient", {"o": filled.organization}, {"i": 1}, limit=2, sort=[(field, 1)])
+    finally:
+        database.raw.command("profile", 0)
+    commands = list(database.raw["system.profile"].find({"ns": f"{database.raw.name}.Patient"}))
+    database.raw.drop_collection("system.profile")
+    assert len(found) == 2
+    assert len(commands) == 1, commands
+
+
 @pytest.mark.parametrize("sort", ["birthdate,gender", "-birthdate,_lastUpdated"])
 def test_a_sort_by_several_keys_looks_no_further_than_a_page_does(
     filled: Api, installation: Installation, sort: str
