@@ -384,6 +384,18 @@ def test_files_written_under_other_scopes_are_not_given_out(exchange: Exchange) 
     assert "ask for a new one" in refusal["issue"][0]["diagnostics"]
 
 
+def test_an_administrator_of_the_hospital_finds_and_ends_the_export_of_an_application(exchange: Exchange) -> None:
+    client, _, call = allowed(exchange)
+    status = call("GET", f"{exchange.base}/Patient/$export", 202).headers["Content-Location"].removeprefix(ISSUER)
+    admin, found = exchange.people["hospital"], f"{exchange.base}/BulkExport?client:identifier={client['id']}"
+    entries = exchange.call("GET", f"{found}&status=accepted,in-progress&_sort=-requested", admin).json["entry"]  # type: ignore[index]
+    id = status.rpartition("/")[2]
+    assert [each["resource"]["id"] for each in entries] == [id]
+    assert exchange.call("DELETE", f"{exchange.base}/bulk/{id}", admin).status_code == 202
+    call("GET", status, 404)
+    assert exchange.call("GET", f"{exchange.base}/BulkExport/{id}", admin).json["status"] == "cancelled"  # type: ignore[index]
+
+
 def allowed(exchange: Exchange) -> tuple[dict[str, Any], str, Callable[..., Any]]:
     """A client that the hospital has approved, the id of its authorization, and what calls as it."""
     client = exchange.register(scope="system/*.rs")
