@@ -11,8 +11,12 @@ from datetime import datetime
 from typing import Any
 
 from fhirserver.fhir import Resource
+from fhirserver.fhir.problem import problem
 from fhirserver.hl7v2.mapping.structure import Group
 from fhirserver.hl7v2.message import Message
+
+MOST_ENTRIES = 3_000
+"""Resources of one message: they are one transaction, which a database gives up when it takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,10 @@ class Run:
         self._by_key: dict[tuple[str, str, str], Entry] = {}
 
     def new(self, type: str) -> Entry:
-        """A new resource of a type."""
+        """A new resource of a type. Raises Problem(too-long) where the message makes too many."""
+        if len(self.entries) >= MOST_ENTRIES:
+            text = f"The message makes more than {MOST_ENTRIES} resources, which are not stored at once: divide it."
+            raise problem("too-long", text)
         entry = Entry(type, {"resourceType": type}, len(self.entries) + 1)
         self.entries.append(entry)
         return entry
