@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlencode
 
 from fhirserver.auth.access import CLIENT_SYSTEM, Access, everything
 from fhirserver.bulk.asked import Asked, asked, kept
 from fhirserver.bulk.gather import OPERATIONAL
-from fhirserver.bulk.record import OPEN, rewritten, written
+from fhirserver.bulk.record import rewritten, written
 from fhirserver.bulk.work import JOB, asked_by, may, scope_of
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
@@ -22,7 +23,7 @@ from fhirserver.interactions.capabilities import served_types
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.interactions.read import current, gone
-from fhirserver.rules.bulk_export import TYPE
+from fhirserver.rules.bulk_export import OPEN, TYPE
 from fhirserver.rules.model import reference
 from fhirserver.store.exports import Export, Exports
 from fhirserver.store.search import by_references
@@ -71,18 +72,19 @@ def export(server: Server, request: Request, access: Access) -> Response:
         "may": may(server, access),
         "time": now,
     }
-    written(server, request.organization, _record(request, wanted, id, instant_text(now)))
+    written(server, request.organization, _record(request, wanted, id, instant_text(now), len(patients)))
     exports.begin(Export(request.organization, id, whose, facts))
     server.enqueue(JOB, request.organization, id)
     return Response(202, headers={"Content-Location": f"{request.base}/bulk/{id}"}, seen=[f"{TYPE}/{id}"])
 
 
 def status(server: Server, request: Request, access: Access) -> Response:
-    """How an export stands: 202 with X-Progress while it is under way, 200 with the manifest when it is done.
+    """How an export stands: 202 with X-Progress while it is under way, 200 with the manifest when it is done. For who
+    asked for it, and whoever may read its BulkExport: people of the organization, and of the client's own.
 
-    Raises Problem: not-found (none of the caller's), and what made it fail.
+    Raises Problem: not-found (none that the caller may see), and what made it fail.
     """
-    resource, export = _own(server, request)
+    resource, export = _known(server, request, access)
     if resource["status"] == "failed":
         raise problem("exception", f"The export failed: {resource.get('statusReason', '')}", status=500)
     if export.until is None:
@@ -109,7 +111,7 @@ def status(server: Server, request: Request, access: Access) -> Response:
 
 def output(server: Server, request: Request, access: Access) -> Response:
     """One file of an export, as NDJSON compressed with gzip. Raises Problem: not-found, forbidden."""
-    _, export = _own(server, request)
+    _, export = _known(server, request)
     number = str(parameters(request, "part").get("part", ""))
     if not asked_by(export, request.principal):
         raise problem("forbidden", "The files of an export are for who asked for it.")
@@ -127,21 +129,26 @@ def output(server: Server, request: Request, access: Access) -> Response:
 
 def cancel(server: Server, request: Request, access: Access) -> Response:
     """Ends an export and takes away its files: 202. Raises Problem(not-found)."""
-    resource, export = _own(server, request)
+    resource, export = _known(server, request)
     ended = "cancelled" if resource["status"] in OPEN else "expired"
     rewritten(server, export, {"status": ended}, (*OPEN, "completed", "failed"))
     Exports(server.store.database).drop(request.organization, export.id)
     return Response(202)
 
 
-def _own(server: Server, request: Request) -> tuple[Resource, Export]:
-    """An export that the caller may look at: his own; any, for an administrator of the organization."""
+def _known(server: Server, request: Request, access: Access | None = None) -> tuple[Resource, Export]:
+    """An export of the caller's, or any for an administrator of the organization; with an access also one whose
+    BulkExport it may read.
+    """
     whole = everything(request.organization)
     found = server.store.read(whole, TYPE, request.id or "")
     export = Exports(server.store.database).get(request.organization, request.id or "")
     principal = request.principal
     whole_sight = principal.admin(request.organization) or principal.operator
-    if found is None or export is None or not (whole_sight or asked_by(export, principal)):
+    known = export is not None and (whole_sight or asked_by(export, principal))
+    if not known and access is not None:
+        known = server.store.live(access, TYPE, request.id or "") is not None
+    if found is None or export is None or not known:
         raise problem("not-found", "There is no such export, or its time is over.")
     if found.deleted:
         raise gone(found)
@@ -203,11 +210,11 @@ def _told(request: Request) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value}
 
 
-def _record(request: Request, wanted: Asked, id: str, now: str) -> Resource:
+def _record(request: Request, wanted: Asked, id: str, now: str, patients: int) -> Resource:
     client = request.principal.client or (request.principal.id if request.principal.kind == "client" else "")
     identifier = {"type": "ClientApplication", "identifier": {"system": CLIENT_SYSTEM, "value": client}}
     path = "/".join(part for part in (request.type, request.id, request.operation) if part)
-    query = "&".join(f"{name}={value}" for name, value in request.query)
+    query = urlencode(request.query, safe=",/:|")
     return {
         "resourceType": TYPE,
         "id": id,
@@ -217,6 +224,7 @@ def _record(request: Request, wanted: Asked, id: str, now: str) -> Resource:
         "request": f"{request.base}/{path}{f'?{query}' if query else ''}",
         "level": "group" if request.type == "Group" else "patient" if request.type else "system",
         **({"group": reference("Group", request.id or "")} if request.type == "Group" else {}),
+        **({"patients": patients} if request.type == "Group" or wanted.patients else {}),
         **({"type": list(wanted.types)} if wanted.types else {}),
         **({"since": instant_text(wanted.since)} if wanted.since else {}),
         "requested": now,

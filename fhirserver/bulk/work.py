@@ -18,12 +18,13 @@ from fhirserver.auth.access import REGISTRY, Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.bulk.asked import Asked, again
 from fhirserver.bulk.gather import Line, Scope, lines, wider
-from fhirserver.bulk.record import OPEN, rewritten
+from fhirserver.bulk.record import rewritten
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import Server
 from fhirserver.rules.authorization import authorization_id
+from fhirserver.rules.bulk_export import OPEN
 from fhirserver.rules.user import operator, roles
 from fhirserver.store.exports import Export, Exports, Part, Position, deleted
 

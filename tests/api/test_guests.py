@@ -12,6 +12,7 @@ from fhirserver import app
 from fhirserver.auditing.recording import ship
 from fhirserver.auth.access import CLIENT_SYSTEM
 from fhirserver.auth.principal import Principal
+from fhirserver.bulk.work import work
 from fhirserver.exchange import guests
 from fhirserver.rules.subscription import CLIENT
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
@@ -324,3 +325,37 @@ def test_how_the_catalogue_is_governed_names_no_subscription_of_others(
 
     assert id in told
     assert "Subscription/" not in seen
+
+
+# Exports
+
+
+@pytest.fixture
+def export(exchange: Exchange, client: dict[str, Any]) -> str:
+    """The id of an export that the client has asked for."""
+    token = exchange.token(client).json["access_token"]  # type: ignore[index]
+    headers = {"Authorization": f"Bearer {token}", "Prefer": "respond-async"}
+    begun = exchange.http.get(f"{exchange.base}/Patient/$export", headers=headers)
+    assert begun.status_code == 202, begun.text
+    return begun.headers["Content-Location"].rpartition("/")[2]
+
+
+@pytest.mark.parametrize("who", ["acme", "member"])
+def test_the_people_of_a_client_see_how_its_exports_stand_and_not_what_is_in_them(
+    exchange: Exchange, client: dict[str, Any], export: str, who: str
+) -> None:
+    status = see(exchange, who, f"bulk/{export}")
+    assert (status.status_code, "0 resources" in status.headers["X-Progress"]) == (202, True)
+    assert export in ids(see(exchange, who, f"BulkExport?client:identifier={CLIENT_SYSTEM}|{client['id']}"))
+    work(exchange.installation.server, exchange.hospital, export)
+    assert see(exchange, who, f"BulkExport/{export}").json["status"] == "completed"  # type: ignore[index]
+    assert [each["type"] for each in see(exchange, who, f"bulk/{export}").json["output"]] == ["Patient"]  # type: ignore[index]
+    assert see(exchange, who, f"bulk/{export}/0").status_code == 404
+    ended = exchange.call("DELETE", f"{exchange.base}/bulk/{export}", exchange.people[who])
+    assert ended.status_code == 404
+    assert see(exchange, "hospital", f"bulk/{export}").status_code == 200
+
+
+def test_an_export_is_no_business_of_another_application_provider(exchange: Exchange, export: str) -> None:
+    for path in (f"bulk/{export}", f"bulk/{export}/0", f"BulkExport/{export}", "BulkExport"):
+        assert see(exchange, "other", path).status_code in (403, 404), path
