@@ -10,7 +10,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.versions import next_instant, version_of
-from fhirserver.rules.bulk_export import OPEN, TYPE
+from fhirserver.rules.bulk_export import TYPE
 from fhirserver.store.exports import Export
 from fhirserver.store.model import Stored
 
