@@ -14,6 +14,12 @@ Terms = Mapping[str, Mapping[str, Any]]  # canonical URL -> resource
 Filter = Callable[["System", str, str], Iterable[str]]
 _MAX_CODES = 20_000
 _MAX_DEPTH = 50
+_MAX_STEPS = 2_000_000
+"""Concepts looked at for one expansion, a second or two: includes may ask for the same again and again."""
+_MAKING = 4
+"""The steps that a concept of a code system costs which has to be made."""
+_LOOKUP = 2_000
+"""The steps that a resource which is not at hand yet costs: it is asked for in the database."""
 
 
 class Inexpandable(Exception):
@@ -41,6 +47,20 @@ class Concept:
 Concepts = dict[tuple[str, str], Concept]
 
 
+@dataclass(slots=True)
+class _Effort:
+    """What one expansion may still cost, and the value sets that it has listed already."""
+
+    left: int
+    held: dict[str, Concepts] = field(default_factory=dict)
+
+    def spend(self, steps: int) -> None:
+        """Raises Inexpandable where it is too much."""
+        self.left -= steps
+        if self.left < 0:
+            raise Inexpandable("what the value set includes takes too long to be listed", "too-costly")
+
+
 @dataclass(eq=False)
 class System:
     """The concepts of a CodeSystem by code, in their order, with their parents (nesting, and `subsumedBy`)."""
@@ -53,7 +73,7 @@ class System:
         pending = [(concept, "") for concept in reversed(self.resource.get("concept", ()))]
         while pending:
             entry, parent = pending.pop()
-            code = entry["code"]
+            code = _code(entry)
             self.entries.setdefault(code, entry)
             mine = self.parents.setdefault(code, set())
             mine |= {parent} - {""}
@@ -159,33 +179,15 @@ class Terminology:
             listed.setdefault(system, set()).add(code)
         return {system: frozenset(codes) for system, codes in listed.items()}
 
-    def concepts(self, url: str, depth: int = 0) -> Concepts:
+    def concepts(self, url: str) -> Concepts:
         """The concepts of a value set, in their order. Raises Inexpandable."""
-        plain = url.split("|", 1)[0]
-        found = self._sets[url] if url in self._sets else self._sets.get(plain)
-        if found is not None:
-            return self.concepts_of(found, depth)
-        if plain not in self._known:
-            raise Inexpandable(f"the ValueSet {url} is not known here")
-        listed = self._known[plain]
-        return {(system, code): Concept(system, code) for system in sorted(listed) for code in sorted(listed[system])}
+        return self._concepts(url, _Effort(_MAX_STEPS), 0)
 
-    def concepts_of(self, value_set: Mapping[str, Any], depth: int = 0) -> Concepts:
-        """The same of a value set given: by its compose, else by the expansion that it came with."""
-        if depth > _MAX_DEPTH:
-            raise Inexpandable("value sets include each other without end", "not-supported")
-        compose = value_set.get("compose")
-        if compose is None:
-            return _of_expansion(value_set)
-        concepts: Concepts = {}
-        for include in compose.get("include", ()):
-            concepts |= self._included(include, depth)
-            if len(concepts) > self._most:
-                raise Inexpandable(f"the value set has more than {self._most} codes", "too-costly")
-        for exclude in compose.get("exclude", ()):
-            for key in self._included(exclude, depth):
-                concepts.pop(key, None)
-        return concepts
+    def concepts_of(self, value_set: Mapping[str, Any]) -> Concepts:
+        """The same of a value set given: by its compose, else by the expansion that it came with. Raises KeyError,
+        TypeError or AttributeError for what is no ValueSet.
+        """
+        return self._composed(value_set, _Effort(_MAX_STEPS), 0)
 
     def system(self, url: str) -> System | None:
         """A code system at hand, None where there is none."""
@@ -194,25 +196,68 @@ class Terminology:
             self._systems[url] = None if resource is None else System(resource)
         return self._systems[url]
 
-    def _included(self, include: Mapping[str, Any], depth: int) -> Concepts:
+    def _concepts(self, url: str, effort: _Effort, depth: int) -> Concepts:
+        if url not in effort.held:
+            effort.held[url] = self._listed(url, effort, depth)
+        return effort.held[url]
+
+    def _listed(self, url: str, effort: _Effort, depth: int) -> Concepts:
+        effort.spend(_LOOKUP)
+        plain = url.split("|", 1)[0]
+        found = self._sets[url] if url in self._sets else self._sets.get(plain)
+        if found is not None:
+            return self._composed(found, effort, depth)
+        if plain not in self._known:
+            raise Inexpandable(f"the ValueSet {url} is not known here")
+        listed = self._known[plain]
+        effort.spend(sum(map(len, listed.values())))
+        return {(system, code): Concept(system, code) for system in sorted(listed) for code in sorted(listed[system])}
+
+    def _composed(self, value_set: Mapping[str, Any], effort: _Effort, depth: int) -> Concepts:
+        if depth > _MAX_DEPTH:
+            raise Inexpandable("value sets include each other without end", "not-supported")
+        compose = value_set.get("compose")
+        concepts: Concepts = {}
+        if compose is None:
+            concepts = _of_expansion(value_set)
+            effort.spend(len(concepts))
+            return concepts
+        for include in compose.get("include", ()):
+            concepts |= self._included(include, effort, depth)
+            if len(concepts) > self._most:
+                raise Inexpandable(f"the value set has more than {self._most} codes", "too-costly")
+        for exclude in compose.get("exclude", ()):
+            for key in self._included(exclude, effort, depth):
+                concepts.pop(key, None)
+        return concepts
+
+    def _included(self, include: Mapping[str, Any], effort: _Effort, depth: int) -> Concepts:
         """What an include holds: with a system and value sets beside each other, what all of them hold."""
-        found: Concepts | None = self._of_system(include) if "system" in include else None
+        found: Concepts | None = self._of_system(include, effort) if "system" in include else None
         for other in include.get("valueSet", ()):
-            concepts = self.concepts(other, depth + 1)
+            concepts = self._concepts(other, effort, depth + 1)
             found = concepts if found is None else {key: one for key, one in found.items() if key in concepts}
+            effort.spend(len(found))
+        effort.spend(1 + len(found or ()))
         return found or {}
 
-    def _of_system(self, include: Mapping[str, Any]) -> Concepts:
+    def _of_system(self, include: Mapping[str, Any], effort: _Effort) -> Concepts:
         url = include["system"]
+        fresh = url not in self._systems
+        effort.spend(_LOOKUP if fresh else 0)
         system = self.system(url)
+        effort.spend(len(system.entries) if fresh and system else 0)
         if "concept" in include:
-            return {(url, each["code"]): _listed(system, url, each) for each in include["concept"] if "code" in each}
+            return {(url, _code(each)): _named(system, url, each) for each in include["concept"] if "code" in each}
         if system is None or not (system.complete or (self._partial and system.entries)):
             raise Inexpandable(f"the codes of {url} are not known here")
         codes: Iterable[str] = system.entries
         for rule in include.get("filter", ()):
+            effort.spend(2 * len(system.entries))
             taken = system.filtered(rule)
             codes = [code for code in codes if code in taken]
+        codes = list(codes)
+        effort.spend(_MAKING * len(codes))
         return {(url, code): replace(system.concept(code), system=url) for code in codes}
 
 
@@ -305,16 +350,24 @@ def _of_expansion(value_set: Mapping[str, Any]) -> Concepts:
     while pending:
         entry = pending.pop()
         if "code" in entry and not entry.get("abstract"):
-            system, code = str(entry.get("system", "")), entry["code"]
+            system, code = str(entry.get("system", "")), _code(entry)
             display, version = str(entry.get("display", "")), str(entry.get("version", ""))
             concepts[system, code] = Concept(system, code, display, version, inactive=bool(entry.get("inactive")))
         pending += reversed(entry.get("contains", ()))
     return concepts
 
 
-def _listed(system: System | None, url: str, entry: Mapping[str, Any]) -> Concept:
-    """A concept that a value set lists itself, with what its system says of it."""
+def _code(entry: Mapping[str, Any]) -> str:
+    """The code of a concept. Raises KeyError or TypeError where it has none."""
     code = entry["code"]
+    if not isinstance(code, str):
+        raise TypeError("a code is a text")
+    return code
+
+
+def _named(system: System | None, url: str, entry: Mapping[str, Any]) -> Concept:
+    """A concept that a value set lists itself, with what its system says of it."""
+    code = _code(entry)
     known = system.concept(code) if system and code in system.entries else Concept(url, code)
     return replace(known, system=url, display=str(entry.get("display", "")) or known.display)
 
@@ -324,6 +377,11 @@ def _said(system: System, property: str) -> Iterator[tuple[str, Sequence[str]]]:
     for code, entry in system.entries.items():
         values = [each for each in entry.get("property", ()) if each.get("code") == property]
         yield code, [_text(next((v for name, v in one.items() if name.startswith("value")), "")) for one in values]
+
+
+def _saying(system: System, property: str, values: frozenset[str], wanted: bool) -> set[str]:
+    """The codes that say one of the values of a property, or none of them."""
+    return {code for code, said in _said(system, property) if values.isdisjoint(said) is not wanted}
 
 
 def _text(value: Any) -> str:
@@ -341,12 +399,8 @@ _FILTERS: Mapping[tuple[str, str], Filter] = {
     ("concept", "in"): lambda _, __, value: value.split(","),
     ("concept", "not-in"): lambda system, _, value: set(system.entries) - set(value.split(",")),
     ("property", "="): lambda system, name, value: {code for code, said in _said(system, name) if value in said},
-    ("property", "in"): lambda system, name, value: {
-        code for code, said in _said(system, name) if not set(value.split(",")).isdisjoint(said)
-    },
-    ("property", "not-in"): lambda system, name, value: {
-        code for code, said in _said(system, name) if set(value.split(",")).isdisjoint(said)
-    },
+    ("property", "in"): lambda system, name, value: _saying(system, name, frozenset(value.split(",")), True),
+    ("property", "not-in"): lambda system, name, value: _saying(system, name, frozenset(value.split(",")), False),
     ("property", "exists"): lambda system, name, value: {
         code for code, said in _said(system, name) if bool(said) == (value == "true")
     },

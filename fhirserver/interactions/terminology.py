@@ -7,6 +7,7 @@ They know what is stored on the base or the registry, loaded packages included, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fhirserver.auth.access import Access
@@ -20,6 +21,10 @@ from fhirserver.interactions.operations import parameters, text_parameter
 from fhirserver.interactions.read import current
 
 MOST_SHOWN = 1_000
+MOST_WORDS = 20
+"""Of a filter."""
+MOST_CODINGS = 50
+"""Of a CodeableConcept: each is looked for in all of a map, or a value set."""
 CODED = ("code", "system", "version", "display", "coding", "codeableConcept")
 UNUSED = ("displayLanguage", "date", "abstract", "context")
 """Parameters that may be given and change nothing: what is here has one language and one time."""
@@ -36,7 +41,7 @@ def expand(server: Server, request: Request, access: Access) -> Response:
     values = parameters(request, *names, "includeDesignations", "includeDefinition", *UNUSED)
     value_set, concepts = _value_set(server, request, access, values)
     wanted = [each for each in concepts.values() if not (_true(values, "activeOnly") and each.inactive)]
-    for word in text_parameter(values, "filter").casefold().split():
+    for word in _words(text_parameter(values, "filter")):
         wanted = [each for each in wanted if word in each.display.casefold() or word in each.code.casefold()]
     offset, count = _number(values, "offset", 0), _number(values, "count", MOST_SHOWN)
     shown = wanted[offset : offset + min(count, MOST_SHOWN)]
@@ -75,7 +80,8 @@ def validate_in_system(server: Server, request: Request, access: Access) -> Resp
     values = parameters(request, "url", "codeSystem", *CODED, *UNUSED)
     url, given = text_parameter(values, "url"), values.get("codeSystem")
     if isinstance(given, dict):
-        system: System | None = System(given)
+        with _sound("code system", "codeSystem"):
+            system: System | None = System(given)
     elif request.id:
         system = System(current(server, access, "CodeSystem", request.id, request).resource())
     else:
@@ -93,7 +99,8 @@ def validate_in_system(server: Server, request: Request, access: Access) -> Resp
             return Concept(name, code) if code in known else None
         return system.concept(code) if code in system.entries else None
 
-    return _judged(values, find, name)
+    with _sound("code system", "codeSystem"):
+        return _judged(values, find, name)
 
 
 def lookup(server: Server, request: Request, access: Access) -> Response:
@@ -165,11 +172,13 @@ def translate(server: Server, request: Request, access: Access) -> Response:
     if concept_map is None:
         raise problem("not-found", f"The ConceptMap {url[:300]} is not known here.", "url")
     target, reverse = text_parameter(values, "targetsystem"), _true(values, "reverse")
-    found = [
-        mapped
-        for system, code, _ in _coded(values)
-        for mapped in translations(concept_map, system, code, target=target, reverse=reverse)
-    ]
+    codes = _coded(values)
+    with _sound("concept map", "conceptMap"):
+        found = [
+            mapped
+            for system, code, _ in codes
+            for mapped in translations(concept_map, system, code, target=target, reverse=reverse)
+        ]
     matched = any(each.equivalence not in ("unmatched", "disjoint") for each in found)
     listed: list[Resource] = [{"name": "result", "valueBoolean": matched}]
     if not matched:
@@ -182,26 +191,41 @@ def _value_set(server: Server, request: Request, access: Access, values: Values)
     url, version = text_parameter(values, "url"), text_parameter(values, "valueSetVersion")
     terminology = where.terminology
     try:
-        if request.id:
-            found = current(server, access, "ValueSet", request.id, request).resource()
-            return found, terminology.concepts_of(found)
-        if isinstance(given, dict):
-            return given, terminology.concepts_of(given)
-        if not url:
-            raise problem("required", "Name the value set: url, or valueSet, or call it on a ValueSet.", "url")
-        named = f"{url}|{version}" if version else url
-        concepts = terminology.concepts(named)
+        with _sound("value set", "valueSet"):
+            if request.id:
+                found = current(server, access, "ValueSet", request.id, request).resource()
+                return found, terminology.concepts_of(found)
+            if isinstance(given, dict):
+                return given, terminology.concepts_of(given)
+            if not url:
+                raise problem("required", "Name the value set: url, or valueSet, or call it on a ValueSet.", "url")
+            named = f"{url}|{version}" if version else url
+            concepts = terminology.concepts(named)
     except Inexpandable as why:
         raise problem(
             why.code, f"This value set cannot be expanded: {why}."[:500], status=_STATUS.get(why.code, 0)
         ) from None
-    except (KeyError, TypeError, AttributeError):
-        raise problem("invalid", "This value set is not valid: check it with $validate.", "valueSet") from None
     held = canonical(where, "ValueSet", named) or {"resourceType": "ValueSet", "url": url, "status": "active"}
     return held, concepts
 
 
 _STATUS = {"not-supported": 422, "too-costly": 422}
+
+
+@contextmanager
+def _sound(what: str, parameter: str) -> Iterator[None]:
+    """What is given in a request was not validated, as what is stored was. Raises Problem(invalid)."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError):
+        raise problem("invalid", f"This {what} is not valid: check it with $validate.", parameter) from None
+
+
+def _words(text: str) -> set[str]:
+    words = set(text.casefold().split())
+    if len(words) > MOST_WORDS:
+        raise problem("too-costly", f"A filter has at most {MOST_WORDS} words.", "filter")
+    return words
 
 
 def _known_codes(server: Server, system: str) -> frozenset[str]:
@@ -215,7 +239,10 @@ def _known_codes(server: Server, system: str) -> frozenset[str]:
 def _coded(values: Values) -> list[Coded]:
     """The codes asked about. Raises Problem(required)."""
     concept = values.get("codeableConcept")
-    codings = concept.get("coding", []) if isinstance(concept, dict) else []
+    codings = concept.get("coding") if isinstance(concept, dict) else None
+    codings = codings if isinstance(codings, list) else []
+    if len(codings) > MOST_CODINGS:
+        raise problem("too-costly", f"A codeableConcept has at most {MOST_CODINGS} codings here.", "codeableConcept")
     found = [pair for pair in (_coding(values.get("coding")), *map(_coding, codings)) if pair]
     code = text_parameter(values, "code")
     if code:
