@@ -42,7 +42,7 @@ def test_a_client_is_created_authorized_subscribed_and_deleted(
     assert page.inner_text("h1").startswith(NAME)
     with pytest.raises(playwright.Error, match="ERR_CACHE_MISS"):
         page.go_back()
-    page.wait_for_load_state()  # of the page by which the browser says so
+    page.wait_for_url("chrome-error://**")  # the page by which the browser says so
     assert secret not in page.content(), "what is shown once is in no history"
     token = {"grant_type": "client_credentials", "client_id": client, "client_secret": secret}
     assert requests.post(f"{installed.url}/oauth2/token", data=token, timeout=30).ok
