@@ -225,7 +225,7 @@ def _input(name: str, **value: Any) -> dict[str, Any]:
 
 def _is_recent(server: Server, task: Resource) -> bool:
     """Whether a Task of many messages was counted a short while ago: not every message shall write a version of it."""
-    written = datetime.fromisoformat(task["meta"]["lastUpdated"].replace("Z", "+00:00"))
+    written = datetime.fromisoformat(task["meta"]["lastUpdated"])
     return _met(task) >= EXACT and (server.now() - written).total_seconds() < COUNT_SECONDS
 
 

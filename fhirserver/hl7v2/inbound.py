@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.hl7v2 import ack
 from fhirserver.hl7v2.charset import DEFAULT
@@ -283,7 +284,7 @@ def _resource(
         "lane": held[0],
         **({"otherLane": held[1:]} if held[1:] else {}),
         "sequence": f"{sequence:020d}",
-        "received": received.isoformat(timespec="milliseconds"),
+        "received": instant_text(received),
         "peer": peer.address or "unknown",
         "content": {
             "contentType": "x-application/hl7-v2+er7",

@@ -42,6 +42,7 @@ from fhirserver.hl7v2.senders import Sender, Senders
 from fhirserver.interactions.model import Server
 from fhirserver.interactions.versions import version_of
 from fhirserver.rules.endpoint import CONNECTION
+from fhirserver.rules.model import target
 from fhirserver.search.parse import parse
 from fhirserver.store.database import CLAIMS
 from fhirserver.store.holding import Holding
@@ -158,8 +159,8 @@ class Intake:
     def _maps_of(self, message: Inbound) -> Maps:
         """The maps of a message's sender: its overlays may take what the shipped maps do not."""
         said = message.resource
-        endpoint = str(said.get("endpoint", {}).get("reference", "")).rpartition("/")[2]
         try:
+            endpoint = target(said.get("endpoint"), "Endpoint")
             names = said.get("sendingApplication", ""), said.get("sendingFacility", "")
             return self.overlays.maps(message.organization, endpoint, *names)
         except Problem as fault:

@@ -18,6 +18,7 @@ from typing import Any
 
 from fhirserver.auth.access import everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.hl7v2 import codes
 from fhirserver.hl7v2.effective import Effective
@@ -34,6 +35,7 @@ from fhirserver.messaging import process_message
 from fhirserver.messaging.content import accept, resume, unfinished
 from fhirserver.messaging.merge import POLICIES, REPOINT
 from fhirserver.messaging.parts import Content, Done
+from fhirserver.rules.model import target
 from fhirserver.store import lanes
 from fhirserver.store.database import Session
 from fhirserver.store.holding import Held, Holding
@@ -301,7 +303,7 @@ def ended(
         {
             "status": status_of(result),
             "attempts": resource.get("attempts", 0) + 1,
-            "processed": server.now().isoformat(timespec="milliseconds"),
+            "processed": instant_text(server.now()),
             "mapping": effective.maps.name,
             "result": [{"reference": f"{d.type}/{d.id}/_history/{d.version}"} for d in done[:MOST_RESULTS]],
             "issue": [issue_element(Issue("value", text, (), "warning")) for text in result.warnings[:20]],
@@ -341,7 +343,7 @@ def _parsed(raw: bytes, sender: Sender | None) -> Message:
 
 def sender_of(server: Server, resource: Mapping[str, Any]) -> Sender | None:
     """The Endpoint that the message came by, as it is now."""
-    id = str(resource.get("endpoint", {}).get("reference", "")).rpartition("/")[2]
+    id = target(resource.get("endpoint"), "Endpoint")
     stored = server.store.live(everything(REGISTRY), "Endpoint", id) if id else None
     return sender(stored.resource()) if stored else None
 

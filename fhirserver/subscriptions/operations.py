@@ -25,7 +25,7 @@ from fhirserver.interactions.operations import parameters, reference_parameter, 
 from fhirserver.interactions.read import current
 from fhirserver.interactions.versions import may_write, put, refuse_errors, stamped
 from fhirserver.interactions.write import persist
-from fhirserver.rules.model import REGISTRY, Prepared
+from fhirserver.rules.model import REGISTRY, Prepared, target
 from fhirserver.search.parse import parse
 from fhirserver.store.model import Stored
 from fhirserver.store.search import by_references, compile_search, find
@@ -269,7 +269,7 @@ def redeliver(server: Server, request: Request, access: Access) -> Response:
 def redeliver_one(server: Server, request: Request, access: Access) -> Response:
     """$redeliver on a NotificationDelivery: it is sent once more, outside the order."""
     found = current(server, access, delivery.TYPE, request.id or "", request)
-    subscription = found.resource()["subscription"]["reference"].rpartition("/")[2]
+    subscription = target(found.resource()["subscription"], "Subscription")
     current(server, access, "Subscription", subscription, request)
     access.require("Subscription", "u")
     return _again(server, access.organization, subscription, [found])
@@ -286,7 +286,7 @@ def redeliver_everywhere(server: Server, request: Request, access: Access) -> Re
     found = find(server.store, search, (), MOST_REDELIVERED).matches if search else ()
     by_subscription: dict[str, list[Stored]] = {}
     for version in found:
-        id = str(version.resource()["subscription"]["reference"]).rpartition("/")[2]
+        id = target(version.resource()["subscription"], "Subscription")
         by_subscription.setdefault(id, []).append(version)
     for id, versions in by_subscription.items():
         _again(server, organization, id, versions)

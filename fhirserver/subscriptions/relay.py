@@ -21,6 +21,7 @@ from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import Problem
 from fhirserver.interactions.model import Server
+from fhirserver.rules.model import target
 from fhirserver.rules.subscription import NEVER_TOPICS, owner
 from fhirserver.store.database import Session
 from fhirserver.store.model import REGISTRY, Change, Pending, Stored
@@ -249,8 +250,7 @@ class Relay:
         if pending.type != "ClientAuthorization":
             return set()
         found = self._store.live(everything(REGISTRY), pending.type, pending.id)
-        reference = found.resource().get("organization", {}) if found else {}
-        return {(str(reference.get("reference", "")).rpartition("/")[2], "")}
+        return {(target(found.resource().get("organization") if found else None, "Organization"), "")}
 
     def _numbered(self, batch: _Batch, key: tuple[str, str], session: Session, now: datetime) -> Iterable[Change]:
         organization, id = key

@@ -148,6 +148,7 @@ def test_what_is_out_of_the_ordinary_goes_alone_and_holds_up_nobody(house: House
     kept = house.all("InboundMessage?_sort=sequence&_count=100")
     assert {each["status"] for each in kept[:8]} <= DONE
     assert "received" not in {each["status"] for each in kept}
+    assert all(each["processed"].endswith("Z") for each in kept)
     assert "replaced-by" in str(house.all("Patient?identifier=405"))
     # What is said of the one that ended is said of the one that it has become; two lanes have no order.
     first, merged, *since = house.families("404")

@@ -35,6 +35,7 @@ def test_a_message_is_kept_and_acknowledged(api: Api, send: Callable[..., Any]) 
     assert b"MSA|AA|H1" in answer.data
     kept: Answer = api.get("InboundMessage?control-id=H1")
     assert [each["status"] for each in kept.resources] == ["received"]
+    assert all(each["received"].endswith("Z") for each in kept.resources), "an instant as all others are written"
 
 
 def test_the_same_message_again_has_no_second_effect(api: Api, send: Callable[..., Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response as HttpResponse
 
 from fhirserver.fhir import Resource
-from fhirserver.rules.model import CANONICAL
+from fhirserver.rules.model import CANONICAL, target
 from fhirserver.web.console.here import Here
 
 READ = f"{CANONICAL}/StructureDefinition/notice-read"
@@ -42,5 +42,5 @@ def _leads(here: Here, notice: Resource) -> str:
         return here.url("hospital.client", id=id) if ours else here.url("application.authorization", authorization=id)
     if ours:
         return here.url("hospital.subscription", id=id)
-    at = str(notice.get("sender", {}).get("reference", "")).rpartition("/")[2]
+    at = target(notice.get("sender"), "Organization")
     return here.url("application.subscription", at=at, subscription=id) if at else here.url("application.subscriptions")

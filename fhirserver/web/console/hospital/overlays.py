@@ -16,6 +16,7 @@ from flask import Response as HttpResponse
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import decode, encode, pretty
 from fhirserver.fhir.problem import Issue, Problem, problem
+from fhirserver.rules.model import target
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.hospital import sheet as sheets
 from fhirserver.web.console.hospital.mapping import MOST_MESSAGE, TYPE, may_edit, message_of, title_of
@@ -356,7 +357,7 @@ def _differences(compared: Resource) -> list[dict[str, Any]]:
                 one["faults"].append(_value(each))
             else:
                 one[each["name"]] = _value(each)
-        one["id"] = str(one["reference"]["reference"]).rpartition("/")[2]
+        one["id"] = target(one["reference"], "InboundMessage")
         found.append(one)
     return found
 

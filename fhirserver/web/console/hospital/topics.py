@@ -13,7 +13,7 @@ from flask import Response as HttpResponse
 
 from fhirserver.fhir import Resource
 from fhirserver.fhir.problem import problem
-from fhirserver.rules.model import CANONICAL
+from fhirserver.rules.model import CANONICAL, target
 from fhirserver.web.console.here import Here
 from fhirserver.web.console.listing import SIZE, Filter, Listing, asked_of
 
@@ -109,7 +109,7 @@ def _condition(topic: Resource, url: str) -> str:
 def _governed(here: Here) -> tuple[bool, list[str]]:
     """Whether only what is active here can be subscribed to, and the subscriptions that are told of nothing."""
     parts = here.operate(TYPE, None, "govern", base=here.organization).get("parameter", ())
-    stopped = [part["valueReference"]["reference"].rpartition("/")[2] for part in parts if part["name"] == "stopped"]
+    stopped = [target(part["valueReference"], "Subscription") for part in parts if part["name"] == "stopped"]
     return any(part.get("valueBoolean") for part in parts), stopped
 
 
