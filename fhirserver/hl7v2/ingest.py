@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import logging
 import threading
 import time
@@ -174,13 +173,18 @@ class Intake:
             return self._last
 
     def senders(self, age: float) -> Senders:
-        """The endpoints, read at most `age` seconds ago. Where the store does not answer, those read last."""
+        """The endpoints, read at most `age` seconds ago. Where the store does not answer, those read last; Problem
+        where none were read yet: a message taken without its Endpoint would be another when it is sent again.
+        """
         now = time.monotonic()
         if now - self._read > age:
-            with contextlib.suppress(Problem):
+            try:
                 self.server.refresh()
                 self._senders = Senders(_endpoints(self.server))
                 self._read = now
+            except Problem:
+                if not self._read:
+                    raise
         return self._senders
 
     def commit(self, messages: Sequence[Inbound]) -> list[Inbound]:

@@ -20,7 +20,7 @@ import trustme
 from fhirserver import app, local
 from fhirserver.auth.access import everything
 from fhirserver.auth.principal import SYSTEM
-from fhirserver.fhir.problem import Problem
+from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.framing import frame
 from fhirserver.hl7v2.inbound import Peer, Reply
 from fhirserver.hl7v2.ingest import Intake, Receiver
@@ -32,7 +32,7 @@ from fhirserver.hl7v2.points import settled
 from fhirserver.hl7v2.process import process, sweep
 from fhirserver.hl7v2.send import Connection
 from fhirserver.hl7v2.senders import CERTIFICATE, EXTENSION, Senders, endpoint_resource
-from fhirserver.interactions.model import Request
+from fhirserver.interactions.model import Request, Server
 from fhirserver.rules.organization import kind_concept
 from fhirserver.search.parse import parse
 from fhirserver.settings import Secret, Settings
@@ -303,6 +303,28 @@ def test_half_frames_garbage_and_hang_ups_end_nothing_but_their_connection(hospi
         slow.sendall(b"\x0bMSH|^~\\&|never ends")
         assert slow.recv(10) == b"", "a frame that does not end in time is given up"
     assert hospital.send(example("06-z-segments-a01-2.5.hl7", hospital))["MSA-1"] == "AA"
+
+
+def test_a_process_that_could_not_read_the_endpoints_takes_nothing(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Endpoint is part of what makes a message the same: taken without it, it would be another the next time."""
+
+    def away(server: Server) -> list[dict[str, Any]]:
+        raise problem("transient", "away")
+
+    fresh, raw = Intake(hospital.intake.server, hospital.intake.maps), example("06-z-segments-a01-2.5.hl7", hospital)
+    with monkeypatch.context() as while_away:
+        while_away.setattr("fhirserver.hl7v2.ingest._endpoints", away)
+        refused = fresh.take(raw, "127.0.0.1", hospital.organization)
+        assert refused is not None
+        assert Message.parse(refused)["MSA-1"] == "AR"
+        with pytest.raises(Problem):
+            fresh.prepare(raw, Peer("127.0.0.1"))
+    assert hospital.stored("InboundMessage") == []
+    taken = [fresh.take(raw, "127.0.0.1", hospital.organization), hospital.intake.take(raw, "", hospital.organization)]
+    assert taken[0] == taken[1]
+    assert len(hospital.stored("InboundMessage")) == 1
 
 
 def test_the_sweep_finds_lanes_whose_job_was_lost(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
