@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 
 from fhirserver import app
 from fhirserver.auth.principal import Principal
+from fhirserver.bulk.work import work
 from fhirserver.fhir.instants import instant_text
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.rules.organization import kind_concept
@@ -108,6 +109,7 @@ def _filled(exchange: Exchange, world: World) -> None:
     assert exchange.step(authorization, "approve", note=f"Agreed {HOSTILE}").status_code == 200
     hospital.asked(name=f"Waits {HOSTILE}")
     _notified(exchange, hospital, client)
+    _exported(exchange, hospital)
     overlay = json.loads(
         unescape(re.search(r"<textarea[^>]*>(.*?)</textarea>", hospital.get("/mapping/new?view=json"), re.S)[1])
     )  # type: ignore[index]
@@ -140,6 +142,23 @@ def _notified(exchange: Exchange, hospital: Hospital, client: dict[str, Any]) ->
     attempt = {"time": instant_text(now), "endpoint": "https://1.1.1.1/x", "status": 500, "answer": f"Gone {HOSTILE}"}
     made = delivery.finished(delivery.attempted(made, attempt), "dead-letter", f"It said {HOSTILE}")
     server.store.commit([delivery.change(server, exchange.hospital, made, None, now)])
+
+
+def _exported(exchange: Exchange, hospital: Hospital) -> None:
+    """An export of a group that failed, with the name of its client in the reason."""
+    group = {"resourceType": "Group", "id": "g", "type": "person", "actual": True, "name": f"Group {HOSTILE}"}
+    hospital.api("PUT", "Group/g", group)
+    client, authorization = hospital.asked(name=f"Copies {HOSTILE}", scope="system/Patient.rs system/Group.rs")
+    assert exchange.step(authorization, "approve").status_code == 200
+    headers = {"Authorization": f"Bearer {exchange.token(client).json['access_token']}", "Prefer": "respond-async"}  # type: ignore[index]
+    begun = exchange.http.get(
+        f"{exchange.base}/Group/g/$export",
+        query_string={"_typeFilter": f"Patient?name={HOSTILE}"},
+        headers=headers,
+    )
+    assert begun.status_code == 202, begun.text
+    assert exchange.step(authorization, "disable").status_code == 200
+    work(exchange.installation.server, exchange.hospital, begun.headers["Content-Location"].rpartition("/")[2])
 
 
 def _recorded(exchange: Exchange) -> None:

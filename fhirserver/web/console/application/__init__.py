@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fhirserver.web.console.application import authorizations, clients, members, subscriptions
+from fhirserver.web.console.application import authorizations, clients, exports, members, subscriptions
 from fhirserver.web.console.application.activity import activity, why
 from fhirserver.web.console.application.audit import audit, record
 from fhirserver.web.console.application.credentials import credentials, rotate
@@ -43,6 +43,9 @@ SCREENS: tuple[Screen, ...] = (
     Screen("application.subscription-rotate",  f"{_AT}/rotate",                   subscriptions.rotate,    _APPLICATION, _POST, parent="application.subscription"),
     Screen("application.subscription-delete",  f"{_AT}/delete",                   subscriptions.delete,    _APPLICATION, _POST, parent="application.subscription"),
     Screen("application.delivery",             f"{_AT}/deliveries/<delivery>",    subscriptions.delivery,  _APPLICATION, _BOTH, parent="application.subscription"),
+    Screen("application.exports",              "/exports",                        exports.exports,         _APPLICATION, nav=True, parent="application.home"),
+    Screen("application.exports-at",           "/exports/<at>",                   exports.exports_at,      _APPLICATION, parent="application.exports"),
+    Screen("application.export",               "/exports/<at>/<export>",          exports.export,          _APPLICATION, parent="application.exports-at"),
     Screen("application.audit",                "/audit",                          audit,                   _APPLICATION, nav=True, parent="application.home"),
     Screen("application.record",               "/audit/<event>",                  record,                  _APPLICATION, parent="application.audit"),
     Screen("application.members",              "/members",                        members.members,         _APPLICATION, _BOTH, nav=True, parent="application.home"),

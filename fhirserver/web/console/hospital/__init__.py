@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from fhirserver.web.console.common.exports import UNDER_WAY
 from fhirserver.web.console.hospital.clients import activity, client, clients
+from fhirserver.web.console.hospital.exports import export, exports
 from fhirserver.web.console.hospital.mapping import workbench
 from fhirserver.web.console.hospital.members import member, member_new, members
 from fhirserver.web.console.hospital.messages import STUCK, code, codes, message, messages
@@ -23,6 +25,8 @@ SCREENS: tuple[Screen, ...] = (
     Screen("hospital.subscription",  "/subscriptions/<id>",    subscription,  "hospital", BOTH, parent="hospital.subscriptions"),
     Screen("hospital.deliveries",    "/subscriptions/<id>/deliveries", deliveries, "hospital", BOTH, parent="hospital.subscription"),
     Screen("hospital.delivery",      "/subscriptions/<id>/deliveries/<delivery>", delivery, "hospital", BOTH, parent="hospital.deliveries"),
+    Screen("hospital.exports",       "/exports",               exports,       "hospital", nav=True, parent="hospital.home"),
+    Screen("hospital.export",        "/exports/<id>",          export,        "hospital", BOTH, parent="hospital.exports"),
     Screen("hospital.topics",        "/topics",                topics,        "hospital", BOTH, nav=True, parent="hospital.home"),
     Screen("hospital.topic",         "/topics/<id>",           topic,         "hospital", BOTH, parent="hospital.topics"),
     Screen("hospital.messages",      "/messages",              messages,      "hospital", BOTH, nav=True, parent="hospital.home"),
@@ -90,6 +94,14 @@ WAITING: tuple[Waiting, ...] = (
         (("status", "requested"),),
         own=True,
         tone="warn",
+    ),
+    Waiting(
+        "hospital.waiting.exports",
+        "BulkExport",
+        (("status", UNDER_WAY),),
+        "hospital.exports",
+        (("status", UNDER_WAY),),
+        own=True,
     ),
 )
 AREA = Area(SCREENS, WAITING)

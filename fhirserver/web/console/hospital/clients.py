@@ -12,6 +12,7 @@ from fhirserver.fhir.problem import Problem, problem
 from fhirserver.rules.authorization import MORE, STEPS
 from fhirserver.rules.model import target
 from fhirserver.web.console.here import Here
+from fhirserver.web.console.hospital.exports import latest_of
 from fhirserver.web.console.hospital.permissions import permissions
 from fhirserver.web.console.hospital.records import FROM, OUTCOME, TO
 from fhirserver.web.console.hospital.told import told_of
@@ -26,7 +27,7 @@ FILTERS = (
     Filter("more", "pending", ("true",), "hospital.more"),
 )
 SHOWN = ("approve", "reject", "disable", "enable")
-RECENT = 8
+RECENT, FEW = 8, 5
 
 
 def clients(here: Here) -> HttpResponse:
@@ -63,6 +64,7 @@ def client(here: Here) -> HttpResponse:
         can=_possible(authorization) if here.place and here.place.role == "admin" else frozenset(),
         recent=None if recent is None else [told_of(each) for each in recent],
         subscriptions=_subscriptions(here, authorization),
+        exports=latest_of(here, target(authorization["client"], "ClientApplication"), FEW),
     )
 
 
