@@ -5,6 +5,7 @@ needs and runs until SIGTERM.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import random
 import resource
@@ -44,11 +45,14 @@ log = logging.getLogger(__name__)
 SHIP_SECONDS = 0.25
 SEAL_SECONDS = 2.0
 RETIRE_SECONDS = 3600.0
+M_ARENA_MAX, ARENAS = -8, 2
+"""Of mallopt(3): threads share this many pools of memory."""
 PURGE_SECONDS = 10.0
 
 
 def worker(settings: Settings) -> None:
     """Runs jobs from the queue: maps messages, delivers notifications."""
+    _few_arenas()
     installation = app.build(settings)
     counts = metrics.counting(installation, "worker")
     intake = installation.intake()
@@ -241,6 +245,12 @@ def _certificate(settings: Settings) -> mllp.Certificate | None:
     certificate, clients = Path(settings.mllp_certificate), settings.mllp_client_ca
     key = Path(settings.mllp_key) if settings.mllp_key else certificate
     return mllp.Certificate(certificate, key, Path(clients) if clients else None)
+
+
+def _few_arenas() -> None:
+    """With a pool for each of its many threads a process grows for hours: what one frees is no use to another."""
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def _more_files() -> None:
