@@ -20,6 +20,8 @@ NAMES = ("_outputFormat", "_since", "_until", "_type", "_typeFilter", "_elements
 UNDONE = ("includeAssociatedData", "organizeOutputBy", "allowPartialManifests")
 """Parameters of the guide that are not done: refused, unless the caller says `Prefer: handling=lenient`."""
 MOST_FILTERS = 50
+MOST_CRITERIA = 100
+"""Of all filters together."""
 MOST_PATIENTS = 1_000
 
 
@@ -95,6 +97,7 @@ def _filters(server: Server, request: Request, texts: Sequence[str]) -> dict[str
     if len(texts) > MOST_FILTERS:
         raise problem("too-costly", f"An export may have at most {MOST_FILTERS} _typeFilter.", "_typeFilter")
     found: dict[str, tuple[Pairs, ...]] = {}
+    criteria = 0
     for text in texts:
         type, _, query = text.partition("?")
         if type not in server.definitions.resource_types or not query:
@@ -106,6 +109,9 @@ def _filters(server: Server, request: Request, texts: Sequence[str]) -> dict[str
         shaping = [name for name, _ in pairs if name in CONTROLS]
         if shaping:
             raise problem("invalid", f"{shaping[0]} says what an answer looks like: leave it out.", "_typeFilter")
+        criteria += len(pairs)
+        if criteria > MOST_CRITERIA:
+            raise problem("too-costly", f"All _typeFilter together may have {MOST_CRITERIA} parameters.", "_typeFilter")
         parse(server.definitions, type, pairs, base=request.base, strict=True, now=server.now())
         found[type] = (*found.get(type, ()), pairs)
     return found

@@ -6,6 +6,7 @@ since, the version of then is taken.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +26,7 @@ from fhirserver.store.model import Stored
 from fhirserver.store.search import by_references, compile_search
 
 MEMBERS_TOGETHER = 100
-REFERRED_TOGETHER = 500
+REFERRED_TOGETHER = 100
 MOST_REFERRED = 100_000
 ROUNDS = 2
 """How far what is referred to is followed: a role's practitioner and organization, not all that hangs on those."""
@@ -37,6 +38,7 @@ OPERATIONAL = frozenset({"AuditEvent", "BulkExport", "InboundMessage", "Notifica
 class Scope:
     """Of what an export is. level: system, patient (all patients) or members (those of `patients`). types: those to
     scan, in their order. wider: types outside the compartment that are exported where something refers to them.
+    patients: their ids, sorted.
     """
 
     level: str
@@ -47,10 +49,24 @@ class Scope:
     wanted: Asked
 
     @property
-    def steps(self) -> list[tuple[str, int]]:
-        """Type and number of the group of members; one group at the other levels."""
-        groups = range(-(-len(self.patients) // MEMBERS_TOGETHER)) if self.level == "members" else range(1)
-        return [(type, group) for type in self.types for group in groups]
+    def groups(self) -> int:
+        """Into how many groups the members are cut; one at the other levels."""
+        return -(-len(self.patients) // MEMBERS_TOGETHER) if self.level == "members" else 1
+
+    @property
+    def length(self) -> int:
+        """How many steps there are: every type with every group."""
+        return len(self.types) * self.groups
+
+    def type(self, step: int) -> str:
+        """The type of a step; "" for the step behind the last."""
+        return self.types[step // self.groups] if step < self.length else ""
+
+    def earlier(self, group: int, text: str) -> bool:
+        """Whether a reference is to a member of an earlier group."""
+        type, _, id = text.partition("/")
+        at = bisect_left(self.patients, id)
+        return type == "Patient" and at < group * MEMBERS_TOGETHER and self.patients[at] == id
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +81,7 @@ class Line:
 
 def lines(server: Server, access: Access, scope: Scope, step: int, after: str) -> Iterator[Line]:
     """The resources of a step, those behind the id `after`."""
-    type, group = scope.steps[step]
+    type, group = scope.type(step), step % scope.groups
     members = scope.patients[group * MEMBERS_TOGETHER : (group + 1) * MEMBERS_TOGETHER]
     codes = _compartment(server, type)
     clauses = [*_clauses(server, access, scope.wanted, type)]
@@ -79,12 +95,11 @@ def lines(server: Server, access: Access, scope: Scope, step: int, after: str) -
     if search is None:
         return
     server.store.indexes.ensure(type, search.fields)
-    earlier = frozenset(f"Patient/{id}" for id in scope.patients[: group * MEMBERS_TOGETHER])
     for version, values in scan(server.store, search, f"{access.organization}/{after}" if after else "", codes):
         held = {text for code in codes for text in values.get(code) or () if isinstance(text, str)}
         if scope.level == "patient" and type != "Patient" and not any(text.startswith("Patient/") for text in held):
             continue
-        if type != "Patient" and not earlier.isdisjoint(held):
+        if group and type != "Patient" and any(scope.earlier(group, text) for text in held):
             continue  # it is in the file of an earlier group: a resource of two patients is exported once
         line = _line(server, access.principal, scope, version)
         if line:

@@ -15,7 +15,7 @@ from fhirserver.auth.access import CLIENT_SYSTEM, Access, everything
 from fhirserver.bulk.asked import Asked, asked, kept
 from fhirserver.bulk.gather import OPERATIONAL
 from fhirserver.bulk.record import rewritten, written
-from fhirserver.bulk.work import JOB, asked_by, may, scope_of
+from fhirserver.bulk.work import JOB, access_of, asked_by, may, scope_of
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.problem import problem
@@ -32,6 +32,8 @@ GUIDE = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition"
 OURS = "https://fhirserver.example/fhir/OperationDefinition"
 MOST_OPEN = 5
 """Exports of one client in one organization that may be under way."""
+MOST_KEPT = 50
+"""Those whose files are there, too: each may be all of the data once more."""
 MOST_MEMBERS = 100_000
 MEMBERS_READ = 500
 NDJSON = "application/fhir+ndjson"
@@ -50,7 +52,7 @@ def export(server: Server, request: Request, access: Access) -> Response:
         )
     wanted = asked(server, request)
     level = "members" if request.type == "Group" or wanted.patients else "patient" if request.type else "system"
-    patients = tuple(_members(server, request, access, wanted)) if level == "members" else ()
+    patients = tuple(sorted(_members(server, request, access, wanted))) if level == "members" else ()
     types, wider = _types(server, request, access, wanted, level)
     exports, whose = Exports(server.store.database), request.principal.client or request.principal.id
     if exports.open_of(request.organization, whose) >= MOST_OPEN:
@@ -58,6 +60,12 @@ def export(server: Server, request: Request, access: Access) -> Response:
             "throttled",
             f"{MOST_OPEN} exports of {whose} are under way: wait for one of them, or end it with DELETE.",
             headers={"Retry-After": "60"},
+        )
+    if exports.kept_of(request.organization, whose) >= MOST_KEPT:
+        raise problem(
+            "throttled",
+            f"The files of {MOST_KEPT} exports of {whose} are kept: end those that you have fetched with DELETE.",
+            headers={"Retry-After": "3600"},
         )
     id, now = server.new_id(), server.now()
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
@@ -84,11 +92,11 @@ def status(server: Server, request: Request, access: Access) -> Response:
 
     Raises Problem: not-found (none that the caller may see), and what made it fail.
     """
-    resource, export = _known(server, request, access)
+    resource, export = _known(server, request, access, "r")
     if resource["status"] == "failed":
         raise problem("exception", f"The export failed: {resource.get('statusReason', '')}", status=500)
     if export.until is None:
-        steps = len(scope_of(export).steps)
+        steps = scope_of(export).length
         done, count = min(export.position[0], steps), sum(each["count"] for each in export.listed)
         headers = {"X-Progress": f"{done} of {steps} steps, {count} resources", "Retry-After": str(WAIT_SECONDS)}
         return Response(202, headers=headers)
@@ -111,7 +119,7 @@ def status(server: Server, request: Request, access: Access) -> Response:
 
 def output(server: Server, request: Request, access: Access) -> Response:
     """One file of an export, as NDJSON compressed with gzip. Raises Problem: not-found, forbidden."""
-    _, export = _known(server, request)
+    _, export = _known(server, request, access, "d")
     number = str(parameters(request, "part").get("part", ""))
     if not asked_by(export, request.principal):
         raise problem("forbidden", "The files of an export are for who asked for it.")
@@ -121,38 +129,54 @@ def output(server: Server, request: Request, access: Access) -> Response:
     if found is None:
         raise problem("not-found", "There is no such file of this export, or its time is over: ask for a new export.")
     type, data = found
-    for each in {type} - {"Bundle", "OperationOutcome"}:
-        access.require(each, "s")
+    of = export.facts["types"] if type in ("Bundle", "OperationOutcome") else [type]
+    for each in of:
+        _require_as_much(server, export, access, each)
     _require_same(server, export, access)
     return Response(200, data=data, headers={"Content-Type": NDJSON}, seen=[f"{TYPE}/{export.id}"])
 
 
 def cancel(server: Server, request: Request, access: Access) -> Response:
     """Ends an export and takes away its files: 202. Raises Problem(not-found)."""
-    resource, export = _known(server, request)
+    resource, export = _known(server, request, access, "d")
     ended = "cancelled" if resource["status"] in OPEN else "expired"
     rewritten(server, export, {"status": ended}, (*OPEN, "completed", "failed"))
     Exports(server.store.database).drop(request.organization, export.id)
     return Response(202)
 
 
-def _known(server: Server, request: Request, access: Access | None = None) -> tuple[Resource, Export]:
-    """An export of the caller's, or any for an administrator of the organization; with an access also one whose
-    BulkExport it may read.
+def _known(server: Server, request: Request, access: Access, letter: str) -> tuple[Resource, Export]:
+    """An export of the caller's; to be looked at (r) any whose BulkExport he may read, to be ended (d) any for an
+    administrator of the organization, whose token may be for less.
     """
     whole = everything(request.organization)
     found = server.store.read(whole, TYPE, request.id or "")
     export = Exports(server.store.database).get(request.organization, request.id or "")
     principal = request.principal
-    whole_sight = principal.admin(request.organization) or principal.operator
-    known = export is not None and (whole_sight or asked_by(export, principal))
-    if not known and access is not None:
+    known = export is not None and asked_by(export, principal)
+    if not known and letter == "r":
         known = server.store.live(access, TYPE, request.id or "") is not None
+    elif not known:
+        known = principal.admin(request.organization) and access.clauses(TYPE, letter) == ()
     if found is None or export is None or not known:
         raise problem("not-found", "There is no such export, or its time is over.")
     if found.deleted:
         raise gone(found)
     return found.resource(), export
+
+
+def _require_as_much(server: Server, export: Export, access: Access, type: str) -> None:
+    """The token may not be of less than the one that asked: of other scopes, or of another patient."""
+    letter = "r" if type in export.facts["wider"] else "s"
+    access.require(type, letter)
+    who, principal = export.facts["who"], access.principal
+    if (who["scopes"], who["patient"]) == (principal.scopes, principal.patient):
+        return
+    permitted = access.clauses(type, letter)
+    if permitted and permitted != access_of(server, export).clauses(type, letter):
+        raise problem(
+            "forbidden", f"The access token is for less of {type} than the one with which this export was asked for."
+        )
 
 
 def _require_same(server: Server, export: Export, access: Access) -> None:
@@ -175,7 +199,7 @@ def _members(server: Server, request: Request, access: Access, wanted: Asked) ->
         missing = [id for id in wanted.patients if id not in members]
         if missing:
             raise problem("not-found", f"Patient/{missing[0]} is not a member of this group.", "patient")
-        yield from sorted(wanted.patients or members)
+        yield from wanted.patients or members
         return
     for start in range(0, len(wanted.patients), MEMBERS_READ):
         some = wanted.patients[start : start + MEMBERS_READ]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gzip
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 
 from fhirserver.auth.access import REGISTRY, Access, everything
@@ -37,6 +39,8 @@ MOST_BYTES, MOST_REFERRED = 12 * 1024 * 1024, 50_000
 """Of a file, compressed, and of what it refers to: MongoDB's documents have at most 16 MB."""
 BUNDLE_ENTRIES = 1_000
 MOST_FAULTS = 5
+ROOM = threading.BoundedSemaphore(4)
+"""How many exports a process works on at once: its other threads are for messages and notifications."""
 FETCHED_WITHIN = timedelta(hours=24)
 AT_MOST = timedelta(days=7)
 """How long an export may take, and how long its files then wait to be fetched."""
@@ -92,7 +96,18 @@ def sweep(server: Server) -> None:
 
 
 def work(server: Server, organization: str, id: str) -> None:
-    """The job: goes on with an export where the last part ended, for a turn; then others first."""
+    """The job: goes on with an export where the last part ended, for a turn; then others first. Where there is no room
+    the sweep asks again.
+    """
+    if not ROOM.acquire(blocking=False):
+        return
+    try:
+        _work(server, organization, id)
+    finally:
+        ROOM.release()
+
+
+def _work(server: Server, organization: str, id: str) -> None:
     exports, owner = Exports(server.store.database), server.new_id()
     export = exports.get(organization, id)
     if export is None or export.until is not None:
@@ -131,16 +146,16 @@ def _turn(server: Server, exports: Exports, export: Export, held: Callable[[], b
     exports.end(export, until)  # also where the worker that has said so died before this
 
 
-def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[list[Part], Position]]:
+def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[Iterable[Part], Position]]:
     """Files with the position behind each: the step, and the id in it behind which to go on. The step after those of
     the types is for what is found at the end. A file is of one type, and of as many groups of members as it has room
     for.
     """
-    access, steps = access_of(server, export), scope.steps
+    access = access_of(server, export)
     step, after = export.position
     filling = Filling("")
-    while step < len(steps):
-        type, _ = steps[step]
+    while step < scope.length:
+        type = scope.type(step)
         filling = filling if filling.type == type else Filling(type)
         for line in lines(server, access, scope, step, after):
             filling.add(line)
@@ -148,11 +163,11 @@ def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[list
                 yield [filling.part()], (step, line.id)
                 filling = Filling(type)
         step, after = step + 1, ""
-        if filling.old or [type] != [kind for kind, _ in steps[step : step + 1]]:
+        if filling.old or type != scope.type(step):
             yield [filling.part()] if filling.lines else [], (step, "")
             filling = Filling(type)
-    if step == len(steps):
-        yield [*_wider(server, access, scope, export), *_deleted(server, access, scope)], (step + 1, "")
+    if step == scope.length:  # these are made as they are written: all together they may be more than memory holds
+        yield chain(_wider(server, access, scope, export), _deleted(server, access, scope)), (step + 1, "")
 
 
 def _wider(server: Server, access: Access, scope: Scope, export: Export) -> Iterator[Part]:
@@ -203,10 +218,14 @@ def _failed(server: Server, exports: Exports, export: Export, reason: str) -> No
     exports.end(export, until)
 
 
+_SAME = ("kind", "id", "client", "client_since", "user_since")
+"""What makes a caller the same: an id may have been given away and registered again since."""
+
+
 def asked_by(export: Export, principal: Principal) -> bool:
     """Whether it was this caller who asked for the export."""
     who = export.facts["who"]
-    return bool((who["kind"], who["id"], who["client"]) == (principal.kind, principal.id, principal.client))
+    return all(who[name] == getattr(principal, name) for name in _SAME)
 
 
 def may(server: Server, access: Access) -> list[Any]:

@@ -8,7 +8,7 @@ name. MongoDB takes away the files of an export some time after its end has pass
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -24,8 +24,13 @@ Position = tuple[int, str]
 BEGIN: Position = (0, "")
 EXPORTS, FILES = "exports", "exports.files"
 MOST = 1_000
+SCAN_MILLISECONDS = 45_000
+"""What one scan may cost the database: less than the lease of whoever waits for it, or two would wait for ever."""
 _INDEXES: Mapping[str, Sequence[IndexModel]] = {
-    EXPORTS: (IndexModel([("open", 1), ("o", 1), ("client", 1)], name="open", partialFilterExpression={"open": True}),),
+    EXPORTS: (
+        IndexModel([("open", 1), ("o", 1), ("client", 1)], name="open", partialFilterExpression={"open": True}),
+        IndexModel([("o", 1), ("client", 1)], name="client"),
+    ),
     FILES: (
         IndexModel([("export", 1)], name="export"),
         IndexModel([("until", 1)], name="until", expireAfterSeconds=60),
@@ -97,9 +102,9 @@ class Exports:
             return _export(self._collection(EXPORTS).find_one({"_id": key(organization, id)}))
 
     def open(self) -> list[Export]:
-        """The exports that are not done, at most a thousand."""
+        """The exports that are not done, at most a thousand, without their facts, which may be large."""
         with translated():
-            found = list(self._collection(EXPORTS).find({"open": True}).limit(MOST))
+            found = list(self._collection(EXPORTS).find({"open": True}, {"facts": 0}).limit(MOST))
         return [export for document in found if (export := _export(document))]
 
     def open_of(self, organization: str, client: str) -> int:
@@ -108,18 +113,23 @@ class Exports:
         with translated():
             return int(self._collection(EXPORTS).count_documents(wanted, limit=MOST))
 
-    def past(self, now: datetime) -> list[Export]:
-        """Exports whose files have had their time, at most a thousand."""
+    def kept_of(self, organization: str, client: str) -> int:
+        """How many exports of a client (or person) in an organization there are, done ones too."""
         with translated():
-            found = list(self._collection(EXPORTS).find({"until": {"$lt": now}}).limit(MOST))
+            return int(self._collection(EXPORTS).count_documents({"o": organization, "client": client}, limit=MOST))
+
+    def past(self, now: datetime) -> list[Export]:
+        """Exports whose files have had their time, at most a thousand, without their facts."""
+        with translated():
+            found = list(self._collection(EXPORTS).find({"until": {"$lt": now}}, {"facts": 0}).limit(MOST))
         return [export for document in found if (export := _export(document))]
 
-    def advance(self, export: Export, parts: Sequence[Part], position: Position, until: datetime) -> bool:
+    def advance(self, export: Export, parts: Iterable[Part], position: Position, until: datetime) -> bool:
         """Writes files and moves the export on behind them; whether it was still open."""
-        first = len(export.listed)
+        listed = list(export.listed)
         files = self._collection(FILES)
         with translated():
-            for number, part in enumerate(parts, first):
+            for part in parts:
                 document = {
                     "export": export.name,
                     "data": part.data,
@@ -127,11 +137,8 @@ class Exports:
                     "referred": list(part.referred),
                     "until": until,
                 }
-                files.replace_one({"_id": f"{export.name}/{number}"}, document, upsert=True)
-            listed = [
-                *export.listed,
-                *({"kind": part.kind, "type": part.type, "count": part.count} for part in parts),
-            ]
+                files.replace_one({"_id": f"{export.name}/{len(listed)}"}, document, upsert=True)
+                listed.append({"kind": part.kind, "type": part.type, "count": part.count})
             changed = self._collection(EXPORTS).update_one(
                 {"_id": export.name, "open": True}, {"$set": {"position": position, "listed": listed, "faults": 0}}
             )
@@ -184,11 +191,13 @@ class Exports:
 
 def scan(store: Store, search: Search, after: str, values: Sequence[str] = ()) -> Iterator[tuple[Stored, Document]]:
     """Every match in the order of ids, those behind the id `after`, each with its search values of some parameters. The
-    database hands them over in pieces of 16 MB, however many there are.
+    database hands them over in pieces of 16 MB, however many there are. Raises Problem(too-costly) where it looks for
+    too long.
     """
     filter = narrowed(search.filter, [{"_id": {"$gt": after}}] if after else [])
     shown = SHOWN | {f"s.{code}": 1 for code in values}
-    with translated(), store.database.collection(search.type).find(filter, shown) as cursor:
+    found = store.database.collection(search.type).find(filter, shown, max_time_ms=SCAN_MILLISECONDS)
+    with translated(), found as cursor:
         for document in cursor.sort("_id", 1).allow_disk_use(True):
             yield stored(search.type, document), document.get("s") or {}
 
@@ -215,7 +224,7 @@ def _export(document: Document | None) -> Export | None:
         document["o"],
         document["i"],
         document["client"],
-        document["facts"],
+        document.get("facts", {}),
         tuple(document["position"] or BEGIN),
         list(document["listed"]),
         document["faults"],
