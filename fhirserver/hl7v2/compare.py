@@ -38,7 +38,8 @@ def compare(intake: Intake, server: Server, request: Request, access: Access) ->
     count = _count(values.get("count", USUAL))
     text = text_parameter(values, "filter")
     pairs = [(name, value) for name, _, value in (part.partition("=") for part in text.split("&") if part)]
-    messages = found(server, access, "InboundMessage", [*pairs, ("_sort", "-received")], count)
+    last = found(server, access, "InboundMessage", [*pairs, ("_sort", "-received")], count)
+    messages = [each for each in last if "purged" not in each.resource()]
     parts: list[Resource] = []
     outcomes = dict.fromkeys(("same", "differs", "fails", "mended"), 0)
     for message in messages:
@@ -85,10 +86,7 @@ def _count(value: Any) -> int:
 
 
 def _compared(intake: Intake, server: Server, message: Stored, instead: Resource) -> tuple[str, list[Resource]]:
-    resource = message.resource()
-    if "purged" in resource:
-        return "same", []
-    raw, sender = content_of(message), sender_of(server, resource)
+    raw, sender = content_of(message), sender_of(server, message.resource())
 
     def mapped(with_it: Resource | None) -> Result | Problem:
         try:

@@ -414,6 +414,7 @@ def test_an_overlay_is_written_in_the_form_and_tried_before_it_is_saved(hospital
     assert "No faults" in tried
     added = hospital.post("/mapping/new", 200, **FORM, action="add-row.0")
     assert 'name="row.0.1.id"' in added
+    hospital.post("/mapping/new", 400, **FORM, action="drop-card.0000001")  # a card that there is not
     as_json = html.unescape(hospital.post("/mapping/new", 200, **FORM, action="json"))
     assert '"valueString": "sex-sent"' in as_json
 

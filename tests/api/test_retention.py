@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from fhirserver import app
 from fhirserver.auth.access import everything
 from fhirserver.exchange import retention
+from fhirserver.fhir.json import decode
 from fhirserver.fhir.problem import Problem
 from fhirserver.hl7v2 import process
 from fhirserver.store.model import Stored
@@ -115,6 +117,19 @@ def test_what_needs_the_content_says_that_it_was_purged(exchange: Exchange) -> N
     )
     assert many.status_code == 200, many.text
     assert messages(exchange)["settled"].resource()["status"] != "received"
+
+
+def test_an_overlay_is_compared_over_what_can_still_be_read(exchange: Exchange) -> None:
+    processed(exchange, message("fresh"))
+    overlay = decode((Path(__file__).parents[2] / "examples" / "hl7v2" / "overlay.json").read_bytes())
+    asked = {"resourceType": "Parameters", "parameter": [{"name": "overlay", "resource": overlay}]}
+    answer = exchange.call("POST", f"{exchange.base}/ConceptMap/$compare", exchange.people["hospital"], asked)
+    assert answer.status_code == 200, answer.text
+    counts = {each["name"]: each.get("valueInteger") for each in answer.json["parameter"]}  # type: ignore[index]
+    kept = exchange.call("GET", f"{exchange.base}/InboundMessage?_count=100", exchange.people["hospital"]).json["entry"]  # type: ignore[index]
+    there = [each for each in kept if "purged" not in each["resource"]]
+    assert len(kept) > len(there) > 0
+    assert counts["compared"] == len(there)
 
 
 def filtered(text: str) -> dict[str, Any]:

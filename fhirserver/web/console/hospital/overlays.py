@@ -262,7 +262,7 @@ def _drop_of(name: str) -> Callable[[Here, Sheet, str], None]:
 
 
 def _number(here: Here, text: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:6]) < most):
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) < most):
         raise problem("value", here.t("common.error.form"))
     return int(text)
 
