@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tracemalloc
 from decimal import Decimal
 
 import pytest
@@ -57,3 +58,54 @@ def test_more_than_any_package_has_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(package, "MOST_TOTAL", 10)
     with pytest.raises(Problem, match="larger than any"):
         list(package.files(packed(elsewhere=b"[1,2,3,4,5,6]")))
+
+
+def header(type: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo("package/x.json")
+    info.type, info.size = type, size
+    return info.tobuf(format=tarfile.GNU_FORMAT)
+
+
+LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+@pytest.mark.parametrize("type", LONG)
+def test_what_is_said_about_a_file_does_not_fill_the_memory(type: bytes) -> None:
+    size = 64 * 1024 * 1024
+    archive = io.BytesIO(gzip.compress(header(type, size) + bytes(size), compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Problem, match="not a FHIR package"):
+            list(package.resources(archive))
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("type", LONG)
+def test_headers_about_headers_are_refused(type: bytes) -> None:
+    with pytest.raises(Problem, match="not a FHIR package"):
+        list(package.resources(io.BytesIO(gzip.compress((header(type, 1) + b"x" + bytes(511)) * 20_000))))
+
+
+@pytest.mark.parametrize("size", [-1, -512, 1 << 60])
+def test_sizes_that_are_none_are_refused(size: int) -> None:
+    with pytest.raises(Problem):
+        list(package.resources(io.BytesIO(gzip.compress((header(tarfile.REGTYPE, size) + bytes(512)) * 3))))
+
+
+def test_a_file_with_holes_is_refused() -> None:
+    with pytest.raises(Problem, match="not a FHIR package"):
+        list(package.resources(io.BytesIO(gzip.compress(header(tarfile.GNUTYPE_SPARSE, 512) + bytes(10_240)))))
+
+
+@pytest.mark.parametrize(
+    "name", ["/package/a.json", "../package/a.json", "package/../package/a.json", "package/.a.json"]
+)
+def test_names_that_lead_elsewhere_are_no_files_of_the_package(name: str) -> None:
+    info, made = tarfile.TarInfo(name), io.BytesIO()
+    info.size = 2
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        archive.addfile(info, io.BytesIO(b"{}"))
+    made.seek(0)
+    assert list(package.resources(made)) == []
