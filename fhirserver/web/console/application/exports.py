@@ -9,7 +9,7 @@ from flask import Response as HttpResponse
 from fhirserver.rules.bulk_export import TYPE
 from fhirserver.web.console.application.answers import id_of
 from fhirserver.web.console.application.subscriptions import places
-from fhirserver.web.console.common.exports import NEWEST, client_of, counted, filters, standing, what
+from fhirserver.web.console.common.exports import NEWEST, client_of, counted, filters, held, standing, what
 from fhirserver.web.console.here import Here
 
 CLIENTS_OFFERED = 200
@@ -51,6 +51,7 @@ def export(here: Here) -> HttpResponse:
         "application/export.html",
         title=what(here, found),
         one=found,
+        held=held(found),
         base=at,
         place=dict(places(here)).get(at, at),
         client=client,

@@ -48,8 +48,10 @@ def what(here: Here, export: Resource, groups: Mapping[str, str] = MappingProxyT
     many = int(export.get("patients", 0))
     if "group" in export:
         reference = str(export["group"]["reference"])
-        name = groups.get(reference.rpartition("/")[2]) or reference
-        return here.t("common.export.group", name=name)
+        name = groups.get(reference.rpartition("/")[2], "")
+        return (
+            here.t("common.export.group", name=name) if name else here.t("common.export.group_id", reference=reference)
+        )
     if many:
         return here.t("common.export.named", count=many)
     return here.t("common.export.everything") if export["level"] == "system" else here.t("common.export.patients")
@@ -59,6 +61,14 @@ def counted(export: Resource) -> tuple[int, int]:
     """How many resources and files it has brought."""
     found = [each["count"] for each in export.get("output", ()) if each["kind"] == "output"]
     return sum(found), len(found)
+
+
+def held(export: Resource) -> list[tuple[str, str, int, int]]:
+    """Its files by kind and type: kind, type, how many resources, in how many files."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for each in export.get("output", ()):
+        found.setdefault((each["kind"], each["type"]), []).append(each["count"])
+    return [(kind, type, sum(counts), len(counts)) for (kind, type), counts in found.items()]
 
 
 def standing(here: Here, export: Resource, base: str) -> Standing | None:

@@ -9,7 +9,7 @@ from flask import Response as HttpResponse
 from fhirserver.fhir import Resource
 from fhirserver.rules.bulk_export import OPEN, TYPE
 from fhirserver.rules.model import target
-from fhirserver.web.console.common.exports import NEWEST, client_of, counted, filters, standing, what
+from fhirserver.web.console.common.exports import NEWEST, client_of, counted, filters, held, standing, what
 from fhirserver.web.console.here import Here
 
 AUTHORIZATION = "ClientAuthorization"
@@ -51,6 +51,7 @@ def export(here: Here) -> HttpResponse:
         "hospital/export.html",
         title=what(here, found, _groups(here, [found])),
         one=found,
+        held=held(found),
         client=_named(here, {client}).get(client) if client else None,
         stands=standing(here, found, here.organization),
         end=ENDED.get(found["status"], "") if here.place and here.place.role == "admin" else "",
