@@ -14,8 +14,8 @@ from fhirserver.app import SPOOL, Installation
 from fhirserver.auditing.recording import ship
 from fhirserver.store import spool
 from tests.api.client import Api
+from tests.api.hostile import refused
 from tests.api.samples import bundle, entry, observation, patient
-from tests.api.test_hostile import refused
 
 MRN = "urn:example:mrn"
 
@@ -259,3 +259,19 @@ def test_paging_through_a_history_loses_no_version_of_one_instant(api: Api, inst
             url = answer.link("next") or ""
         assert len(seen) == len(versions)
         assert set(seen) == versions
+
+
+def test_a_parameter_given_very_often_costs_no_more_than_it_is_long(api: Api) -> None:
+    parameters = b'{"name":"code"},' * 200_000
+    body = b'{"resourceType":"Parameters","parameter":[' + parameters[:-1] + b"]}"
+    started = time.process_time()
+    refused(api.post("CodeSystem/$lookup", body))
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("address", ["//[", "http://[", "//[::1", "https://[x]/", "//]"])
+def test_an_address_that_is_none_leads_nowhere(api: Api, address: str) -> None:
+    with api.app.test_client() as browser:
+        answer = browser.get("/console/sign-in", query_string={"next": address}, headers={"Accept": "text/html"})
+        assert answer.status_code == 200
+        assert address not in answer.text

@@ -16,39 +16,8 @@ from fhirserver.store import errands as kept_errands
 from fhirserver.store.owned import NOTE
 from tests.api.client import Api
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
+from tests.api.records import DCM, ENTITY, ROLE, event
 from tests.api.relaying import relay_events
-
-DCM = "http://dicom.nema.org/resources/ontology/DCM"
-ENTITY = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
-ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
-
-
-def event(patient: str, **elements: Any) -> dict[str, Any]:
-    return {
-        "resourceType": "AuditEvent",
-        "type": {"system": DCM, "code": "110112", "display": "Query"},
-        "subtype": [{"system": "urn:ihe:event-type-code", "code": "ITI-78"}],
-        "action": "E",
-        "recorded": "2026-05-01T10:00:00Z",
-        "outcome": "0",
-        "agent": [
-            {
-                "requestor": True,
-                "who": {"identifier": {"system": "urn:staff", "value": "n77"}},
-                "network": {"address": "10.1.2.3", "type": "2"},
-            }
-        ],
-        "source": {"observer": {"identifier": {"system": "urn:devices", "value": "gateway-1"}}},
-        "entity": [
-            {
-                "what": {"reference": patient},
-                "type": {"system": ENTITY, "code": "1"},
-                "role": {"system": ROLE, "code": "1"},
-            },
-            {"what": {"identifier": {"system": "urn:docs", "value": "d-9"}}, "type": {"system": ENTITY, "code": "2"}},
-        ],
-        **elements,
-    }
 
 
 def test_records_are_posted_alone_and_in_a_batch_with_the_one_scope_that_it_needs(

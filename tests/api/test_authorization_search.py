@@ -18,8 +18,8 @@ from fhirserver.interactions.search import prepare
 from fhirserver.store.errands import waiting
 from fhirserver.store.search import compile_search
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
+from tests.api.plans import stages
 from tests.api.relaying import relay_events
-from tests.api.test_search_plans import stages
 
 LIST = f"{REGISTRY}/ClientAuthorization"
 

@@ -19,7 +19,7 @@ from fhirserver.interactions.model import Request
 from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
 from tests.api.relaying import relay_events
-from tests.api.test_guests import asked
+from tests.api.subscribing import asked
 
 MANY = 300
 """Clients, changes and audit records: more than any of these pages may look at."""

@@ -10,8 +10,8 @@ import pytest
 
 from fhirserver.bulk.work import work
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
+from tests.api.hospital import Hospital
 from tests.api.test_console_application import ORGANIZATION, Console, add
-from tests.api.test_console_hospital import Hospital
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

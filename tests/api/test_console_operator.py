@@ -16,7 +16,7 @@ from fhirserver.rules.user import user_id
 from fhirserver.subscriptions import delivery
 from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
-from tests.api.test_console_hospital import Hospital
+from tests.api.hospital import Hospital
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from fhirserver.web.console.blueprint import SCREENS
 from fhirserver.web.console.screen import Screen
 from tests.api.browser import Visitor
 from tests.api.exchange import PASSWORD, REGISTRY, Exchange, exchange_of
+from tests.api.hospital import Hospital
 from tests.api.relaying import record_events
-from tests.api.test_console_hospital import Hospital
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 INSIDE = [screen for screen in SCREENS.values() if screen.audience != "anybody"]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.api.exchange import Exchange, exchange_of
 from tests.api.ihe import actor, hospital
-from tests.api.test_audit_repository import event
+from tests.api.records import event
 
 
 @pytest.fixture(scope="module")

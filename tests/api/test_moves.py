@@ -8,7 +8,7 @@ import pytest
 
 from fhirserver import app
 from tests.api.client import Api
-from tests.api.test_merges import Ward, pid
+from tests.api.ward import Ward, pid
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fhirserver.fhir.json import decode
 from fhirserver.rules.organization import kind_concept
 from fhirserver.settings import folder
 from tests.api.client import Api
-from tests.api.test_ihe_mhd import submission
+from tests.api.submitting import submission
 
 OTHERS: tuple[Any, ...] = (5, "x", [1], {})
 MOST = 400

@@ -19,7 +19,7 @@ from fhirserver.hl7v2.message import Message
 from fhirserver.hl7v2.senders import endpoint_resource
 from fhirserver.settings import folder
 from tests.api.client import Api
-from tests.api.test_definitions_added import element, structure
+from tests.api.structures import element, structure
 
 EXAMPLE = decode((folder("examples") / "hl7v2" / "overlay.json").read_bytes())
 RAW = (folder("examples") / "hl7v2" / "06-z-segments-a01-2.5.hl7").read_bytes()

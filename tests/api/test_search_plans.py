@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 import pytest
@@ -17,6 +16,7 @@ from fhirserver.search.query import Clause, Leaf, Or, References, compartment
 from fhirserver.store.plans import plan
 from fhirserver.store.search import compile_search, narrowed
 from tests.api.client import Api
+from tests.api.plans import stages
 from tests.api.samples import observation, patient
 
 SEARCHES = [
@@ -76,18 +76,6 @@ def filled(new_base: Callable[..., Api]) -> Api:
         ]
     assert api.post("", {"resourceType": "Bundle", "type": "batch", "entry": entries}).status == 200
     return api
-
-
-def stages(winning: Any) -> Iterator[str]:
-    """The names of all stages of a plan."""
-    if isinstance(winning, dict):
-        if "stage" in winning:
-            yield winning["stage"]
-        for value in winning.values():
-            yield from stages(value)
-    elif isinstance(winning, list):
-        for value in winning:
-            yield from stages(value)
 
 
 @pytest.mark.parametrize("path", SEARCHES)

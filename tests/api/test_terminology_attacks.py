@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.api.client import Answer, Api
-from tests.api.test_hostile import refused
+from tests.api.hostile import refused
 
 SYSTEM = "urn:attack:system"
 

@@ -6,26 +6,31 @@ The oracle knows no clause and no index: it splits the texts of scopes and compa
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fhirserver import app
 from fhirserver.auth.principal import Principal
-from fhirserver.fhir.json import encode
 from fhirserver.rules.organization import kind_concept
 from fhirserver.settings import Secret, Settings
 from tests.api.client import Answer, Api
-
-CATEGORIES, GENDERS = ("exam", "laboratory"), ("female", "male")
-ACTIONS = {"c": "create", "r": "read", "u": "update", "d": "delete", "s": "search"}
-Resource = dict[str, Any]
-Judge = Callable[[str, str, Resource], bool]
-"""(type, letter, resource) -> whether it is permitted."""
+from tests.properties.worlds import (
+    BRIEF,
+    CATEGORIES,
+    GENDERS,
+    LONG,
+    Drawn,
+    Resource,
+    category,
+    covers,
+    policies,
+    scopes,
+)
 
 
 @dataclass
@@ -61,62 +66,6 @@ def world(mongo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 # What is drawn
 
-letters = st.sets(st.sampled_from("cruds"), min_size=1).map(lambda found: "".join(x for x in "cruds" if x in found))
-wide = st.sampled_from(("cruds", "cruds", "rs")) | letters
-wildcards = st.builds("system/*.{}".format, wide)
-plain = st.builds("system/{}.{}".format, st.sampled_from(("Patient", "Observation")), wide)
-narrow = st.builds("system/Observation.{}?category={}".format, wide, st.sampled_from(CATEGORIES)) | st.builds(
-    "system/Patient.{}?gender={}".format, wide, st.sampled_from(GENDERS)
-)
-scopes = st.lists(wildcards | plain | plain | narrow | narrow, min_size=1, max_size=3).map(" ".join)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A policy and what it means."""
-
-    elements: Resource
-    permits: Judge
-
-
-def by_category(value: str) -> Drawn:
-    return Drawn(
-        {"engine": "allow", "criteria": [f"Observation?category={value}"]},
-        lambda type_, letter, resource: type_ != "Observation" or category(resource) == value,
-    )
-
-
-def by_gender(value: str) -> Drawn:
-    either: Resource = {
-        "engine": "complex",
-        "or": [
-            {"engine": "allow", "criteria": [f"Patient?gender={value}"]},
-            {"engine": "matcho", "pattern": '{"request": {"action": "search"}}'},
-        ],
-    }
-    return Drawn(
-        either, lambda type_, letter, resource: letter == "s" or type_ != "Patient" or resource["gender"] == value
-    )
-
-
-def no_action(letter: str) -> Drawn:
-    expression = f"request.action != '{ACTIONS[letter]}'"
-    return Drawn({"engine": "fhirpath", "expression": expression}, lambda type_, asked, resource: asked != letter)
-
-
-def only_type(value: str) -> Drawn:
-    schema = encode({"properties": {"request": {"properties": {"type": {"const": value}}}}}).decode()
-    return Drawn({"engine": "json-schema", "schema": schema}, lambda type_, letter, resource: type_ == value)
-
-
-policies = st.lists(
-    st.builds(by_category, st.sampled_from(CATEGORIES))
-    | st.builds(by_gender, st.sampled_from(GENDERS))
-    | st.builds(no_action, st.sampled_from("cruds"))
-    | st.builds(only_type, st.sampled_from(("Patient", "Observation"))),
-    max_size=2,
-)
-
 
 @dataclass(frozen=True)
 class Case:
@@ -140,23 +89,6 @@ cases = st.builds(
 )
 
 # The oracle
-
-
-def category(resource: Resource) -> str:
-    return str(resource["category"][0]["coding"][0]["code"])
-
-
-def covers(text: str, type_: str, letter: str, resource: Resource) -> bool:
-    """Whether a text of scopes permits a letter on a resource."""
-    for word in text.split():
-        named, _, rest = word.removeprefix("system/").partition(".")
-        held, _, params = rest.partition("?")
-        if named not in ("*", type_) or letter not in held:
-            continue
-        name, _, value = params.partition("=")
-        if not name or (category(resource) if name == "category" else resource["gender"]) == value:
-            return True
-    return False
 
 
 @dataclass
@@ -247,10 +179,6 @@ def client(world: World, case: Case, organizations: list[str]) -> str:
     made.pop("secret")
     assert world.registry.put(f"ClientApplication/{made['id']}", {**made, "scope": case.registered}).status == 200
     return str(made["id"])
-
-
-BRIEF = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(BRIEF, max_examples=100)
 
 
 @BRIEF

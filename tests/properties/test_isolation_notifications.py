@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fhirserver import app
-from tests.properties.test_isolation import BRIEF, CATEGORIES, GENDERS, LONG, Drawn, covers, policies, scopes
+from tests.properties.worlds import BRIEF, CATEGORIES, GENDERS, LONG, Drawn, covers, policies, scopes
 from tests.system.delivering import REGISTRY, SCOPE, Exchange, exchanging, installed
 
 ABOUT_THEM = "system/Subscription.cruds system/NotificationDelivery.rs"

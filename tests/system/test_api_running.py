@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_hostile import BODIES
+from tests.api.hostile import BODIES
 from tests.running import Running
 
 pytestmark = pytest.mark.slow
