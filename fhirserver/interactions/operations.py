@@ -55,6 +55,7 @@ def parameters(request: Request, *names: str) -> dict[str, Any]:
             raise problem("structure", "Parameters.parameter is an array.", "Parameters.parameter")
         given += [(str(part.get("name")), _value(part)) for part in listed if isinstance(part, dict)]
     values: dict[str, Any] = {}
+    repeated: set[str] = set()
     for name, value in given:
         if name in ("_format", "_pretty"):
             continue
@@ -64,7 +65,13 @@ def parameters(request: Request, *names: str) -> dict[str, Any]:
                 f"${request.operation} knows no parameter {name!r}; known: {', '.join(names)}.",
                 "Parameters.parameter",
             )
-        values[name] = value if name not in values else [*_list(values[name]), value]
+        if name not in values:
+            values[name] = value
+        elif name in repeated:  # as often as a body has room for: not copied each time
+            values[name].append(value)
+        else:
+            values[name] = [*_list(values[name]), value]
+            repeated.add(name)
     return values
 
 

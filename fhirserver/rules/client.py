@@ -240,11 +240,19 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _scheme(uri: str) -> str:
+    """The scheme of a URI, "" of what is none."""
+    try:
+        return urlsplit(uri).scheme
+    except ValueError:
+        return ""
+
+
 def _check_keys(client: Resource) -> None:
     uri, text = client.get("jwksUri"), client.get("jwks")
     if uri and text:
         raise problem("business-rule", "Give either jwks or jwksUri, not both.", "ClientApplication.jwks")
-    if uri and urlsplit(str(uri)).scheme != "https":
+    if uri and _scheme(str(uri)) != "https":
         raise problem("value", "ClientApplication.jwksUri must be an https URL.", "ClientApplication.jwksUri")
     if text and not _is_public_set(str(text)):
         raise problem(

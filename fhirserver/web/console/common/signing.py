@@ -73,7 +73,10 @@ def theme(here: Here) -> HttpResponse:
 
 def _local(address: str) -> str:
     """The address where it is one of the console's, else "": nobody is led away by a link."""
-    parts = urlsplit(address) if "\\" not in address and len(address) <= 2000 else None
+    try:
+        parts = urlsplit(address) if "\\" not in address and len(address) <= 2000 else None
+    except ValueError:  # brackets that are no address
+        return ""
     if parts is None or parts.scheme or parts.netloc or ".." in parts.path or not address.isprintable():
         return ""
     return address if parts.path.startswith("/console/") else ""
