@@ -7,6 +7,7 @@ and PATCH, GET inside one database transaction: all or nothing, and the refusal 
 from __future__ import annotations
 
 import re
+import time
 from base64 import b64decode
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,8 @@ from fhirserver.interactions.readiness import ensure_indexes, ready
 from fhirserver.interactions.search import matching, selection
 
 MOST_ENTRIES = 5_000
+BATCH_SECONDS = 300
+"""How long a batch may hold a thread: each of its entries may be a search, which may take seconds."""
 MOST_PATH = 1_000
 """Characters of an entry's path that its audit record keeps."""
 ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
@@ -73,10 +76,13 @@ def bundle(server: Server, request: Request, access: Access) -> Response:
 
 
 def _batch(server: Server, request: Request, access: Access, listed: list[Any]) -> list[Resource]:
-    answers = []
+    answers: list[Resource] = []
+    end = time.monotonic() + BATCH_SECONDS
     for index, element in enumerate(listed):
         asked = request
         try:
+            if time.monotonic() > end:
+                raise problem("timeout", f"The batch took {BATCH_SECONDS} seconds: send this entry again.", status=503)
             entry = _entry(server, request, element, index)
             asked = entry.request
             response = server.perform(server, entry.request, access)

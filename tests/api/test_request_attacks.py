@@ -10,6 +10,7 @@ import pytest
 
 from tests.api.client import Api
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
+from tests.api.samples import bundle, entry
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,14 @@ def test_a_place_of_keys_that_is_none_is_refused(exchange: Exchange, uri: str) -
         assert answer.status_code < 500, answer.text
     given = {"redirect_uris": [uri], "jwks_uri": uri, "client_name": "x", "grant_types": ["client_credentials"]}
     assert exchange.http.post("/oauth2/register", json=given).status_code < 500
+
+
+def test_a_batch_holds_its_thread_for_a_time_and_says_what_it_did_not_do(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhirserver.interactions.batch.BATCH_SECONDS", -1)
+    patient = {"resourceType": "Patient", "id": "late"}
+    answer = api.post("", bundle("batch", entry("PUT", "Patient/late", patient), entry("GET", "Patient")))
+    assert answer.status == 200, answer.data
+    assert [each["response"]["status"] for each in answer.json["entry"]] == ["503", "503"]
+    assert api.get("Patient/late").status == 404
