@@ -23,7 +23,7 @@ from fhirserver.search.parse import parse
 from fhirserver.search.query import Clause, Ids, Missing, Nothing, References, both, either
 from fhirserver.store.exports import as_of, scan
 from fhirserver.store.model import Stored
-from fhirserver.store.search import by_references, compile_search
+from fhirserver.store.search import by_references, compile_search, joined
 
 MEMBERS_TOGETHER = 100
 REFERRED_TOGETHER = 100
@@ -79,12 +79,19 @@ class Line:
     referred: frozenset[str]
 
 
-def lines(server: Server, access: Access, scope: Scope, step: int, after: str) -> Iterator[Line]:
+Criteria = dict[str, list[Clause]]
+"""What is asked for of a type, which is the same in all of its steps: chains and value sets are looked up once."""
+
+
+def lines(server: Server, access: Access, scope: Scope, step: int, after: str, criteria: Criteria) -> Iterator[Line]:
     """The resources of a step, those behind the id `after`."""
     type, group = scope.type(step), step % scope.groups
     members = scope.patients[group * MEMBERS_TOGETHER : (group + 1) * MEMBERS_TOGETHER]
     codes = _compartment(server, type)
-    clauses = [*_clauses(server, access, scope.wanted, type)]
+    if type not in criteria:
+        asked = _clauses(server, access, scope.wanted, type)
+        criteria[type] = [joined(server.store, access, type, clause) for clause in asked]
+    clauses = list(criteria[type])
     if scope.level == "patient" and type != "Patient":
         clauses.append(either(*(Missing(code, False) for code in codes)))
     elif scope.level == "members":

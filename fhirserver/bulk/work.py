@@ -19,7 +19,7 @@ from typing import Any
 from fhirserver.auth.access import REGISTRY, Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.bulk.asked import Asked, again
-from fhirserver.bulk.gather import Line, Scope, lines, wider
+from fhirserver.bulk.gather import Criteria, Line, Scope, lines, wider
 from fhirserver.bulk.record import rewritten
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
@@ -112,6 +112,9 @@ def _work(server: Server, organization: str, id: str) -> None:
     export = exports.get(organization, id)
     if export is None or export.until is not None:
         return
+    if server.now() - export.facts["time"] > AT_MOST:
+        _failed(server, exports, export, "It took longer than an export may: ask for less.")
+        return
     name = f"{JOB}/{export.name}"
     if server.store.lease(name, owner, LEASE_SECONDS) is None:
         return
@@ -151,13 +154,13 @@ def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[Iter
     the types is for what is found at the end. A file is of one type, and of as many groups of members as it has room
     for.
     """
-    access = access_of(server, export)
+    access, criteria = access_of(server, export), Criteria()
     step, after = export.position
     filling = Filling("")
     while step < scope.length:
         type = scope.type(step)
         filling = filling if filling.type == type else Filling(type)
-        for line in lines(server, access, scope, step, after):
+        for line in lines(server, access, scope, step, after, criteria):
             filling.add(line)
             if filling.full or filling.old:
                 yield [filling.part()], (step, line.id)

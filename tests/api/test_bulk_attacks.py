@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -187,3 +188,13 @@ def test_files_do_not_come_by_other_ways(ward: Api, done: Any) -> None:
         assert answer.status < 500
         assert b"female" not in answer.data
     assert decode(ward.get(f"BulkExport/{id}").data)["status"] == "completed"
+
+
+def test_an_export_that_never_ends_is_ended(
+    ward: Api, installation: app.Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhirserver.bulk.work.AT_MOST", timedelta(seconds=-1))
+    status = begun(ward, "$export?_type=Patient")
+    work(installation.server, ward.organization, status.rpartition("/")[2])
+    assert ward.get(f"BulkExport/{status.rpartition('/')[2]}").json["status"] == "failed"
+    assert Exports(installation.server.store.database).open_of(ward.organization, "operator") == 0
