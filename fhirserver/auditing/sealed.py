@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
@@ -53,4 +54,4 @@ def _told(report: Report) -> Resource:
     ]
     parts += [{"name": "head", "valueString": report.head}] if report.head else []
     parts += [{"name": "finding", "valueString": text} for text in report.findings]
-    return {"resourceType": "Parameters", "parameter": parts}
+    return parameters_of(parts)

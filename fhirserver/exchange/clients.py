@@ -15,6 +15,7 @@ from fhirserver.auth.principal import Principal
 from fhirserver.auth.scopes import ACTIONS
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
@@ -59,7 +60,7 @@ def secrets(server: Server, request: Request, access: Access) -> Response:
     parts = [{"name": "secret", "part": _of_secret(entry, entry is held[-1])} for entry in held]
     if version.private.get("used"):
         parts.append({"name": "keyLastUsed", "valueInstant": instant_text(version.private["used"])})
-    return Response(200, resource={"resourceType": "Parameters", **({"parameter": parts} if parts else {})})
+    return Response(200, resource=parameters_of(parts))
 
 
 def _of_secret(entry: Mapping[str, Any], newest: bool) -> list[Resource]:
@@ -173,14 +174,12 @@ def _with_name(server: Server, text: str, organization: str) -> str:
 
 
 def _explained(parties: Sequence[tuple[str, bool, str]], type_: str, letter: str) -> Resource:
-    return {
-        "resourceType": "Parameters",
-        "parameter": [
-            {"name": "permitted", "valueBoolean": all(permits for _, permits, _ in parties)},
-            {"name": "action", "valueString": f"{ACTIONS[letter]} {type_}"},
-            *(_party(name, permits, text) for name, permits, text in parties),
-        ],
-    }
+    parts: list[dict[str, Any]] = [
+        {"name": "permitted", "valueBoolean": all(permits for _, permits, _ in parties)},
+        {"name": "action", "valueString": f"{ACTIONS[letter]} {type_}"},
+        *(_party(name, permits, text) for name, permits, text in parties),
+    ]
+    return parameters_of(parts)
 
 
 def _party(name: str, permits: bool, text: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.exchange.installing import load_package
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
@@ -78,7 +79,7 @@ def _row(name: str, answer: Callable[[Server, Request], list[Part]], *, affects_
         if not affects_state:
             parameters(request)
         parts = answer(server, request)
-        return Response(200, resource={"resourceType": "Parameters", **({"parameter": parts} if parts else {})})
+        return Response(200, resource=parameters_of(parts))
 
     definition = f"{CANONICAL}/OperationDefinition/{name}"
     return OperationRow(name, (), ("system",), "", run, affects_state, (REGISTRY,), definition)

@@ -16,6 +16,7 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import Principal
 from fhirserver.auth.secrets import check_password
 from fhirserver.fhir.instants import instant_text
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, reference_parameter, text_parameter
@@ -80,7 +81,7 @@ def reset_password(server: Server, request: Request, access: Access) -> Response
         _mail(server, request, user.id, link, until)
     parts: list[dict[str, Any]] = [] if mail else [{"name": "link", "valueUri": link}]
     parts.append({"name": "expires", "valueInstant": instant_text(until)})
-    return Response(200, resource={"resourceType": "Parameters", "parameter": parts}, once=True)
+    return Response(200, resource=parameters_of(parts), once=True)
 
 
 def _made_for(user: Mapping[str, Any]) -> list[str]:
@@ -139,7 +140,7 @@ def grants(server: Server, request: Request, access: Access) -> Response:
     user = _myself(server, request, access)
     held = server.store.kept.of_group(grants_of(user.id), server.now())
     parts = [{"name": "grant", "part": _grant(server, value)} for value in held]
-    shown: dict[str, Any] = {"resourceType": "Parameters", **({"parameter": parts} if parts else {})}
+    shown = parameters_of(parts)
     return Response(200, resource=shown)
 
 

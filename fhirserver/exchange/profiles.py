@@ -15,6 +15,7 @@ from fhirserver.auth import scopes
 from fhirserver.auth.access import Access
 from fhirserver.auth.scopes import ACTIONS, LETTERS, Params, Scope, Scopes
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters, text_parameter
@@ -68,7 +69,7 @@ def profile_scopes(server: Server, request: Request, access: Access) -> Response
     text = text_parameter(values, "scope", limit=scopes.MOST_CHARACTERS)
     if not (chosen or custom or text):
         parts = [_offered(server, code, statement) for code, statement in offered(server).items()]
-        return Response(200, resource={"resourceType": "Parameters", "parameter": parts})
+        return Response(200, resource=parameters_of(parts))
     table: Table = {}
     for code in chosen:
         _add_profile(server, table, str(code))
@@ -82,7 +83,7 @@ def profile_scopes(server: Server, request: Request, access: Access) -> Response
     needed = sorted(table.values(), key=lambda one: (one.type, one.level, one.params))
     computed = Scopes(tuple(one.scope() for one in needed), held.other)
     parts = [{"name": "scope", "valueString": str(computed)}, *map(_permission, needed)]
-    return Response(200, resource={"resourceType": "Parameters", "parameter": parts})
+    return Response(200, resource=parameters_of(parts))
 
 
 def offered(server: Server) -> Mapping[str, Resource]:

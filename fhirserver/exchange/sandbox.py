@@ -8,11 +8,13 @@ there and does the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.auth.principal import SYSTEM, Principal
 from fhirserver.auth.sandbox import TAG, TAG_SYSTEM, sandbox_of
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
@@ -38,16 +40,11 @@ def sandbox(server: Server, request: Request, access: Access) -> Response:
     if not _is_own_side(request.principal, client):
         raise problem("forbidden", "Only the client's own side may ask for its sandbox.")
     organization = ensure(server, client)
-    return Response(
-        200,
-        resource={
-            "resourceType": "Parameters",
-            "parameter": [
-                {"name": "organization", "valueReference": {"reference": f"Organization/{organization}"}},
-                {"name": "base", "valueUrl": server.base(organization)},
-            ],
-        },
-    )
+    parts: list[dict[str, Any]] = [
+        {"name": "organization", "valueReference": {"reference": f"Organization/{organization}"}},
+        {"name": "base", "valueUrl": server.base(organization)},
+    ]
+    return Response(200, resource=parameters_of(parts))
 
 
 def ensure(server: Server, client: Resource) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.json import encode
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.hl7v2.ingest import Intake
 from fhirserver.hl7v2.kept import content_of, found
@@ -54,7 +55,7 @@ def compare(intake: Intake, server: Server, request: Request, access: Access) ->
     counts: list[Resource] = [{"name": "compared", "valueInteger": len(messages)}]
     counts += [{"name": name, "valueInteger": number} for name, number in outcomes.items()]
     seen = [f"InboundMessage/{message.id}" for message in messages]
-    return Response(200, resource={"resourceType": "Parameters", "parameter": counts + parts}, seen=seen)
+    return Response(200, resource=parameters_of(counts + parts), seen=seen)
 
 
 def given(server: Server, request: Request, access: Access, overlay: Any) -> Resource:

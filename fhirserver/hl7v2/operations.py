@@ -11,6 +11,7 @@ from typing import Any
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Issue, outcome, problem
 from fhirserver.hl7v2 import codes, conformance
 from fhirserver.hl7v2.compare import compare, given
@@ -77,7 +78,7 @@ def _convert(intake: Intake, server: Server, request: Request, access: Access) -
     parts += [{"name": "unmapped", "valueString": f"{u.table}: {u.code} ({u.field})"} for u in result.unmapped]
     parts += [{"name": "skipped", "valueString": name} for name in result.skipped]
     parts += [{"name": "warning", "valueString": text} for text in result.warnings]
-    return Response(200, resource={"resourceType": "Parameters", "parameter": parts})
+    return Response(200, resource=parameters_of(parts))
 
 
 def _map_code(intake: Intake, server: Server, request: Request, access: Access) -> Response:
@@ -114,7 +115,7 @@ def _reprocess(intake: Intake, server: Server, request: Request, access: Access)
     for lane in lanes:
         server.enqueue(JOB, request.organization, lane)
     count = {"name": "count", "valueInteger": len(waiting)}
-    return Response(200, resource={"resourceType": "Parameters", "parameter": [count]})
+    return Response(200, resource=parameters_of([count]))
 
 
 def _defer(intake: Intake, server: Server, request: Request, access: Access) -> Response:
@@ -164,7 +165,7 @@ def _trace(intake: Intake, server: Server, request: Request, access: Access) -> 
                 {"name": "mapping", "valueString": resource.get("mapping") or maps.name},
             ]
             parts.append({"name": "trace", "part": head + rows})
-    return Response(200, resource={"resourceType": "Parameters", "parameter": parts})
+    return Response(200, resource=parameters_of(parts))
 
 
 def _full_url(result: Result, resource: Resource, target: str) -> str:

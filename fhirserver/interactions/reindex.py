@@ -13,6 +13,7 @@ from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.definitions import restates
 from fhirserver.fhir.json import decode
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Issue, problem
 from fhirserver.interactions.indexing import entry_of
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
@@ -114,7 +115,7 @@ def status(server: Server, request: Request, access: Access) -> Response:
                 ],
             }
         )
-    return Response(200, resource={"resourceType": "Parameters", "parameter": parts})
+    return Response(200, resource=parameters_of(parts))
 
 
 OPERATIONS = (

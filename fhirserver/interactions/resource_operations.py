@@ -11,6 +11,7 @@ from typing import Any
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
 from fhirserver.fhir.validation import validate
 from fhirserver.interactions.capabilities import served_types
@@ -208,10 +209,7 @@ def _listed(meta: Any, name: str) -> list[Any]:
 
 
 def _returned(meta: Resource) -> Response:
-    answer: Resource = {"resourceType": "Parameters"}
-    if meta:  # no element of FHIR is empty
-        answer["parameter"] = [{"name": "return", "valueMeta": meta}]
-    return Response(200, resource=answer)
+    return Response(200, resource=parameters_of([{"name": "return", "valueMeta": meta}] if meta else []))
 
 
 def _hl7(name: str) -> str:

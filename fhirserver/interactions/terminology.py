@@ -13,6 +13,7 @@ from typing import Any
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import problem
 from fhirserver.fhir.terminology import Concept, Concepts, Inexpandable, Mapped, System, translations
 from fhirserver.interactions.codes import Where, canonical
@@ -151,7 +152,7 @@ def subsumes(server: Server, request: Request, access: Access) -> Response:
         outcome = "subsumes"
     else:
         outcome = "subsumed-by" if second in system.above(first) else "not-subsumed"
-    return Response(200, resource=_parameters([{"name": "outcome", "valueCode": outcome}]))
+    return Response(200, resource=parameters_of([{"name": "outcome", "valueCode": outcome}]))
 
 
 def translate(server: Server, request: Request, access: Access) -> Response:
@@ -183,7 +184,7 @@ def translate(server: Server, request: Request, access: Access) -> Response:
     listed: list[Resource] = [{"name": "result", "valueBoolean": matched}]
     if not matched:
         listed.append({"name": "message", "valueString": "The map has no translation of this code."})
-    return Response(200, resource=_parameters([*listed, *(_match(each) for each in found)]))
+    return Response(200, resource=parameters_of([*listed, *(_match(each) for each in found)]))
 
 
 def _value_set(server: Server, request: Request, access: Access, values: Values) -> tuple[Resource, Concepts]:
@@ -323,7 +324,7 @@ def _answered(found: Iterable[tuple[str, Any]]) -> Response:
         listed.append(
             {"name": name, "part": value} if isinstance(value, list) else {"name": name, **_valued(value, name)}
         )
-    return Response(200, resource=_parameters(listed))
+    return Response(200, resource=parameters_of(listed))
 
 
 _KINDS = {"code": "valueCode", "system": "valueUri"}
@@ -335,10 +336,6 @@ def _valued(value: Any, name: str = "") -> Resource:
     if isinstance(value, int):
         return {"valueInteger": value}
     return {_KINDS.get(name, "valueString"): str(value)}
-
-
-def _parameters(listed: list[Resource]) -> Resource:
-    return {"resourceType": "Parameters", "parameter": listed}
 
 
 def _true(values: Values, name: str) -> bool:

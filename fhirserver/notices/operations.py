@@ -11,6 +11,7 @@ from typing import Any
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
 from fhirserver.interactions.operations import parameters
@@ -42,7 +43,7 @@ def mark_read(server: Server, request: Request, access: Access) -> Response:
     for version in unread:
         persist(request, lambda id=version.id: _marked(server, request, access, id))  # type: ignore[misc]  # mypy infers no type for a lambda with a default
     count = {"name": "marked", "valueInteger": len(unread)}
-    return Response(200, resource={"resourceType": "Parameters", "parameter": [count]})
+    return Response(200, resource=parameters_of([count]))
 
 
 def _unread(server: Server, access: Access, request: Request) -> list[Stored]:

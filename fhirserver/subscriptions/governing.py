@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fhirserver.auth.access import Access, everything
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import problem
 from fhirserver.interactions.model import Request, Response, Server
 from fhirserver.interactions.operations import parameters
@@ -39,7 +40,7 @@ def govern(server: Server, catalogue: Catalogue, request: Request, access: Acces
             {"name": "stopped", "valueReference": {"reference": f"Subscription/{id}"}}
             for id in _stopped(server, catalogue, organization)
         ]
-    return Response(200, {"resourceType": "Parameters", "parameter": parts})
+    return Response(200, parameters_of(parts))
 
 
 def _decide(server: Server, request: Request, wanted: bool) -> None:

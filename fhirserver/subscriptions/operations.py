@@ -17,6 +17,7 @@ from fhirserver.exchange.operating import require_operator
 from fhirserver.fhir import Resource
 from fhirserver.fhir.instants import instant_text
 from fhirserver.fhir.json import encode
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import problem
 from fhirserver.fhir.validation import validate
 from fhirserver.interactions.indexing import entry_of
@@ -94,7 +95,7 @@ class Operations:
         parts = [_part("matched", valueBoolean=matched)]
         parts += [_check(name, good, said) for name, good, said in steps]
         parts += [_part("delivery", valueReference={"reference": f"{delivery.TYPE}/{one['id']}"}) for one in sent]
-        return Response(200, {"resourceType": "Parameters", "parameter": parts})
+        return Response(200, parameters_of(parts))
 
     def preview(self, server: Server, request: Request, access: Access) -> Response:
         """$preview: how many of the last changes the criteria would have matched, and some of them. Of a Subscription
@@ -120,7 +121,7 @@ class Operations:
                 matched.append(told[0] if told else str(document["message"]))
         parts = [_part("events", valueInteger=len(events)), _part("matched", valueInteger=len(matched))]
         parts += [_part("match", valueReference={"reference": reference}) for reference in matched[:LISTED]]
-        return Response(200, {"resourceType": "Parameters", "parameter": parts})
+        return Response(200, parameters_of(parts))
 
     def topics(self, server: Server, request: Request, access: Access) -> Response:
         """$topics: a collection of the SubscriptionTopics that can be subscribed to here, by title: those shipped, the
@@ -159,7 +160,7 @@ class Operations:
         parts += [_part("status", valueInteger=answer.status)] if answer.status else []
         parts += [_part("latency", valueInteger=answer.milliseconds)]
         parts += [_part("error", valueString=answer.error)] if answer.error else []
-        return Response(200, {"resourceType": "Parameters", "parameter": parts})
+        return Response(200, parameters_of(parts))
 
     def _checks(
         self, server: Server, organization: str, subscription: Resource, document: dict[str, Any], event: Event
@@ -243,7 +244,7 @@ def rotate_secret(server: Server, request: Request, access: Access) -> Response:
             "POST",
         )
         parts = [_part("secret", valueString=secret), _part("previousUntil", valueInstant=instant_text(until))]
-        return Response(200, {"resourceType": "Parameters", "parameter": parts}, once=True)
+        return Response(200, parameters_of(parts), once=True)
 
     return persist(replace(request), attempt)
 
@@ -291,7 +292,7 @@ def redeliver_everywhere(server: Server, request: Request, access: Access) -> Re
     for id, versions in by_subscription.items():
         _again(server, organization, id, versions)
     parts = [_part("found", valueInteger=len(found)), _part("subscriptions", valueInteger=len(by_subscription))]
-    return Response(200, {"resourceType": "Parameters", "parameter": parts})
+    return Response(200, parameters_of(parts))
 
 
 def _again(server: Server, organization: str, subscription: str, found: Sequence[Stored]) -> Response:
@@ -311,7 +312,7 @@ def _again(server: Server, organization: str, subscription: str, found: Sequence
         lanes.touch([(organization, subscription)], now)  # a worker may have looked in between, and found nothing yet
         server.enqueue("deliver", organization, subscription)
     parts = [_part("queued", valueInteger=len(changes)), _part("found", valueInteger=len(found))]
-    return Response(200, {"resourceType": "Parameters", "parameter": parts})
+    return Response(200, parameters_of(parts))
 
 
 # What is told of

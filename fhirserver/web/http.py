@@ -22,6 +22,7 @@ from flask import Response as HttpResponse
 from werkzeug.wrappers import Request as HttpRequest
 
 from fhirserver.fhir.json import decode, encode, pretty
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Issue, Problem, outcome, problem
 from fhirserver.interactions.model import Pairs, Preconditions, Prefer, Response
 
@@ -119,7 +120,7 @@ def body(http: HttpRequest, limit: int) -> Any:
         return None
     if http.mimetype in HL7V2 and http.path.endswith(OF_MESSAGES):
         part = {"name": "content", "valueBase64Binary": b64encode(data).decode()}
-        return {"resourceType": "Parameters", "parameter": [part]}
+        return parameters_of([part])
     allowed = PATCHES if http.method == "PATCH" else BODIES
     if http.mimetype not in allowed:
         sent = http.headers.get("Content-Type", "nothing")[:100]

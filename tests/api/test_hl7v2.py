@@ -119,6 +119,11 @@ def test_a_message_that_is_kept_is_not_changed_or_deleted_by_hand(api: Api, send
     assert api.get(path).json == kept
 
 
+def test_a_resource_that_no_message_wrote_has_an_empty_trace(api: Api) -> None:
+    api.put("Patient/untold", {"resourceType": "Patient", "id": "untold"})
+    assert api.get("Patient/untold/$trace").json == {"resourceType": "Parameters"}, "no list may be empty"
+
+
 def test_messages_are_found_by_their_type(api: Api, send: Callable[..., Any]) -> None:
     send(MESSAGE)
     send(MESSAGE.replace(b"ADT^A01", b"MDM^T02").replace(b"|H1|", b"|H3|"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from fhirserver.auth.access import Access
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Problem, problem
 from fhirserver.interactions import conditional
 from fhirserver.interactions.model import OperationRow, Request, Response, Server
@@ -43,7 +44,7 @@ def ihe_pix(server: Server, request: Request, access: Access) -> Response:
         if target not in (request.base, *_own(request)) and not has_domain(server, request, access, target):
             raise problem("code-invalid", "targetSystem not found", "targetSystem", status=403)
     answered = [*_identifiers(person, (system, value), targets), *_ids(request, person, (system, value), targets)]
-    body: Resource = {"resourceType": "Parameters", **({"parameter": answered} if answered else {})}
+    body = parameters_of(answered)
     return Response(200, resource=body, seen=[f"{TYPE}/{one.id}" for one in person])
 
 

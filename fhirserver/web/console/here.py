@@ -17,6 +17,7 @@ from flask import request as http
 from fhirserver.auth.access import REGISTRY
 from fhirserver.auth.principal import Principal
 from fhirserver.fhir import Resource
+from fhirserver.fhir.parameters import parameters_of
 from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.interactions.dispatch import admitted, dispatch
 from fhirserver.interactions.model import Pairs, Preconditions, Request, Response, Server
@@ -252,7 +253,7 @@ class Here:
             for each in (value if isinstance(value, list) else [value])
             if (part := _parameter(key.replace("_", "-"), each))
         ]
-        body = {"resourceType": "Parameters", **({"parameter": parts} if parts else {})}
+        body = parameters_of(parts)
         answer = self.ask("operation", type, id, operation=f"${name}", base=base, body=body, method=method)
         return answer.content() or {}
 
