@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import kinds, people
+from bench import export, kinds, people
 from bench.drive import Call, Result, drive
 from bench.figures import OUT, line
 from bench.installation import Bare, Installation, Servers, Unaudited, resident_mb, tree
@@ -189,6 +189,10 @@ class Bench:
             lambda: (one.cpu(), servers.mongod_cpu()),
         )
 
+    def export(self) -> None:
+        """Bulk exports of everything there is."""
+        export.measure(self.installation, self.servers.mongod_cpu)
+
     def page_deep(self) -> None:
         """Page 5,000 of a search over page 1."""
         page = 5_000 if self.size == "full" else 90
@@ -334,7 +338,7 @@ def _entry(resource: dict[str, Any], url: str | None = None) -> dict[str, Any]:
 
 OF_A_LOADED_SERVER = (
     "load", "start", "read", "search", "create", "update", "transaction", "page.deep", "growth", "search.kinds",
-    "audit.read",
+    "audit.read", "export",
 )  # fmt: skip
 # Figures that bring a server of their own: the module that has them, and their names in it.
 OTHERS = {
