@@ -49,10 +49,14 @@ def with_known_codes(server: Server, access: Access, clause: Clause, session: Se
     if not any(isinstance(part, NeedsCodes | NeedsHierarchy) for part in walk(clause)):
         return clause
     where = Where(server, access, session)
+    known: dict[tuple[str, str | None, str, str], Codes] = {}
 
     def replacement(part: Clause) -> Clause | None:
         if isinstance(part, NeedsCodes):
-            return with_codes(part, _codes(where, part))
+            key = (part.url, part.system, part.code, part.modifier)
+            if key not in known:
+                known[key] = _codes(where, part)
+            return with_codes(part, known[key])
         if isinstance(part, NeedsHierarchy):
             return References(part.parameter, frozenset(_hierarchy(where, part)))
         return None

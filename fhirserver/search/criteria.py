@@ -50,7 +50,7 @@ class Unknown(Exception):
 class Limits:
     """Bounds on what one search may ask. length: characters of all names and values together; values: in one comma
     list; chain: links of a chain or reverse chain; count: entries per page; types: resource types an open chain may
-    try."""
+    try; lookups: value sets and hierarchies that are looked up."""
 
     pairs: int = 100
     length: int = 65_536
@@ -60,6 +60,7 @@ class Limits:
     includes: int = 50
     sort: int = 8
     types: int = 20
+    lookups: int = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 from fhirserver.fhir.definitions import Definitions
 from fhirserver.fhir.problem import Issue, Problem, problem
 from fhirserver.search.criteria import Limits, Reader, Unknown
-from fhirserver.search.query import Include, Query, SortKey
+from fhirserver.search.query import Clause, Include, NeedsCodes, NeedsHierarchy, Query, SortKey, walk
 from fhirserver.search.types import TYPES
 
 __all__ = ["CONTROLS", "Limits", "parse", "render"]
@@ -61,9 +61,23 @@ def parse(
             issues.extend(wrong.issues)
     if issues:
         raise Problem(tuple(issues[:_ISSUES]))
+    if sum(map(_lookups, state.clauses)) > limits.lookups:
+        text = f"A search may ask for {limits.lookups} value sets and hierarchies (:in, :not-in, :above, :below)."
+        raise problem("too-costly", text)
     idle = _together(state)
     effective = tuple((name, shown) for _, name, shown in sorted(used) if name not in idle)
     return Query(type, tuple(state.clauses), used=effective, unsupported=tuple(state.unsupported), **state.result)
+
+
+def _lookups(clause: Clause) -> int:
+    """How many value sets and hierarchies a clause asks for: each is looked up once, of whatever type it is asked."""
+    codes, hierarchies = set(), set()
+    for part in walk(clause):
+        if isinstance(part, NeedsCodes):
+            codes.add((part.url, part.system, part.code))
+        elif isinstance(part, NeedsHierarchy):
+            hierarchies.add((part.modifier, part.references))
+    return len(codes) + len(hierarchies)
 
 
 def render(query: Query) -> list[tuple[str, str]]:

@@ -130,3 +130,23 @@ def test_concepts_nested_deeply_are_read_or_refused(api: Api) -> None:
     text = b'{"code":"a","concept":[' * 100_000 + b"]}" * 100_000
     body = b'{"resourceType":"Parameters","parameter":[{"name":"codeSystem","resource":' + text + b"}]}"
     refused(api.post("CodeSystem/$validate-code", body))
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        ["code:in=urn:attack:small"] * 21,
+        ["code:in=" + ",".join(f"urn:attack:{number}" for number in range(21))],
+        ["subject:Patient.general-practitioner:below=1", *["code:below=urn:x|a"] * 20],
+        [f"code:below=urn:x|{number}" for number in range(21)],
+    ],
+)
+def test_a_search_looks_up_a_number_of_value_sets(api: Api, criteria: list[str]) -> None:
+    answer = api.get("Observation?" + "&".join(criteria))
+    refused(answer)
+    assert answer.issue["code"] == "too-costly"
+
+
+def test_a_value_set_asked_of_many_types_is_one(api: Api) -> None:
+    api.create(value_set("urn:attack:small", include=[{"system": "urn:x", "concept": [{"code": "a"}]}]))
+    assert api.get("Observation?focus:Observation.code:in=urn:attack:small").status == 200
