@@ -34,6 +34,7 @@ _LIMITS: Mapping[str, str] = {
     "includes": "`_include` and `_revinclude`",
     "sort": "keys of `_sort`",
     "types": "types that a chain without a type may try",
+    "lookups": "value sets and hierarchies that are looked up (`:in`, `:not-in`, `:above`, `:below`)",
 }
 _HEAD = """# Search, parameter by parameter
 
