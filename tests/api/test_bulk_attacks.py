@@ -14,9 +14,9 @@ from fhirserver.bulk.work import ROOM, work
 from fhirserver.fhir.json import decode
 from fhirserver.store.exports import Exports
 from tests.api.client import Api
+from tests.api.exporting import ASYNC, begun, fetched, group, ids, ward
 from tests.api.hostile import refused
 from tests.api.samples import bundle, entry
-from tests.api.test_bulk_export import ASYNC, begun, fetched, group, ids, ward
 
 __all__ = ["ward"]
 

@@ -11,7 +11,7 @@ import pytest
 from fhirserver.bulk.work import work
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
 from tests.api.hospital import Hospital
-from tests.api.test_console_application import ORGANIZATION, Console, add
+from tests.api.provider import ORGANIZATION, Console, add
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

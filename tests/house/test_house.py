@@ -98,6 +98,12 @@ def test_every_module_says_what_it_is() -> None:
     assert silent == []
 
 
+def test_no_test_file_imports_another() -> None:
+    importing = re.compile(r"^(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
+    files = (path for path in _tracked(".py") if path.is_relative_to(ROOT / "tests"))
+    assert [str(path.relative_to(ROOT)) for path in files if importing.search(path.read_text())] == []
+
+
 def test_nothing_unfinished_is_left_in_the_code() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}"
