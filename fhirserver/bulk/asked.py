@@ -14,6 +14,7 @@ from fhirserver.interactions.model import Pairs, Request, Server
 from fhirserver.interactions.operations import parameters
 from fhirserver.search.parse import CONTROLS, parse
 from fhirserver.search.types.date import bounds
+from fhirserver.search.types.reference import ID
 
 FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})
 NAMES = ("_outputFormat", "_since", "_until", "_type", "_typeFilter", "_elements", "patient")
@@ -134,7 +135,7 @@ def _patients(request: Request, value: Any) -> tuple[str, ...]:
     for each in found:
         text = each.get("reference") if isinstance(each, dict) else each
         kind, _, id = str(text).removeprefix(f"{request.base}/").partition("/")
-        if kind != "Patient" or not id or "/" in id:
+        if kind != "Patient" or not ID.fullmatch(id):
             raise problem("value", "patient is a Reference to a Patient of this base, as in Patient/123.")
         ids.append(id)
     if len(ids) > MOST_PATIENTS:
