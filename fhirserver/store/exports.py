@@ -142,6 +142,8 @@ class Exports:
             changed = self._collection(EXPORTS).update_one(
                 {"_id": export.name, "open": True}, {"$set": {"position": position, "listed": listed, "faults": 0}}
             )
+            if not changed.matched_count and self.get(export.organization, export.id) is None:
+                files.delete_many({"export": export.name})  # it was taken away while these were made
         export.listed, export.position = listed, position
         return bool(changed.matched_count)
 

@@ -12,7 +12,7 @@ from fhirserver import app
 from fhirserver.auth.principal import Principal
 from fhirserver.bulk.work import ROOM, work
 from fhirserver.fhir.json import decode
-from fhirserver.store.exports import Exports
+from fhirserver.store.exports import Exports, Part
 from tests.api.client import Api
 from tests.api.exporting import ASYNC, begun, fetched, group, ids, ward
 from tests.api.hostile import refused
@@ -198,3 +198,16 @@ def test_an_export_that_never_ends_is_ended(
     work(installation.server, ward.organization, status.rpartition("/")[2])
     assert ward.get(f"BulkExport/{status.rpartition('/')[2]}").json["status"] == "failed"
     assert Exports(installation.server.store.database).open_of(ward.organization, "operator") == 0
+
+
+def test_what_a_worker_still_writes_of_an_export_that_was_taken_away_goes_too(
+    ward: Api, installation: app.Installation
+) -> None:
+    exports = Exports(installation.server.store.database)
+    status = begun(ward, "$export?_type=Patient")
+    export = exports.get(ward.organization, status.rpartition("/")[2])
+    assert export is not None
+    assert ward.delete(status).status == 202
+    until = installation.server.now() + timedelta(days=1)
+    assert not exports.advance(export, [Part("output", "Patient", 1, b"somebody")], (1, ""), until)
+    assert exports.file(export, 0) is None
