@@ -73,10 +73,14 @@ class Guest:
 NO_GUEST = Guest()
 
 
+NOBODY = frozenset({""})
+"""The owners of what no organization manages."""
+
+
 @dataclass(frozen=True, slots=True)
 class Own:
-    """Audit records by whose doing they are: of the clients that these organizations (None: any) have, of these clients
-    (None: any) alone.
+    """Audit records by whose doing they are: of the clients that these organizations (None: any; NOBODY: none) have, of
+    these clients (None: any) alone.
     """
 
     owners: frozenset[str] | None

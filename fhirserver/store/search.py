@@ -13,7 +13,7 @@ from typing import Any
 
 from pymongo.collection import Collection
 
-from fhirserver.auth.access import Access, Own
+from fhirserver.auth.access import NOBODY, Access, Own
 from fhirserver.fhir.problem import problem
 from fhirserver.search import mongo
 from fhirserver.search.query import (
@@ -74,7 +74,7 @@ def compile_search(
         around["x"] = None  # only where it says something: no index has it, so it makes mongod fetch what it counts
     whose, filter = "o", around
     if access.own is not None and type == SEALED:
-        around, whose = {**_of(access.own), "x": None}, OWNER if access.own.owners is not None else whose
+        around, whose = {**_of(access.own), "x": None}, whose if access.own.owners in (None, NOBODY) else OWNER
         filter = {"$and": [around, mongo.filter(clause)]}
     else:
         # The range of `_id` says what `o` says, in the order of the pages: without it a search that no index narrows
@@ -100,7 +100,8 @@ def _of(own: Own) -> Document:
         return one_of(CLIENT, sorted(own.clients or ()))
     # Where no client is named there is one: then the index on the id serves too, which is of records with one.
     client = {CLIENT: {"$exists": True}} if own.clients is None else one_of(CLIENT, sorted(own.clients))
-    return {**one_of(OWNER, sorted(own.owners)), **client}
+    owner = {OWNER: None} if own.owners == NOBODY else one_of(OWNER, sorted(own.owners))
+    return {**owner, **client}
 
 
 def _span(clause: Clause) -> Span | None:
