@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from fhirserver.meters.catalogue import SECONDS
 
 MOST_SERIES = 4_000
-"""Beyond so many of one process, new ones are counted together as `other`."""
+"""Beyond so many of one metric in one process, new ones are counted together as `other`."""
 OTHER = "other"
 
 Key = tuple[str, ...]
@@ -22,6 +23,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._counts: dict[Key, float] = {}
+        self._series: Counter[str] = Counter()
         self._times: dict[Key, list[float]] = {}
         self._lock = threading.Lock()
 
@@ -29,9 +31,11 @@ class Meter:
         """One more (or `by` more) of a metric, given with the values of its labels in the catalogue's order."""
         with self._lock:
             known = self._counts.get(key)
-            if known is None and len(self._counts) >= MOST_SERIES:
+            if known is None and self._series[key[0]] >= MOST_SERIES:
                 key = (key[0], *(OTHER for _ in key[1:]))
                 known = self._counts.get(key)
+            if known is None:
+                self._series[key[0]] += 1
             self._counts[key] = (known or 0) + by
 
     def time(self, seconds: float, *key: str) -> None:

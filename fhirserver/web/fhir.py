@@ -81,11 +81,13 @@ class Fhir:
         query = query_pairs(http)
         method = "GET" if http.method == "HEAD" else http.method
         row, values = locate(method, path)
-        asked.interaction, asked.type = row.code, values.get("type") or ""
+        asked.interaction = row.code
         raw = binary.wanted(http, row.code, values.get("type"), query)
         if not raw:
             negotiate(http, query)
         principal = self.authenticate(http)
+        if principal.kind != "anonymous":  # a stranger does not choose how many series there are
+            asked.type = values.get("type") or ""
         if organization == "registry" and not http.path.startswith(REGISTRY_PATH):
             raise problem("not-found", "There is no organization of that id.")
         request = Request(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fhirserver.app import Installation
 from tests.api.client import Api
 from tests.api.exchange import REGISTRY, Exchange, exchange_of
 from tests.api.samples import bundle, entry
@@ -65,3 +66,20 @@ def test_a_batch_holds_its_thread_for_a_time_and_says_what_it_did_not_do(
     assert answer.status == 200, answer.data
     assert [each["response"]["status"] for each in answer.json["entry"]] == ["503", "503"]
     assert api.get("Patient/late").status == 404
+
+
+def test_a_stranger_does_not_choose_how_many_series_of_metrics_there_are(api: Api, installation: Installation) -> None:
+    def series() -> set[tuple[str, ...]]:
+        counts = installation.server.meter.held()["counts"]
+        return {tuple(key) for key, _ in counts if key[0] == "requests"}
+
+    types = sorted(installation.server.definitions.resource_types)[:20]
+    before = series()
+    for token in ("", "nonsense"):
+        stranger = Api(api.app, api.base, token)
+        for type in types:
+            stranger.get(f"{type}/1")
+            stranger.get(type, Accept="text/plain")
+            stranger.get(f"{type}/$x", X_Request_Id=type)
+            stranger.get(f"{type}{'&' * 2_000}")
+    assert len(series() - before) < 12

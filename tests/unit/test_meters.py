@@ -53,6 +53,8 @@ def test_many_labels_are_counted_together_in_the_end() -> None:
     counts = meter.held()["counts"]
     assert len(counts) == MOST_SERIES + 1
     assert [["requests", "other", "other", "other", "other"], 50] in counts
+    meter.count("delivery_attempts", "delivered")
+    assert [["delivery_attempts", "delivered"], 1] in meter.held()["counts"], "one metric leaves room for others"
 
 
 def test_threads_lose_no_count() -> None:
