@@ -6,6 +6,7 @@ Looked into is what is stored here, on this base or the registry, and what the d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from fhirserver.search.query import Clause, NeedsCodes, NeedsHierarchy, Referenc
 from fhirserver.store.database import Session
 from fhirserver.store.search import by_references, compile_search, find, referrers
 
+_SPECIAL = re.compile(r"[\\,|$]")
+"""What a search would take for more than one value."""
 MOST_CODES = 20_000
 MOST_LEVELS = 32
 PARENTS = ("partof", "part-of")
@@ -118,7 +121,7 @@ class _Held(Mapping[str, Resource]):
 
 def canonical(where: Where, type: str, url: str) -> Resource | None:
     """The stored resource of a canonical URL: on this base as far as the caller may see it, else on the registry."""
-    plain, _, version = url.partition("|")
+    plain, _, version = (_SPECIAL.sub(r"\\\g<0>", part) for part in url.partition("|"))
     pairs = [("url", plain), *([("version", version)] if version else [])]
     clauses = parse(where.server.definitions, type, pairs, strict=True).clauses
     store = where.server.store

@@ -175,11 +175,11 @@ def translate(server: Server, request: Request, access: Access) -> Response:
     target, reverse = text_parameter(values, "targetsystem"), _true(values, "reverse")
     codes = _coded(values)
     with _sound("concept map", "conceptMap"):
-        found = [
-            mapped
-            for system, code, _ in codes
-            for mapped in translations(concept_map, system, code, target=target, reverse=reverse)
-        ]
+        found: list[Mapped] = []
+        for system, code in dict.fromkeys((system, code) for system, code, _ in codes):
+            found += translations(concept_map, system, code, target=target, reverse=reverse)
+            if len(found) > MOST_SHOWN:
+                raise problem("too-costly", f"The map has more than {MOST_SHOWN} translations of this.", "conceptMap")
     matched = any(each.equivalence not in ("unmatched", "disjoint") for each in found)
     listed: list[Resource] = [{"name": "result", "valueBoolean": matched}]
     if not matched:

@@ -150,3 +150,24 @@ def test_a_search_looks_up_a_number_of_value_sets(api: Api, criteria: list[str])
 def test_a_value_set_asked_of_many_types_is_one(api: Api) -> None:
     api.create(value_set("urn:attack:small", include=[{"system": "urn:x", "concept": [{"code": "a"}]}]))
     assert api.get("Observation?focus:Observation.code:in=urn:attack:small").status == 200
+
+
+def test_the_translations_of_a_map_are_bounded(api: Api) -> None:
+    hostile = {
+        "resourceType": "ConceptMap",
+        "group": [{"element": [{"code": "c", "target": [{"code": "x"}] * 20_000}]}],
+    }
+    many = {"coding": [{"code": "c", "display": str(number)} for number in range(50)]}
+    answer = api.post(
+        "ConceptMap/$translate", given("conceptMap", hostile, codeableConcept={"valueCodeableConcept": many})
+    )
+    refused(answer)
+    assert answer.issue["code"] == "too-costly"
+
+
+def test_a_url_with_a_comma_is_one(api: Api) -> None:
+    api.create(value_set("urn:attack:one", include=[{"system": "urn:x", "concept": [{"code": "a"}]}]))
+    api.create(value_set("urn:attack:one,two", include=[{"system": "urn:x", "concept": [{"code": "b"}]}]))
+    assert api.get("ValueSet/$expand?url=urn:attack:none,urn:attack:one").status == 404
+    found = api.get("ValueSet/$expand?url=urn:attack:one,two").json["expansion"]["contains"]
+    assert [each["code"] for each in found] == ["b"]
