@@ -119,6 +119,14 @@ def exchange_of(mongo_url: str, database: str, issuer: str = ISSUER) -> Iterator
         public_url=issuer,
     )
     installation = _lasting(app.build(settings))
+    try:
+        yield _exchange(installation, app.create_app(installation).test_client())
+    finally:
+        installation.server.store.database.close()
+        folder.cleanup()
+
+
+def _exchange(installation: Installation, http: FlaskClient) -> Exchange:
     hospital, acme = (_create(installation, _organization(kind)) for kind in ("provider", "application"))
     people = {}
     for name, organization in (("hospital", hospital), ("acme", acme)):
@@ -131,9 +139,7 @@ def exchange_of(mongo_url: str, database: str, issuer: str = ISSUER) -> Iterator
             "password": PASSWORD,
         }
         people[name] = installation.tokens.issue(Principal("user", _create(installation, user)))
-    yield Exchange(installation, app.create_app(installation).test_client(), hospital, acme, people)
-    installation.server.store.database.close()
-    folder.cleanup()
+    return Exchange(installation, http, hospital, acme, people)
 
 
 def _lasting(installation: Installation) -> Installation:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,29 +90,37 @@ def program() -> str:
     return found or pytest.skip(HOW)
 
 
-@pytest.fixture(scope="package")
-def installed(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+ENDS = ExitStack()
+"""What ends with the last of these tests, not with the session: while Playwright's event loop runs in a process, no
+other can. (A fixture of the package ends with the session where the package has no `__init__`.)
+"""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or not _ours(nextitem):
+        ENDS.close()
+
+
+@pytest.fixture(scope="session")
+def installed(program: str, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """One installation for these tests, with the people of `tests.browser.people` and their organizations."""
     running = Running(tmp_path_factory.mktemp("browser") / "data")
-    try:
-        running.start()
-        yield Installed(running, furnish(running))
-    finally:
-        running.stop()
+    ENDS.callback(running.stop)
+    running.start()
+    return Installed(running, furnish(running))
 
 
-@pytest.fixture(scope="package")
-def browser(program: str) -> Iterator[Any]:
-    """Chromium, without a window. It ends with these tests: until then Playwright's event loop runs in this process,
-    and no other can.
-    """
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield opened
-        opened.close()
+@pytest.fixture(scope="session")
+def browser(program: str) -> Any:
+    """Chromium, without a window."""
+    started = ENDS.enter_context(playwright.sync_playwright())
+    opened = started.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    ENDS.callback(opened.close)
+    return opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def states(browser: Any, installed: Installed) -> dict[str, Any]:
     """The cookies of each role, signed in by mouse and keyboard once."""
     found = {}

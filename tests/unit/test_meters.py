@@ -7,12 +7,14 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fhirserver.meters import CATALOGUE, FOLDER, Ledger, Meter, exposition, lives, read
 from fhirserver.meters.catalogue import SECONDS
 from fhirserver.meters.meter import MOST_SERIES
+from tests.running import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs" / "operate" / "metrics.md"
 LINE = re.compile(r'[a-z_]+(\{([a-z]+="([^"\\\n]|\\.)*",?)+\})? -?[0-9.e+-]+')
@@ -85,14 +87,19 @@ def test_a_process_goes_on_with_the_counts_of_one_of_its_kind_that_has_ended(tmp
     assert sum(held["times"][0][1][:-1]) == 1
 
 
+def _told(folder: Path) -> dict[str, Any]:
+    seen = Meter()
+    read(folder, seen)
+    return seen.held()
+
+
 def test_processes_of_a_kind_that_live_have_a_file_each(tmp_path: Path) -> None:
     meters = [Meter(), Meter()]
     ledgers = [Ledger(tmp_path, "web", meter) for meter in meters]
     for meter in meters:
         meter.count("purged", "x")
     logging.getLogger("somewhere").error("something")
-    for ledger in ledgers:
-        ledger._write()
+    wait_until(lambda: [["purged", "x"], 2.0] in _told(tmp_path)["counts"])
     seen = Meter()
     found = read(tmp_path, seen)
     assert [(each.pid, each.lives, each.memory > 1 << 20) for each in found] == [(os.getpid(), True, True)] * 2
@@ -105,8 +112,7 @@ def test_processes_of_a_kind_that_live_have_a_file_each(tmp_path: Path) -> None:
 def test_a_process_is_alive_while_it_writes_and_holds_its_lock(tmp_path: Path) -> None:
     assert not lives(tmp_path, "relay", 30)
     ledger = Ledger(tmp_path / FOLDER, "relay", Meter())
-    ledger._write()
-    assert lives(tmp_path, "relay", 30)
+    wait_until(lambda: lives(tmp_path, "relay", 30))
     assert not lives(tmp_path, "web", 30)
     assert not lives(tmp_path, "relay", -1)
     ledger.close()
