@@ -80,8 +80,9 @@ def export(server: Server, request: Request, access: Access) -> Response:
         "may": may(server, access),
         "time": now,
     }
-    written(server, request.organization, _record(request, wanted, id, instant_text(now), len(patients)))
+    # In this order: one that only the work knows of is done and found by nobody, one that only people see never ends.
     exports.begin(Export(request.organization, id, whose, facts))
+    written(server, request.organization, _record(request, wanted, id, instant_text(now), len(patients)))
     server.enqueue(JOB, request.organization, id)
     return Response(202, headers={"Content-Location": f"{request.base}/bulk/{id}"}, seen=[f"{TYPE}/{id}"])
 

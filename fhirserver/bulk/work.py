@@ -120,6 +120,8 @@ def _work(server: Server, organization: str, id: str) -> None:
         return
     try:
         _turn(server, exports, export, lambda: server.store.lease(name, owner, LEASE_SECONDS) is not None)
+    except _Taken:
+        return
     except Problem as refusal:
         if refusal.status >= 500:
             raise
@@ -139,7 +141,7 @@ def _turn(server: Server, exports: Exports, export: Export, held: Callable[[], b
     rewritten(server, export, {"status": "in-progress"}, ("accepted",))
     for parts, position in _pieces(server, export, scope):
         access_of(server, export)  # raises where the caller may not have it any more
-        if not held() or not exports.advance(export, parts, position, server.now() + AT_MOST):
+        if not exports.advance(export, _while(held, parts), position, server.now() + AT_MOST):
             return
         if time.monotonic() > end:
             server.enqueue(JOB, export.organization, export.id)
@@ -147,6 +149,18 @@ def _turn(server: Server, exports: Exports, export: Export, held: Callable[[], b
     until = server.now() + FETCHED_WITHIN
     rewritten(server, export, _completed(server, export, until), OPEN)
     exports.end(export, until)  # also where the worker that has said so died before this
+
+
+class _Taken(Exception):
+    """Somebody else works on the export: what this one has made is not to count."""
+
+
+def _while(held: Callable[[], bool], parts: Iterable[Part]) -> Iterator[Part]:
+    """The parts, the lease taken anew behind each. Raises _Taken where somebody else has it."""
+    for part in parts:
+        yield part
+        if not held():
+            raise _Taken
 
 
 def _pieces(server: Server, export: Export, scope: Scope) -> Iterator[tuple[Iterable[Part], Position]]:

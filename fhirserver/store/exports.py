@@ -1,8 +1,8 @@
 """Exports under way and their files, beside the BulkExport resources that people see.
 
-Where an export is, and which files it has, stand in one document: `advance` writes the file of a part first and then
-moves the document on, so a process killed between the two leaves a file that the next one writes again under the same
-name. MongoDB takes away the files of an export some time after its end has passed.
+Where an export is, and which files it has, stand in one document: `advance` writes files under new names and then
+moves the document on from where its writer found it. So of two who write at once one alone moves it, and files whose
+writer was killed before that belong to nothing; MongoDB takes them away with the others, some time after their end.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from pymongo import IndexModel
 
 from fhirserver.store.database import Database, Document, translated
+from fhirserver.store.ids import new_id
 from fhirserver.store.model import Stored
 from fhirserver.store.resources import Store, key, stored
 from fhirserver.store.search import SHOWN, Search, narrowed
@@ -54,7 +55,7 @@ class Part:
 @dataclass(slots=True)
 class Export:
     """An export under way. facts: what was asked and by whom. position: the step to go on with, and the id in it behind
-    which. listed: of each file so far its kind, type and count.
+    which. listed: of each file so far its kind, type, count and name.
     """
 
     organization: str
@@ -125,25 +126,21 @@ class Exports:
         return [export for document in found if (export := _export(document))]
 
     def advance(self, export: Export, parts: Iterable[Part], position: Position, until: datetime) -> bool:
-        """Writes files and moves the export on behind them; whether it was still open."""
-        listed = list(export.listed)
+        """Writes files and moves the export on behind them; whether it was still open, and where it was."""
+        fresh: list[dict[str, Any]] = []
         files = self._collection(FILES)
+        where = {"_id": export.name, "open": True, "position": list(export.position)}
         with translated():
             for part in parts:
-                document = {
-                    "export": export.name,
-                    "data": part.data,
-                    "type": part.type,
-                    "referred": list(part.referred),
-                    "until": until,
-                }
-                files.replace_one({"_id": f"{export.name}/{len(listed)}"}, document, upsert=True)
-                listed.append({"kind": part.kind, "type": part.type, "count": part.count})
-            changed = self._collection(EXPORTS).update_one(
-                {"_id": export.name, "open": True}, {"$set": {"position": position, "listed": listed, "faults": 0}}
-            )
-            if not changed.matched_count and self.get(export.organization, export.id) is None:
-                files.delete_many({"export": export.name})  # it was taken away while these were made
+                name = f"{export.name}/{new_id()}"
+                kept = {"export": export.name, "data": part.data, "type": part.type, "referred": list(part.referred)}
+                files.insert_one({"_id": name, **kept, "until": until})
+                fresh.append({"kind": part.kind, "type": part.type, "count": part.count, "file": name})
+            listed = [*export.listed, *fresh]
+            moved = {"position": list(position), "listed": listed, "faults": 0}
+            changed = self._collection(EXPORTS).update_one(where, {"$set": moved})
+            if not changed.matched_count:  # it was taken away, or on, while these were made
+                files.delete_many({"_id": {"$in": [each["file"] for each in fresh]}})
         export.listed, export.position = listed, position
         return bool(changed.matched_count)
 
@@ -171,13 +168,16 @@ class Exports:
 
     def file(self, export: Export, number: int) -> tuple[str, bytes] | None:
         """The type and the bytes of a file, None where it is not there any more."""
+        if number >= len(export.listed):
+            return None
         with translated():
-            found = self._collection(FILES).find_one({"_id": f"{export.name}/{number}"}, {"data": 1, "type": 1})
+            name = export.listed[number]["file"]
+            found = self._collection(FILES).find_one({"_id": name}, {"data": 1, "type": 1})
         return (found["type"], bytes(found["data"])) if found else None
 
     def referred(self, export: Export) -> set[str]:
         """What the resources in its files refer to that is to be exported too."""
-        names = [f"{export.name}/{number}" for number in range(len(export.listed))]
+        names = [each["file"] for each in export.listed]
         with translated():
             found = self._collection(FILES).find({"_id": {"$in": names}}, {"referred": 1})
             return {text for document in found for text in document["referred"]}
