@@ -47,7 +47,6 @@ class Attempts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ready = False
 
     def refuse(self, address: str, who: str, now: datetime, *, person: bool = False) -> None:
         """Raises Problem(throttled) with Retry-After where this address, or somebody there as `who`, or with `person`
@@ -83,11 +82,7 @@ class Attempts:
                     raise
 
     def _collection(self) -> Collection[Document]:
-        found = self._database.collection("attempts")
-        if not self._ready:
-            found.create_indexes(_INDEXES)
-            self._ready = True
-        return found
+        return self._database.indexed("attempts", _INDEXES)
 
 
 def _limits(address: str, who: str, person: bool) -> Iterator[tuple[str, Limit]]:

@@ -219,11 +219,11 @@ class Database:
 
     def current(self, type: str) -> Collection[Document]:
         """The collection of current versions of a type, created with its base indexes on first use."""
-        return self._made(type, CURRENT_INDEXES.get(type, BASE_INDEXES))
+        return self.indexed(type, CURRENT_INDEXES.get(type, BASE_INDEXES))
 
     def history(self, type: str) -> Collection[Document]:
         """The collection of superseded versions of a type, created with its indexes on first use."""
-        return self._made(f"{type}.history", HISTORY_INDEXES)
+        return self.indexed(f"{type}.history", HISTORY_INDEXES)
 
     def existing_types(self) -> list[str]:
         """The resource types that have a collection of current versions."""
@@ -260,7 +260,8 @@ class Database:
         """Ends all connections."""
         self.client.close()
 
-    def _made(self, name: str, indexes: tuple[IndexModel, ...]) -> Collection[Document]:
+    def indexed(self, name: str, indexes: Sequence[IndexModel]) -> Collection[Document]:
+        """The collection of that name, created with these indexes on first use."""
         found = self.collection(name)
         if name in self._ready:
             return found

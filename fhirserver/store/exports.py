@@ -7,7 +7,6 @@ writer was killed before that belong to nothing; MongoDB takes them away with th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -78,8 +77,6 @@ class Exports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ready: set[str] = set()
-        self._making = threading.Lock()
 
     def begin(self, export: Export) -> None:
         """Keeps a new export, which is open until it ends."""
@@ -183,12 +180,7 @@ class Exports:
             return {text for document in found for text in document["referred"]}
 
     def _collection(self, name: str) -> Any:
-        found = self._database.collection(name)
-        if name not in self._ready:
-            with self._making:
-                found.create_indexes(list(_INDEXES[name]))
-                self._ready.add(name)
-        return found
+        return self._database.indexed(name, _INDEXES[name])
 
 
 def scan(store: Store, search: Search, after: str, values: Sequence[str] = ()) -> Iterator[tuple[Stored, Document]]:

@@ -5,7 +5,6 @@ Each has a key, a value and an end; MongoDB deletes them some time after it, and
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -73,8 +72,6 @@ class Kept:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._recent = Recent()
-        self._ready = False
-        self._making = threading.Lock()
 
     def put(self, key: str, value: Mapping[str, Any], until: datetime, *groups: str) -> bool:
         """Keeps a fact; False where the key is taken already. Facts of one group can be ended together."""
@@ -153,12 +150,7 @@ class Kept:
         return [dict(document["value"]) for document in found]
 
     def _collection(self) -> Collection[Document]:
-        found = self._database.collection("kept")
-        if not self._ready:
-            with self._making:
-                found.create_indexes(_INDEXES)
-                self._ready = True
-        return found
+        return self._database.indexed("kept", _INDEXES)
 
 
 def _fields(value: Mapping[str, Any], until: datetime, groups: Sequence[str]) -> Document:

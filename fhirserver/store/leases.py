@@ -17,6 +17,8 @@ HELD: Document = {"session": {"$type": "binData"}}
 """A lease that names the session of its holder."""
 UNNAMED = {"$set": {"session": None}}
 MOST_ENDED = 1_000
+# Leases are as many as patients, of which few are held.
+_INDEXES = (IndexModel([("session", ASCENDING)], name="session", partialFilterExpression=HELD),)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -73,11 +75,9 @@ def end_lapsed(database: Database) -> int:
     """Ends the sessions of holders whose leases have run out, in whose transactions others may be held up; answers how
     many leases that were.
     """
-    index = IndexModel([("session", ASCENDING)], name="session", partialFilterExpression=HELD)
     late = {"$expr": {"$lt": ["$until", "$$NOW"]}}
     with translated():
-        collection = database.collection("leases")
-        collection.create_indexes([index])  # leases are as many as patients, of which few are held
+        collection = database.indexed("leases", _INDEXES)
         found = list(collection.find({**HELD, **late}, {"session": 1}).limit(MOST_ENDED))
         if found:
             database.end_sessions({each["session"] for each in found})

@@ -8,7 +8,7 @@ from flask import Response as HttpResponse
 
 from fhirserver.rules.bulk_export import TYPE
 from fhirserver.web.console.application.answers import id_of
-from fhirserver.web.console.application.subscriptions import places
+from fhirserver.web.console.application.subscriptions import led, places
 from fhirserver.web.console.common.exports import NEWEST, client_of, counted, filters, held, standing, what
 from fhirserver.web.console.here import Here
 
@@ -17,12 +17,7 @@ CLIENTS_OFFERED = 200
 
 def exports(here: Here) -> HttpResponse:
     """Leads to those of the organization chosen, or of the first; says so where there is none."""
-    known = places(here)
-    wanted = here.asked.get("at", "")
-    at = wanted if wanted in dict(known) else known[0][0] if known else ""
-    if at:
-        return here.go(here.url("application.exports-at", at=at))
-    return here.page("application/exports_none.html")
+    return led(here, "application.exports-at", "application/exports_none.html")
 
 
 def exports_at(here: Here) -> HttpResponse:

@@ -48,12 +48,15 @@ def places(here: Here, client: str = "", status: str = "") -> list[tuple[str, st
 
 def subscriptions(here: Here) -> HttpResponse:
     """Leads to those of the organization chosen, or of the first; says so where there is none."""
+    return led(here, "application.subscriptions-at", "application/subscriptions_none.html")
+
+
+def led(here: Here, screen: str, none: str) -> HttpResponse:
+    """Leads to a screen of the organization chosen, or of the first; shows the template `none` where there is none."""
     known = places(here)
     wanted = here.asked.get("at", "")
     at = wanted if wanted in dict(known) else known[0][0] if known else ""
-    if at:
-        return here.go(here.url("application.subscriptions-at", at=at))
-    return here.page("application/subscriptions_none.html")
+    return here.go(here.url(screen, at=at)) if at else here.page(none)
 
 
 def subscriptions_at(here: Here) -> HttpResponse:
